@@ -1,0 +1,155 @@
+"""
+What a policy sees and what it answers: the contract between policies and engines.
+
+The same policy object runs in the simulator and inside vLLM, so a snapshot holds
+nothing that a live engine would not know at that moment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from andes_opt.latency import LatencyModel
+    from andes_opt.plan import Plan
+
+#: ``replan_after`` of a policy that need not be asked again, whatever happens.
+NEVER = 2**62
+
+
+class Action(IntEnum):
+    """What to do with a request. WAIT evicts a resident one; HOLD keeps its KV idle."""
+
+    WAIT = 0
+    SERVE = 1
+    HOLD = 2
+
+
+class State(IntEnum):
+    """Where a request stands in the engine."""
+
+    WAITING = 0
+    RUNNING = 1
+    PREEMPTED = 2
+    HELD = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """
+    The engine at one moment. Arrays are (n,), one entry per unfinished request, in
+    arrival order; nothing in them comes from the future.
+
+    Parameters
+    ----------
+    time_s
+        Now, on the engine's clock.
+    request_id
+        The engine's number of each request, int64, unique for a run.
+    arrival_s
+        Arrival on the engine's clock.
+    prompt_tokens, generated_tokens
+        Prompt length, and tokens generated so far.
+    kv_tokens
+        KV tokens resident on the GPU (whole blocks), 0 if none.
+    need_tokens
+        KV tokens held if served now: whole blocks of the context plus one block.
+    state
+        :class:`State` of each request.
+    ttft_s, tds
+        The reader's target.
+    delivered, digested, area
+        D, A and S of design section 2: tokens that reached the client, tokens digested
+        (fluid), and the integral of the digested tokens over time so far.
+    preemptions
+        How often each request has been preempted.
+    restore_s
+        Seconds from being served to the next token beyond a normal iteration: prompt to
+        compute, KV to swap in or to recompute; 0 for a request that is running.
+    capacity_tokens, block_tokens
+        KV tokens there are, and tokens per block.
+    max_batch
+        Most requests the engine runs at once.
+    token_budget
+        Most tokens (decode and prefill) of one iteration.
+    latency
+        The latency model.
+    requests_seen, preemptions_seen
+        Arrivals and preemptions since the start.
+    oracle_output_tokens
+        True output lengths; None unless the run says oracle=true; never live.
+    """
+
+    time_s: float
+    request_id: NDArray[np.int64]
+    arrival_s: NDArray[np.float64]
+    prompt_tokens: NDArray[np.int64]
+    generated_tokens: NDArray[np.int64]
+    kv_tokens: NDArray[np.int64]
+    need_tokens: NDArray[np.int64]
+    state: NDArray[np.int8]
+    ttft_s: NDArray[np.float64]
+    tds: NDArray[np.float64]
+    delivered: NDArray[np.int64]
+    digested: NDArray[np.float64]
+    area: NDArray[np.float64]
+    preemptions: NDArray[np.int64]
+    restore_s: NDArray[np.float64]
+    capacity_tokens: int
+    block_tokens: int
+    max_batch: int
+    token_budget: int
+    latency: LatencyModel
+    requests_seen: int
+    preemptions_seen: int
+    oracle_output_tokens: NDArray[np.int64] | None = None
+
+    @property
+    def num_requests(self) -> int:
+        """Number of unfinished requests n."""
+        return int(self.request_id.size)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decision:
+    """
+    A policy's answer. The engine evicts, then holds, then admits in ``order`` while KV
+    and token budget allow.
+
+    Parameters
+    ----------
+    action
+        :class:`Action` of each request of the snapshot, (n,) int8; None for
+        pass-through: the engine's own first-come-first-served.
+    order
+        Indices into the snapshot, most urgent first, (n,); empty with pass-through.
+    plan
+        The solver's plan behind the decision, if there was one.
+    replan_after
+        Iterations after which the engine asks again, >= 1. An arrival, a finish or a KV
+        shortage asks sooner, except after :data:`NEVER`.
+    """
+
+    action: NDArray[np.int8] | None = None
+    order: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    plan: Plan | None = None
+    replan_after: int = 1
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Decides which requests get the KV cache. A fresh object per run; it may keep state."""
+
+    def decide(self, snapshot: Snapshot) -> Decision:
+        """Answer a snapshot with a decision."""
+        ...
+
+    def finished(self, request_id: int) -> None:
+        """A request has left the engine (done, aborted): drop what is kept for it."""
+        ...
