@@ -1,0 +1,102 @@
+"""What several policies need: packing requests in order, and the preemption cap."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numba import njit
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@njit(cache=True)
+def fits_in_order(
+    order: NDArray[np.int64], weights: NDArray[np.int64], capacity: int, slots: int
+) -> NDArray[np.bool_]:
+    """
+    The longest prefix of ``order`` that fits.
+
+    Parameters
+    ----------
+    order
+        Request indices, first to last, (n,).
+    weights
+        KV tokens each request holds if served, (n,).
+    capacity, slots
+        KV tokens there are, and requests that may be served at once.
+
+    Returns
+    -------
+    NDArray[np.bool_]
+        True for the requests of the prefix, (n,).
+    """
+    serve = np.zeros(weights.size, dtype=np.bool_)
+    for i in order:
+        if slots == 0 or weights[i] > capacity:
+            break
+        serve[i] = True
+        capacity -= weights[i]
+        slots -= 1
+    return serve
+
+
+@njit(cache=True)
+def limit_evictions(
+    serve: NDArray[np.bool_],
+    resident: NDArray[np.bool_],
+    urgency: NDArray[np.int64],
+    weights: NDArray[np.int64],
+    capacity: int,
+    slots: int,
+    allowed: int,
+) -> NDArray[np.bool_]:
+    """
+    Change a plan so that it evicts at most ``allowed`` resident requests.
+
+    The least urgent residents go, as many as are allowed; the others stay served, and the
+    newcomers of the plan are admitted in order of urgency into what is left.
+
+    Parameters
+    ----------
+    serve
+        The plan, (n,).
+    resident
+        True for requests whose KV is on the GPU, (n,).
+    urgency
+        Request indices, most urgent first, (n,).
+    weights, capacity, slots
+        KV tokens per request, KV tokens there are, and the most requests served at once.
+    allowed
+        Evictions allowed, >= 0.
+
+    Returns
+    -------
+    NDArray[np.bool_]
+        The changed plan, (n,).
+    """
+    evictions = 0
+    for i in range(serve.size):
+        evictions += resident[i] and not serve[i]
+    kept = serve.copy()
+    if evictions <= allowed:
+        return kept
+
+    for position in range(urgency.size):
+        i = urgency[position]
+        if resident[i] and not serve[i] and evictions > allowed:
+            kept[i] = True
+            evictions -= 1
+    for i in range(serve.size):
+        if resident[i] and kept[i]:
+            capacity -= weights[i]
+            slots -= 1
+    for position in range(urgency.size):
+        i = urgency[position]
+        if not resident[i] and serve[i]:
+            kept[i] = weights[i] <= capacity and slots > 0
+            if kept[i]:
+                capacity -= weights[i]
+                slots -= 1
+    return kept

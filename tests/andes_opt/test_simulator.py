@@ -1,0 +1,346 @@
+"""The simulated engine keeps its books: blocks, tokens, time and readers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from andes_opt import qoe
+from andes_opt.engine import EngineProfile
+from andes_opt.latency import LatencyModel
+from andes_opt.policy.fcfs import FCFS
+from andes_opt.policy.round_robin import RoundRobin
+from andes_opt.simulator import simulate
+from andes_opt.snapshot import NEVER, Action, Decision, Snapshot, State
+from andes_opt.workload import Requests
+
+LATENCY = LatencyModel(
+    base_s=0.02, per_request_s=1e-3, per_context_token_s=1e-6, per_prefill_token_s=1e-4
+)
+
+
+class Storm:
+    """
+    Serves, holds and evicts at random, and passes through now and then.
+
+    It ends after some hundred decisions: evicting at random for ever, a long prompt under
+    recompute would never be done.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+        self._decisions = 0
+        self.left: list[int] = []
+
+    def decide(self, snapshot: Snapshot) -> Decision:
+        n = snapshot.num_requests
+        self._decisions += 1
+        if self._decisions > 300:
+            return Decision(replan_after=NEVER)
+        if self._rng.random() < 0.3:
+            return Decision(replan_after=int(self._rng.integers(1, 5)))
+        return Decision(
+            action=self._rng.choice(np.array([0, 1, 1, 2], dtype=np.int8), n),
+            order=self._rng.permutation(n),
+            replan_after=int(self._rng.integers(1, 5)),
+        )
+
+    def finished(self, request_id: int) -> None:
+        self.left.append(request_id)
+
+
+def make_requests(n: int, seed: int, rate: float = 5.0) -> Requests:
+    rng = np.random.default_rng(seed)
+    arrival_s = np.cumsum(rng.exponential(1 / rate, n))
+    return Requests(
+        arrival_s=arrival_s - arrival_s[0],
+        prompt_tokens=rng.integers(1, 120, n),
+        output_tokens=rng.integers(1, 60, n),
+        ttft_s=rng.choice([0.0, 0.5, 1.0], n),
+        tds=rng.uniform(2.0, 20.0, n),
+    )
+
+
+def make_engine(**changes: object) -> EngineProfile:
+    options = {
+        "name": "tiny",
+        "latency": LATENCY,
+        "capacity_tokens": 512,
+        "block_tokens": 16,
+        "max_batch": 8,
+        "token_budget": 64,
+        "preemption": "swap",
+        "swap_s_per_token": 1e-4,
+    }
+    return EngineProfile(**(options | changes))  # type: ignore[arg-type]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    n=st.integers(1, 40),
+    preemption=st.sampled_from(["swap", "recompute"]),
+    capacity_tokens=st.sampled_from([192, 512, 4096]),
+    token_budget=st.sampled_from([1, 7, 64, 2048]),
+    storm=st.booleans(),
+)
+def test_books_balance(
+    seed: int, n: int, preemption: str, capacity_tokens: int, token_budget: int, storm: bool
+) -> None:
+    """
+    Whatever a policy does: every request gets exactly its tokens in order, the KV cache is
+    never overfull, simulated time is the sum of its parts, and the scores are those of the
+    token times.
+    """
+    requests = make_requests(n, seed)
+    engine = make_engine(
+        preemption=preemption, capacity_tokens=capacity_tokens, token_budget=token_budget
+    )
+    policy = Storm(seed) if storm else FCFS()
+    seen: list[Snapshot] = []
+    result = simulate(
+        requests,
+        engine,
+        policy,
+        capture=lambda snapshot, _: seen.append(snapshot),
+        record_tokens=True,
+        record_timeline=True,
+    )
+
+    assert result.token_times_s is not None and result.timeline is not None
+    for i in range(n):
+        times = result.token_times_s[i]
+        if result.rejected[i]:
+            assert times.size == 0 and math.isnan(result.first_token_s[i])
+            assert result.qoe_area[i] == result.qoe_delay[i] == result.qoe_window[i] == 0
+            continue
+        assert times.size == requests.output_tokens[i]
+        assert (np.diff(times) > 0).all()
+        assert times[0] == result.first_token_s[i] > 0
+        assert times[-1] == result.completion_s[i]
+        target = qoe.QoETarget(requests.ttft_s[i], requests.tds[i])
+        assert result.qoe_area[i] == pytest.approx(qoe.area(times, target), abs=1e-9)
+        assert result.qoe_delay[i] == pytest.approx(qoe.delay(times, target), abs=1e-9)
+        assert result.qoe_window[i] == pytest.approx(qoe.window(times, target), abs=1e-9)
+
+    assert result.timeline.shape[0] == result.iterations
+    assert (np.diff(result.timeline[:, 0]) > 0).all()
+    assert (result.timeline[:, 3] <= capacity_tokens).all()
+    assert (result.timeline[:, 1] <= engine.max_batch).all()
+    assert (result.timeline[:, 1] + result.timeline[:, 2] <= token_budget).all()
+    assert result.busy_s <= result.makespan_s + 1e-9
+    for snapshot in seen:
+        assert snapshot.kv_tokens.sum() <= capacity_tokens
+        assert (snapshot.digested <= snapshot.delivered + 1e-9).all()
+        assert (snapshot.generated_tokens < requests.output_tokens[snapshot.request_id]).all()
+        resident = (snapshot.state == State.RUNNING) | (snapshot.state == State.HELD)
+        assert (snapshot.kv_tokens[~resident] == 0).all()
+        assert (np.diff(snapshot.arrival_s) >= 0).all()
+
+
+@pytest.mark.parametrize("preemption", ["swap", "recompute"])
+def test_same_seed_same_run(preemption: str) -> None:
+    """Two runs with the same input agree to the last bit."""
+    runs = [
+        simulate(make_requests(60, 3), make_engine(preemption=preemption), Storm(5))
+        for _ in range(2)
+    ]
+    assert (runs[0].qoe_window == runs[1].qoe_window).all()
+    assert runs[0].iterations == runs[1].iterations
+    assert runs[0].makespan_s == runs[1].makespan_s
+
+
+def test_one_request_by_hand() -> None:
+    """A lone request's token times are the latency model's, chunk by chunk."""
+    requests = Requests(
+        arrival_s=np.array([0.0]),
+        prompt_tokens=np.array([100]),
+        output_tokens=np.array([3]),
+        ttft_s=np.array([1.0]),
+        tds=np.array([5.0]),
+    )
+    result = simulate(requests, make_engine(token_budget=64), FCFS(), record_tokens=True)
+
+    first = LATENCY.iteration_s(0, 0, 64) + LATENCY.iteration_s(0, 0, 36)
+    second = first + LATENCY.iteration_s(1, 101)
+    third = second + LATENCY.iteration_s(1, 102)
+    assert result.token_times_s is not None
+    np.testing.assert_allclose(result.token_times_s[0], [first, second, third], rtol=1e-12)
+    assert result.iterations == 4
+    assert result.makespan_s == pytest.approx(third)
+
+
+@pytest.mark.parametrize(("preemption", "swaps"), [("swap", True), ("recompute", False)])
+def test_newest_request_is_the_victim(preemption: str, swaps: bool) -> None:
+    """When blocks run out under FCFS, the newest request is preempted and pays to return."""
+    requests = Requests(
+        arrival_s=np.array([0.0, 0.0]),
+        prompt_tokens=np.array([32, 32]),
+        output_tokens=np.array([40, 40]),
+        ttft_s=np.ones(2),
+        tds=np.full(2, 5.0),
+    )
+    engine = make_engine(
+        preemption=preemption, capacity_tokens=96, block_tokens=16, swap_s_per_token=0.01
+    )
+    result = simulate(requests, engine, FCFS(), record_timeline=True)
+
+    assert result.preemptions.tolist() == [0, 1]
+    assert result.completion_s[0] < result.completion_s[1]
+    # 48 KV tokens each when the sixth block is full: swapped out, and in again later, or
+    # computed a second time.
+    assert result.timeline is not None
+    prefill = int(result.timeline[:, 2].sum())
+    assert prefill == (64 if swaps else 64 + 49)
+    batches = result.timeline[:, 1]
+    decode_s = LATENCY.base_s * result.iterations + LATENCY.per_request_s * batches.sum()
+    swap_s = 2 * 48 * 0.01 if swaps else 0.0
+    context_s = result.busy_s - decode_s - swap_s - LATENCY.per_prefill_token_s * prefill
+    assert 0 < context_s < 40 * 2 * 73 * LATENCY.per_context_token_s
+
+
+def test_never_fitting_request_is_rejected() -> None:
+    """Requests beyond the KV cache or the model's limit score 0 and hurt nobody else."""
+    requests = Requests(
+        arrival_s=np.array([0.0, 0.1, 0.2]),
+        prompt_tokens=np.array([500, 10, 300]),
+        output_tokens=np.array([100, 5, 10]),
+        ttft_s=np.ones(3),
+        tds=np.full(3, 5.0),
+    )
+    result = simulate(requests, make_engine(max_context_tokens=305), FCFS())
+    assert result.rejected.tolist() == [True, False, True]
+    assert result.qoe_window.tolist() == [0.0, 1.0, 0.0]
+
+
+def test_solver_time_is_charged() -> None:
+    """Every second charged for deciding appears on the simulated clock."""
+
+    class Thinker(Storm):
+        def decide(self, snapshot: Snapshot) -> Decision:
+            from andes_opt.instance import GainTable, Instance
+            from andes_opt.plan import make_plan
+
+            n = snapshot.num_requests
+            serve = np.ones(n, dtype=bool)
+            instance = Instance(np.ones(n, dtype=int), n, n, n, GainTable(np.ones((1, n)), n))
+            return Decision(
+                action=serve.astype(np.int8),
+                order=np.arange(n),
+                plan=make_plan(instance, serve, n),
+                replan_after=1,
+            )
+
+    requests = make_requests(20, 1)
+    free = simulate(requests, make_engine(), Thinker(0))
+    slow = simulate(requests, make_engine(), Thinker(0), solver_time=0.05)
+    assert slow.charged_s == pytest.approx(0.05 * slow.solves)
+    assert slow.makespan_s > free.makespan_s
+    assert slow.busy_s + slow.charged_s <= slow.makespan_s + 1e-9
+    assert simulate(requests, make_engine(), Thinker(0), solver_time="measured").charged_s > 0
+    with pytest.raises(ValueError, match="free, measured, or seconds"):
+        simulate(requests, make_engine(), Thinker(0), solver_time="slow")
+
+
+def test_policy_that_serves_nobody_is_an_error() -> None:
+    """An engine left empty for good ends with a sentence, not with an endless loop."""
+
+    class Nobody(Storm):
+        def decide(self, snapshot: Snapshot) -> Decision:
+            n = snapshot.num_requests
+            return Decision(action=np.zeros(n, dtype=np.int8), order=np.arange(n))
+
+    with pytest.raises(RuntimeError, match="served nobody"):
+        simulate(make_requests(3, 1), make_engine(), Nobody(0))
+
+
+@pytest.mark.parametrize(
+    ("action", "order", "replan_after", "message"),
+    [
+        ([1, 1], [0, 0], 1, "every request once"),
+        ([1, 1], [0, 2], 1, "every request once"),
+        ([1, 1], [0], 1, "every request once"),
+        ([1, 7], [0, 1], 1, "known actions"),
+        ([1], [0], 1, "1 of 2 requests"),
+        ([1, 1], [0, 1], 0, "replan_after = 0"),
+    ],
+)
+def test_malformed_decisions_are_refused(
+    action: list[int], order: list[int], replan_after: int, message: str
+) -> None:
+    """A decision that does not fit its snapshot ends the run with a sentence."""
+
+    class Malformed(Storm):
+        def decide(self, snapshot: Snapshot) -> Decision:
+            return Decision(
+                action=np.array(action, dtype=np.int8),
+                order=np.array(order, dtype=np.int64),
+                replan_after=replan_after,
+            )
+
+    requests = Requests(
+        arrival_s=np.zeros(2),
+        prompt_tokens=np.array([20, 20]),
+        output_tokens=np.array([5, 5]),
+        ttft_s=np.ones(2),
+        tds=np.full(2, 5.0),
+    )
+    with pytest.raises(ValueError, match=message):
+        simulate(requests, make_engine(), Malformed(0))
+
+
+def test_policy_hears_of_every_finish() -> None:
+    """``finished`` is called once for each request that a policy has seen, before the next ask."""
+    policy = Storm(1)
+    simulate(make_requests(30, 2), make_engine(), policy)
+    assert len(policy.left) == len(set(policy.left))
+    assert len(policy.left) >= 28  # nobody is asked after the last ones
+
+
+def test_held_request_keeps_its_cache_and_computes_nothing() -> None:
+    """HOLD leaves the KV where it is, delivers no token, and costs nothing to undo."""
+
+    class HoldFirst(Storm):
+        def __init__(self) -> None:
+            super().__init__(0)
+            self.kv: list[int] = []
+            self.tokens: list[int] = []
+
+        def decide(self, snapshot: Snapshot) -> Decision:
+            n = snapshot.num_requests
+            action = np.full(n, Action.SERVE, dtype=np.int8)
+            if snapshot.request_id[0] == 0 and 5 <= snapshot.generated_tokens[0] <= 6 and n > 1:
+                action[0] = Action.HOLD
+                self.kv.append(int(snapshot.kv_tokens[0]))
+                self.tokens.append(int(snapshot.generated_tokens[0]))
+            return Decision(action=action, order=np.arange(n))
+
+    requests = Requests(
+        arrival_s=np.zeros(2),
+        prompt_tokens=np.array([20, 20]),
+        output_tokens=np.array([10, 30]),
+        ttft_s=np.ones(2),
+        tds=np.full(2, 5.0),
+    )
+    policy = HoldFirst()
+    result = simulate(requests, make_engine(), policy)
+    assert set(policy.kv) == {32} and set(policy.tokens) == {5}
+    assert result.preemptions.tolist() == [0, 0]
+    assert result.completion_s[0] > result.completion_s[1]
+
+
+def test_round_robin_takes_turns() -> None:
+    """With room for one request, round-robin alternates every quantum."""
+    requests = Requests(
+        arrival_s=np.zeros(2),
+        prompt_tokens=np.array([16, 16]),
+        output_tokens=np.array([40, 40]),
+        ttft_s=np.ones(2),
+        tds=np.full(2, 5.0),
+    )
+    result = simulate(requests, make_engine(max_batch=1), RoundRobin(quantum_tokens=10))
+    assert result.preemptions.tolist() == [3, 3]
