@@ -1,0 +1,24 @@
+"""Checks of constructor arguments: each refuses a bad value in one sentence."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+
+
+def positive(name: str, value: object) -> None:
+    """Raise ValueError unless ``value`` is a finite number > 0."""
+    if not (isinstance(value, Real) and math.isfinite(value) and float(value) > 0):
+        raise ValueError(f"{name} = {value!r} not understood: need a number > 0.")
+
+
+def non_negative(name: str, value: object) -> None:
+    """Raise ValueError unless ``value`` is a finite number >= 0."""
+    if not (isinstance(value, Real) and math.isfinite(value) and float(value) >= 0):
+        raise ValueError(f"{name} = {value!r} not understood: need a number >= 0.")
+
+
+def whole(name: str, value: object, least: int) -> None:
+    """Raise ValueError unless ``value`` is a whole number >= ``least``."""
+    if not (isinstance(value, Integral) and int(value) >= least):
+        raise ValueError(f"{name} = {value!r} not understood: need a whole number >= {least}.")
