@@ -57,8 +57,9 @@ WAITING, RUNNING, PREEMPTED, HELD, FUTURE, FINISHED, REJECTED = range(7)
     NUM_FINISHED,
     IDLE_STEPS,
     NUM_HELD,
-) = range(24)
-NUM_SCALARS = 24
+    TOKENS_BY_LAST_ARRIVAL,
+) = range(25)
+NUM_SCALARS = 25
 
 # `clock`: time and coefficients.
 NOW, BASE_S, REQUEST_S, CONTEXT_S, PREFILL_S, SWAP_S, SWAP_DEBT_S, BUSY_S = range(8)
@@ -316,6 +317,8 @@ def _compute(ints, floats, scalars, clock, running, token_times):
         running[kept] = i
         kept += 1
     scalars[NUM_RUNNING] = kept
+    if clock[NOW] <= floats[ARRIVAL, -1]:
+        scalars[TOKENS_BY_LAST_ARRIVAL] = scalars[TOKENS_DELIVERED]
     return decoding, prefill, finished
 
 

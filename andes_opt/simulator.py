@@ -67,6 +67,8 @@ class SimulationResult:
     busy_s
         Simulated time spent in iterations; the rest of the makespan the engine was idle
         or waited for its scheduler.
+    tokens_by_last_arrival
+        Tokens delivered until the last request arrived.
     decisions, solves
         Times the policy was asked, and times its decision carried a solver's plan.
     decide_s, solver_s
@@ -97,6 +99,7 @@ class SimulationResult:
     iterations: int
     makespan_s: float
     busy_s: float
+    tokens_by_last_arrival: int
     decisions: int
     solves: int
     decide_s: float
@@ -408,6 +411,7 @@ class _EngineState:
             iterations=int(self._scalars[kernel.ITERATIONS]),
             makespan_s=float(self._clock[kernel.NOW]),
             busy_s=float(self._clock[kernel.BUSY_S]),
+            tokens_by_last_arrival=int(self._scalars[kernel.TOKENS_BY_LAST_ARRIVAL]),
             decisions=decisions,
             solves=solves,
             decide_s=decide_s,

@@ -133,6 +133,11 @@ def test_books_balance(
     assert (result.timeline[:, 1] <= engine.max_batch).all()
     assert (result.timeline[:, 1] + result.timeline[:, 2] <= token_budget).all()
     assert result.busy_s <= result.makespan_s + 1e-9
+    delivered_s = np.concatenate(
+        [requests.arrival_s[i] + times for i, times in enumerate(result.token_times_s)]
+    )
+    last_s = requests.arrival_s[-1]
+    assert result.tokens_by_last_arrival == (delivered_s <= last_s).sum()
     for snapshot in seen:
         assert snapshot.kv_tokens.sum() <= capacity_tokens
         assert (snapshot.digested <= snapshot.delivered + 1e-9).all()
