@@ -13,10 +13,16 @@ admits, from the head of the queue, while blocks, token budget and batch limit a
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from andes_opt.qoe import advance, token_window_area
+
+Ints: TypeAlias = NDArray[np.int64]
+Floats: TypeAlias = NDArray[np.float64]
 
 # Rows of `ints`, one column per request.
 PROMPT, OUTPUT, GENERATED, COMPUTED, BLOCKS, STATE, PREEMPTIONS = range(7)
@@ -77,7 +83,7 @@ SAMPLE_COLUMNS = 6
 
 
 @njit(cache=True)
-def _push_front(ints, scalars, i):
+def _push_front(ints: Ints, scalars: Ints, i: int) -> None:
     head = scalars[WAIT_HEAD]
     ints[PREVIOUS, i], ints[NEXT, i] = -1, head
     if head >= 0:
@@ -88,7 +94,7 @@ def _push_front(ints, scalars, i):
 
 
 @njit(cache=True)
-def _push_back(ints, scalars, i):
+def _push_back(ints: Ints, scalars: Ints, i: int) -> None:
     tail = scalars[WAIT_TAIL]
     ints[PREVIOUS, i], ints[NEXT, i] = tail, -1
     if tail >= 0:
@@ -99,7 +105,7 @@ def _push_back(ints, scalars, i):
 
 
 @njit(cache=True)
-def _unlink(ints, scalars, i):
+def _unlink(ints: Ints, scalars: Ints, i: int) -> None:
     before, after = ints[PREVIOUS, i], ints[NEXT, i]
     if before >= 0:
         ints[NEXT, before] = after
@@ -112,7 +118,7 @@ def _unlink(ints, scalars, i):
 
 
 @njit(cache=True)
-def _evict(ints, scalars, clock, i):
+def _evict(ints: Ints, scalars: Ints, clock: Floats, i: int) -> None:
     """Take request i off the GPU and put it at the head of the queue; the caller unlists it."""
     if scalars[SWAPS]:
         clock[SWAP_DEBT_S] += ints[COMPUTED, i] * clock[SWAP_S]
@@ -127,7 +133,7 @@ def _evict(ints, scalars, clock, i):
 
 
 @njit(cache=True)
-def _advance_reader(ints, floats, i, age):
+def _advance_reader(ints: Ints, floats: Floats, i: int, age: float) -> None:
     """Let the reader of request i digest up to ``age`` seconds after its arrival."""
     floats[DIGESTED, i], floats[AREA, i] = advance(
         floats[UPDATED, i],
@@ -142,7 +148,9 @@ def _advance_reader(ints, floats, i, age):
 
 
 @njit(cache=True)
-def _deliver(ints, floats, scalars, clock, i, token_times):
+def _deliver(
+    ints: Ints, floats: Floats, scalars: Ints, clock: Floats, i: int, token_times: Floats
+) -> None:
     """Request i's next token reaches its client now."""
     generated = ints[GENERATED, i]
     age = clock[NOW] - floats[ARRIVAL, i]
@@ -166,18 +174,18 @@ def _deliver(ints, floats, scalars, clock, i, token_times):
 
 
 @njit(cache=True)
-def _lacking(ints, i):
+def _lacking(ints: Ints, i: int) -> int:
     """Tokens of request i that are known but not yet in its KV cache, >= 1."""
     return ints[PROMPT, i] + ints[GENERATED, i] - ints[COMPUTED, i]
 
 
 @njit(cache=True)
-def _blocks_for(tokens, block_tokens):
+def _blocks_for(tokens: int, block_tokens: int) -> int:
     return (tokens + block_tokens - 1) // block_tokens
 
 
 @njit(cache=True)
-def _short_of_blocks(ints, scalars, running):
+def _short_of_blocks(ints: Ints, scalars: Ints, running: Ints) -> bool:
     """True if the running requests need more blocks in this iteration than are free."""
     budget = scalars[TOKEN_BUDGET]
     needed = 0
@@ -192,7 +200,7 @@ def _short_of_blocks(ints, scalars, running):
 
 
 @njit(cache=True)
-def _take_blocks(ints, scalars, i, chunk):
+def _take_blocks(ints: Ints, scalars: Ints, i: int, chunk: int) -> bool:
     """Give request i the blocks for ``chunk`` more tokens; False if there are too few."""
     total = _blocks_for(ints[COMPUTED, i] + chunk, scalars[BLOCK_TOKENS])
     needed = total - ints[BLOCKS, i]
@@ -204,7 +212,7 @@ def _take_blocks(ints, scalars, i, chunk):
 
 
 @njit(cache=True)
-def _schedule_running(ints, scalars, clock, running):
+def _schedule_running(ints: Ints, scalars: Ints, clock: Floats, running: Ints) -> tuple[int, bool]:
     """Give the running requests their tokens; returns (budget left, preempted any)."""
     budget = scalars[TOKEN_BUDGET]
     preempted = False
@@ -232,7 +240,9 @@ def _schedule_running(ints, scalars, clock, running):
 
 
 @njit(cache=True)
-def _admit(ints, scalars, clock, running, admit, budget):
+def _admit(
+    ints: Ints, scalars: Ints, clock: Floats, running: Ints, admit: Ints, budget: int
+) -> None:
     """Admit waiting requests in order while blocks, budget and batch limit allow."""
     while budget > 0 and scalars[NUM_RUNNING] < scalars[MAX_BATCH]:
         if scalars[PLANNED]:
@@ -262,7 +272,7 @@ def _admit(ints, scalars, clock, running, admit, budget):
 
 
 @njit(cache=True)
-def _resume_held(ints, scalars, active, running):
+def _resume_held(ints: Ints, scalars: Ints, active: Ints, running: Ints) -> None:
     """Pass-through knows no held requests: they run again, oldest first, as slots allow."""
     for k in range(scalars[NUM_ACTIVE]):
         i = active[k]
@@ -274,7 +284,9 @@ def _resume_held(ints, scalars, active, running):
 
 
 @njit(cache=True)
-def _compute(ints, floats, scalars, clock, running, token_times):
+def _compute(
+    ints: Ints, floats: Floats, scalars: Ints, clock: Floats, running: Ints, token_times: Floats
+) -> tuple[int, int, bool]:
     """
     Run the scheduled iteration: the clock moves, tokens are delivered.
 
@@ -323,7 +335,7 @@ def _compute(ints, floats, scalars, clock, running, token_times):
 
 
 @njit(cache=True)
-def _drop_finished(ints, scalars, active):
+def _drop_finished(ints: Ints, scalars: Ints, active: Ints) -> None:
     kept = 0
     for k in range(scalars[NUM_ACTIVE]):
         i = active[k]
@@ -334,7 +346,7 @@ def _drop_finished(ints, scalars, active):
 
 
 @njit(cache=True)
-def _arrive(ints, floats, scalars, clock, active):
+def _arrive(ints: Ints, floats: Floats, scalars: Ints, clock: Floats, active: Ints) -> bool:
     """Let the requests in that have arrived by now; True if there were any."""
     arrived = False
     while (
@@ -354,7 +366,7 @@ def _arrive(ints, floats, scalars, clock, active):
 
 
 @njit(cache=True)
-def _sample(scalars, clock, decoding, prefill, samples):
+def _sample(scalars: Ints, clock: Floats, decoding: int, prefill: int, samples: Floats) -> None:
     row = samples[scalars[NUM_SAMPLES]]
     row[0] = clock[NOW]
     row[1] = decoding
@@ -366,7 +378,17 @@ def _sample(scalars, clock, decoding, prefill, samples):
 
 
 @njit(cache=True)
-def run(ints, floats, scalars, clock, active, running, admit, token_times, samples):
+def run(
+    ints: Ints,
+    floats: Floats,
+    scalars: Ints,
+    clock: Floats,
+    active: Ints,
+    running: Ints,
+    admit: Ints,
+    token_times: Floats,
+    samples: Floats,
+) -> int:
     """
     Iterate until a policy must be asked, the samples are full, or all work is done.
 
@@ -424,7 +446,17 @@ def run(ints, floats, scalars, clock, active, running, admit, token_times, sampl
 
 
 @njit(cache=True)
-def apply(ints, scalars, clock, active, running, admit, action, order, countdown):
+def apply(
+    ints: Ints,
+    scalars: Ints,
+    clock: Floats,
+    active: Ints,
+    running: Ints,
+    admit: Ints,
+    action: NDArray[np.int8],
+    order: Ints,
+    countdown: int,
+) -> bool:
     """
     Carry out a decision: evict, hold, then list what may be admitted, in order.
 
@@ -486,7 +518,15 @@ def apply(ints, scalars, clock, active, running, admit, action, order, countdown
 
 
 @njit(cache=True)
-def gather(ints, floats, scalars, clock, active, out_ints, out_floats):
+def gather(
+    ints: Ints,
+    floats: Floats,
+    scalars: Ints,
+    clock: Floats,
+    active: Ints,
+    out_ints: Ints,
+    out_floats: Floats,
+) -> None:
     """
     Copy what a snapshot shows of the active requests.
 
