@@ -147,7 +147,7 @@ class Instance:
         raw = np.asarray(self.weights)
         if raw.ndim != 1:
             raise ValueError(f"weights of shape {raw.shape} not understood: need (n,).")
-        if raw.size and not np.issubdtype(raw.dtype, np.integer):
+        if raw.size and raw.dtype.kind not in "iu":
             raise ValueError(f"weights must be integers, not {raw.dtype}.")
         weights = np.array(raw, dtype=np.int64)
         if weights.size and weights.min() < 1:
@@ -173,7 +173,7 @@ class Instance:
                     f"{gains.last_batch}, not {self.min_batch} to {self.max_batch}."
                 )
 
-        weights.flags.writeable = False
+        weights.setflags(write=False)
         object.__setattr__(self, "weights", weights)
         object.__setattr__(self, "capacity", int(self.capacity))
         object.__setattr__(self, "min_batch", int(self.min_batch))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,6 @@ from hypothesis import strategies as st
 
 from andes_opt import metrics
 from andes_opt.engine import EngineProfile
-from andes_opt.instance import Instance
 from andes_opt.latency import LatencyModel
 from andes_opt.objective import AverageQoE
 from andes_opt.plan import Plan, make_plan
@@ -19,6 +20,9 @@ from andes_opt.policy.packing import fits_in_order, limit_evictions
 from andes_opt.simulator import simulate
 from andes_opt.snapshot import NEVER, Action, Decision, Snapshot, State
 from andes_opt.workload import Poisson
+
+if TYPE_CHECKING:
+    from andes_opt.instance import Instance
 
 ENGINE = EngineProfile(
     name="opt_66b_4xa100",

@@ -1,0 +1,474 @@
+"""
+Quality of experience of a token stream, from the times at which its tokens arrived.
+
+A reader expects the first token ``ttft_s`` after the request and then ``tds`` tokens/s.
+What arrives is *digested* as a fluid: no earlier than ``ttft_s``, no faster than ``tds``,
+never more than was delivered. Token j of n, delivered at d_j, is digested over
+[c_j, c_j + 1/tds] with ``c_j = max(d_j, c_{j-1} + 1/tds, ttft_s)``, so that the digested
+tokens are ``A(t) = sum_j clip(tds (t - c_j), 0, 1)`` and every integral of A is a sum over
+tokens. The ideal reader has digested ``E(t) = min(n, max(0, tds (t - ttft_s)))``.
+
+Three scores of one stream, each in [0, 1] (design section 2):
+
+* :func:`area`: Andes, arXiv 2404.16283v1, section 3: areas up to the last token;
+* :func:`delay`: arXiv 2404.16283v2, section 3: delay of the tokens;
+* :func:`window`: areas up to the moment at which the ideal reader finishes.
+
+The first two can be gamed: withholding the last token of a late stream raises them.
+``window`` never rises when a token is delayed, but a reader who is not started by the
+end of the window scores 0 for ever. Report all three.
+
+The compiled scalar functions at the top are the only place where these integrals are
+written down; the simulator and the forecasts call them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numba import njit
+
+from andes_opt.checks import non_negative, positive, whole
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+
+@njit(cache=True)
+def digest(backlog: float, horizon_s: float, tds: float) -> tuple[float, float]:
+    """
+    What a reader digests from a backlog if nothing more arrives.
+
+    Parameters
+    ----------
+    backlog
+        Tokens delivered but not digested.
+    horizon_s
+        Seconds of digestion; nothing happens if <= 0.
+    tds
+        Digestion speed, tokens/s.
+
+    Returns
+    -------
+    tuple[float, float]
+        Tokens digested in the horizon, and the integral of these extra tokens over it
+        (token-seconds): the "wait" forecast of design section 3 without its A*H term.
+    """
+    if backlog <= 0.0 or horizon_s <= 0.0:
+        return 0.0, 0.0
+    busy_s = backlog / tds
+    if busy_s >= horizon_s:
+        return tds * horizon_s, 0.5 * tds * horizon_s * horizon_s
+    return backlog, 0.5 * backlog * busy_s + backlog * (horizon_s - busy_s)
+
+
+@njit(cache=True)
+def advance(
+    from_s: float,
+    to_s: float,
+    delivered: float,
+    digested: float,
+    area: float,
+    ttft_s: float,
+    tds: float,
+) -> tuple[float, float]:
+    """
+    Digested tokens and their area at ``to_s``, if nothing arrives after ``from_s``.
+
+    Parameters
+    ----------
+    from_s, to_s
+        Seconds since the request's arrival, from_s <= to_s.
+    delivered
+        Tokens delivered by ``from_s``.
+    digested, area
+        Tokens digested at ``from_s`` and the integral of that number over [0, from_s].
+    ttft_s, tds
+        The reader's target.
+
+    Returns
+    -------
+    tuple[float, float]
+        ``digested`` and ``area`` at ``to_s``.
+    """
+    start_s = max(from_s, ttft_s)
+    if to_s <= start_s:
+        # Before ttft_s nothing is digested, so there is no area either.
+        return digested, area
+    tokens, integral = digest(delivered - digested, to_s - start_s, tds)
+    return digested + tokens, area + digested * (to_s - start_s) + integral
+
+
+@njit(cache=True)
+def token_window_area(horizon_s: float, tds: float) -> float:
+    """
+    Integral of one token's digestion, which starts ``horizon_s`` before the end.
+
+    Parameters
+    ----------
+    horizon_s
+        Seconds from the start c_j of its digestion to the end of the integral.
+    tds
+        Digestion speed, tokens/s.
+
+    Returns
+    -------
+    float
+        Token-seconds; 0 if the horizon is <= 0.
+    """
+    if horizon_s <= 0.0:
+        return 0.0
+    if horizon_s * tds < 1.0:
+        return 0.5 * tds * horizon_s * horizon_s
+    return horizon_s - 0.5 / tds
+
+
+@njit(cache=True)
+def ideal_area(horizon_s: float, ttft_s: float, tds: float) -> float:
+    """
+    Integral over [0, horizon_s] of max(0, tds (t - ttft_s)), in token-seconds.
+
+    The length of the reply is not used: a forecast does not know it.
+    """
+    late_s = horizon_s - ttft_s
+    if late_s <= 0.0:
+        return 0.0
+    return 0.5 * tds * late_s * late_s
+
+
+@njit(cache=True)
+def ideal_area_capped(horizon_s: float, ttft_s: float, tds: float, n: float) -> float:
+    """Integral over [0, horizon_s] of E(t) = min(n, max(0, tds (t - ttft_s)))."""
+    return digest(float(n), horizon_s - ttft_s, tds)[1]
+
+
+@njit(cache=True)
+def digestion_start(time_s: float, previous_s: float, ttft_s: float, tds: float) -> float:
+    """
+    The c_j of a token delivered at ``time_s``.
+
+    Parameters
+    ----------
+    time_s
+        Delivery d_j, seconds since arrival.
+    previous_s
+        c_{j-1}; -inf for the first token.
+    ttft_s, tds
+        The reader's target.
+    """
+    return max(time_s, previous_s + 1.0 / tds, ttft_s)
+
+
+@dataclass(frozen=True, slots=True)
+class QoETarget:
+    """
+    What one reader expects.
+
+    Parameters
+    ----------
+    ttft_s
+        Seconds from the request to its first token, >= 0.
+    tds
+        Tokens/s from then on (token delivery speed), > 0.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range or not finite.
+    """
+
+    ttft_s: float
+    tds: float
+
+    def __post_init__(self) -> None:
+        non_negative("ttft_s", self.ttft_s)
+        positive("tds", self.tds)
+
+    def window_s(self, output_tokens: int) -> float:
+        """Seconds from arrival until an ideal reader has read ``output_tokens``."""
+        return self.ttft_s + output_tokens / self.tds
+
+
+def area(token_times_s: ArrayLike, target: QoETarget) -> float:
+    """
+    Digested over ideal area up to the last token (Andes v1, section 3).
+
+    Parameters
+    ----------
+    token_times_s
+        Delivery times in seconds since the request's arrival, (n,), non-decreasing.
+    target
+        The reader's target.
+
+    Returns
+    -------
+    float
+        In [0, 1]; 0 for an empty log, 1 if no reader would have read anything yet.
+
+    Raises
+    ------
+    ValueError
+        If the times are not (n,), finite, >= 0 and non-decreasing.
+    """
+    times = _checked(token_times_s)
+    return _area(times, target.ttft_s, target.tds) if times.size else 0.0
+
+
+def delay(token_times_s: ArrayLike, target: QoETarget) -> float:
+    """
+    One minus delay of the tokens over the worst such delay (Andes v2, section 3).
+
+    Token j is due at ``ttft_s + (j - 1)/tds`` and digested from c_j. The delay is
+    ``sum_j c_j - due_j``; the worst stream with the same end delivers all tokens at
+    c_n: ``sum_j c_n - due_j``.
+
+    Parameters
+    ----------
+    token_times_s
+        Delivery times in seconds since the request's arrival, (n,), non-decreasing.
+    target
+        The reader's target.
+
+    Returns
+    -------
+    float
+        In [0, 1]; 0 for an empty log, 1 if the worst delay is 0.
+
+    Raises
+    ------
+    ValueError
+        If the times are not (n,), finite, >= 0 and non-decreasing.
+    """
+    times = _checked(token_times_s)
+    return _delay(times, target.ttft_s, target.tds) if times.size else 0.0
+
+
+def window(token_times_s: ArrayLike, target: QoETarget) -> float:
+    """
+    Digested over ideal area up to R = ttft_s + n/tds, when an ideal reader finishes.
+
+    Parameters
+    ----------
+    token_times_s
+        Delivery times in seconds since the request's arrival, (n,), non-decreasing.
+    target
+        The reader's target.
+
+    Returns
+    -------
+    float
+        In [0, 1]; 0 for an empty log. Never rises when a token is delayed.
+
+    Raises
+    ------
+    ValueError
+        If the times are not (n,), finite, >= 0 and non-decreasing.
+    """
+    times = _checked(token_times_s)
+    return _window(times, target.ttft_s, target.tds) if times.size else 0.0
+
+
+class QoEAccumulator:
+    """
+    The three scores of one stream, in O(1) time and memory per token.
+
+    Parameters
+    ----------
+    target
+        The reader's target.
+    output_tokens
+        Length n of the whole reply, >= 1, if it is known (simulation). ``window`` needs
+        it; while tokens are missing they count as never delivered.
+
+    Raises
+    ------
+    ValueError
+        If output_tokens < 1.
+    """
+
+    __slots__ = (
+        "_area",
+        "_area_window",
+        "_digested",
+        "_last_s",
+        "_start_s",
+        "_starts_sum_s",
+        "delivered",
+        "output_tokens",
+        "target",
+    )
+
+    def __init__(self, target: QoETarget, output_tokens: int | None = None) -> None:
+        if output_tokens is not None:
+            whole("output_tokens", output_tokens, 1)
+        self.target = target
+        self.output_tokens = output_tokens
+        self.delivered = 0
+        self._last_s = 0.0
+        self._digested = 0.0  # A at _last_s
+        self._area = 0.0  # integral of A over [0, _last_s]
+        self._start_s = -math.inf  # c_j of the last token
+        self._starts_sum_s = 0.0  # sum of c_j - ttft_s
+        self._area_window = 0.0  # integral of A over [0, R]
+
+    def add(self, time_s: float) -> None:
+        """
+        Count one delivered token.
+
+        Parameters
+        ----------
+        time_s
+            Delivery in seconds since the request's arrival, not before the last one.
+
+        Raises
+        ------
+        ValueError
+            If the time is not finite or before the previous token, or the reply is
+            complete already.
+        """
+        if not (math.isfinite(time_s) and time_s >= self._last_s):
+            raise ValueError(
+                f"time_s = {time_s} not understood: need a number >= {self._last_s}, "
+                "the time of the previous token."
+            )
+        if self.delivered == self.output_tokens:
+            raise ValueError(f"the reply has its {self.output_tokens} tokens already.")
+        ttft_s, tds = self.target.ttft_s, self.target.tds
+        self._digested, self._area = advance(
+            self._last_s, time_s, self.delivered, self._digested, self._area, ttft_s, tds
+        )
+        self._last_s = time_s
+        self.delivered += 1
+        self._start_s = digestion_start(time_s, self._start_s, ttft_s, tds)
+        self._starts_sum_s += self._start_s - ttft_s
+        if self.output_tokens is not None:
+            end_s = self.target.window_s(self.output_tokens)
+            self._area_window += token_window_area(end_s - self._start_s, tds)
+
+    def digested_at(self, time_s: float) -> float:
+        """
+        Tokens digested at a time, if nothing arrived since the last token.
+
+        Raises
+        ------
+        ValueError
+            If the time lies before the last token.
+        """
+        return self._at(time_s)[0]
+
+    def area_at(self, time_s: float) -> float:
+        """
+        Integral of the digested tokens over [0, time_s], in token-seconds.
+
+        Raises
+        ------
+        ValueError
+            If the time lies before the last token.
+        """
+        return self._at(time_s)[1]
+
+    @property
+    def area(self) -> float:
+        """:func:`area` of the tokens so far."""
+        if self.delivered == 0:
+            return 0.0
+        ideal = ideal_area_capped(self._last_s, self.target.ttft_s, self.target.tds, self.delivered)
+        return _ratio(self._area, ideal)
+
+    @property
+    def delay(self) -> float:
+        """:func:`delay` of the tokens so far."""
+        if self.delivered == 0:
+            return 0.0
+        last_s = self._start_s - self.target.ttft_s
+        return _delay_ratio(self._starts_sum_s, last_s, self.delivered, self.target.tds)
+
+    @property
+    def window(self) -> float:
+        """
+        :func:`window` of the whole reply, missing tokens counted as never delivered.
+
+        Raises
+        ------
+        ValueError
+            If output_tokens was not given.
+        """
+        if self.output_tokens is None:
+            raise ValueError("window QoE needs output_tokens, the length of the whole reply.")
+        n = self.output_tokens
+        return _ratio(self._area_window, 0.5 * n * n / self.target.tds)
+
+    def _at(self, time_s: float) -> tuple[float, float]:
+        if not time_s >= self._last_s:
+            raise ValueError(f"time_s = {time_s} lies before the last token at {self._last_s} s.")
+        digested, area = advance(
+            self._last_s,
+            time_s,
+            self.delivered,
+            self._digested,
+            self._area,
+            self.target.ttft_s,
+            self.target.tds,
+        )
+        return digested, area
+
+
+def _checked(token_times_s: ArrayLike) -> NDArray[np.float64]:
+    times = np.ascontiguousarray(token_times_s, dtype=np.float64)
+    if times.ndim != 1:
+        raise ValueError(f"token_times_s of shape {times.shape} not understood: need (n,).")
+    if times.size and not (
+        np.isfinite(times).all() and times[0] >= 0 and (times[1:] >= times[:-1]).all()
+    ):
+        raise ValueError("token_times_s must be finite, >= 0 and non-decreasing.")
+    return times
+
+
+@njit(cache=True)
+def _ratio(part: float, whole: float) -> float:
+    # Rounding may leave [0, 1] by an ulp; the definitions can't.
+    if whole <= 0.0:
+        return 1.0
+    return min(1.0, max(0.0, part / whole))
+
+
+@njit(cache=True)
+def _delay_ratio(starts_sum_s: float, last_s: float, n: int, tds: float) -> float:
+    # All times relative to ttft_s, so that the due times are 0, 1/tds, 2/tds, ...
+    due_sum_s = 0.5 * n * (n - 1) / tds
+    return 1.0 - _ratio(starts_sum_s - due_sum_s, n * last_s - due_sum_s) if last_s > 0.0 else 1.0
+
+
+@njit(cache=True)
+def _area(times: NDArray[np.float64], ttft_s: float, tds: float) -> float:
+    last_s = times[-1]
+    total = 0.0
+    start_s = -np.inf
+    for time_s in times:
+        start_s = digestion_start(time_s, start_s, ttft_s, tds)
+        total += token_window_area(last_s - start_s, tds)
+    return _ratio(total, ideal_area_capped(last_s, ttft_s, tds, times.size))
+
+
+@njit(cache=True)
+def _delay(times: NDArray[np.float64], ttft_s: float, tds: float) -> float:
+    total_s = 0.0
+    start_s = -np.inf
+    for time_s in times:
+        start_s = digestion_start(time_s, start_s, ttft_s, tds)
+        total_s += start_s - ttft_s
+    return _delay_ratio(total_s, start_s - ttft_s, times.size, tds)
+
+
+@njit(cache=True)
+def _window(times: NDArray[np.float64], ttft_s: float, tds: float) -> float:
+    end_s = ttft_s + times.size / tds
+    total = 0.0
+    start_s = -np.inf
+    for time_s in times:
+        start_s = digestion_start(time_s, start_s, ttft_s, tds)
+        total += token_window_area(end_s - start_s, tds)
+    return _ratio(total, 0.5 * times.size * times.size / tds)
