@@ -1,0 +1,314 @@
+"""
+One engine iteration, seen from the adapter: observe, plan, hide, and put back.
+
+:class:`StepController` is called before and after the engine's own scheduling. Before, it
+may evict requests, order the queue, and take out of the engine's sight whoever is held or has
+to wait; the engine then schedules what it sees, by its own rules; afterwards everything that
+was hidden is put back. So blocks, prefix cache, chunked prefill, token budget and output all stay
+the engine's business, and a controller that does nothing leaves plain vLLM.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from andes_opt.snapshot import NEVER
+from engine_adapter.observer import Observer
+from engine_adapter.plan_in_force import PlanInForce, fit, plan_of
+from engine_adapter.queues import Queues
+from engine_adapter.report import Report, write_report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from andes_opt.snapshot import Decision, Snapshot
+    from engine_adapter.background import BackgroundPlanner, LatePlan
+    from engine_adapter.guard import Events, Guard
+    from engine_adapter.internals import EngineView
+    from engine_adapter.latency_learning import LatencyLearner
+    from engine_adapter.settings import Settings
+
+#: Without a new decision, the last plan is followed for so long.
+_STALE_S = 1.0
+#: However tight the planner's share: a plan that takes at most 2 ms every so many iterations.
+_REPLAN_WITHIN, _FAST_S = 8, 0.002
+#: Iterations for which the engine takes over when a plan moves nothing, at first and at most.
+_RESCUE, _RESCUE_MAX = 8, 256
+#: Iterations with work but without a token, beyond those that prompts need.
+_PATIENCE = 64
+
+
+class StepController:
+    """
+    Applies a policy to an engine, iteration by iteration.
+
+    Parameters
+    ----------
+    engine
+        The engine.
+    settings
+        The adapter's options.
+    guard
+        The policy.
+    learner
+        The latency model.
+    events
+        Where failures are counted.
+    background
+        A slow policy in its own process, or None.
+    clock
+        Seconds, monotonic: the engine's clock.
+    """
+
+    def __init__(
+        self,
+        engine: EngineView,
+        settings: Settings,
+        guard: Guard,
+        learner: LatencyLearner,
+        events: Events,
+        background: BackgroundPlanner | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._guard = guard
+        self._learner = learner
+        self._background = background
+        self._late_s = 0.0 if settings.background is None else settings.background.max_age_s
+        self._clock = clock
+        self.events = events
+        self.report = Report()
+        self._observer = Observer(engine, settings, learner, self.report, events)
+        self._queues = Queues(engine, self._observer, self.report, events)
+
+        # The plan being followed (None: the engine's own order), and when to ask again.
+        self._plan: PlanInForce | None = None
+        self._changed = True  # something arrived, left or was preempted since the last plan
+        self._iterations_since = NEVER
+        self._replan_after = 1
+        self._next_plan_s = -float("inf")
+        self._plan_cost_s = 0.0
+
+        # Against plans that move nothing.
+        self._empty = 0
+        self._without_token = 0
+        self._rescue_left = 0
+        self._rescue_length = _RESCUE
+        self._last_rescue = 0
+
+        self._failed = False
+        self._own_s = 0.0
+        self._report_s = -float("inf")
+
+    def before(self) -> None:
+        """Prepare the engine's queues; :meth:`restore` has to follow whatever happens."""
+        start_s = time.perf_counter()
+        now_s = self._clock()
+        self._observe(now_s)
+        observed_s = time.perf_counter()
+        self.report.observe_s += observed_s - start_s
+
+        planned_s = self.report.snapshot_s + self.report.decide_s
+        self._iterations_since += 1
+        if self._rescue_left > 0:
+            self._rescue_left -= 1
+            self._plan = None
+        elif self._engine.paused or len(self._observer.tracker) == 0:
+            self._plan = None
+            self._changed = True
+        else:
+            self._plan_if_due(now_s)
+        self.report.passed_through += self._plan is None
+        self._queues.hide(self._plan)
+        planned_s = self.report.snapshot_s + self.report.decide_s - planned_s
+
+        end_s = time.perf_counter()
+        self.report.apply_s += end_s - observed_s - planned_s
+        self._own_s = end_s - start_s
+
+    def restore(self) -> None:
+        """Put back everything that is out of the engine's sight; harmless if nothing is."""
+        self._restored = self._queues.restore()
+
+    def after(self, output: Any) -> None:
+        """Learn from what the engine scheduled."""
+        start_s = time.perf_counter()
+        engine, visible = self._engine, self._queues.visible
+        scheduled = engine.scheduled_tokens(output)
+        running = list(engine.running)
+
+        lost = [request for request in visible if engine.is_preempted(request)]
+        for request in lost:
+            self._observer.lost(request)
+        self.report.engine_preemptions += len(lost)
+        self._changed |= bool(lost)
+
+        # The engine appends whom it admits; what was hidden came back behind them.
+        admitted = running[len(visible) - len(lost) : len(running) - self._restored]
+        self._observer.iteration_scheduled(running, admitted, scheduled)
+        self._check_progress(bool(scheduled))
+
+        spent_s = time.perf_counter() - start_s
+        self.report.observe_s += spent_s
+        self.report.add_iteration(self._own_s + spent_s)
+        path = self._settings.report_path
+        if path is not None and start_s >= self._report_s + 1.0:
+            self._report_s = start_s
+            self._write_report(path)
+
+    def failed(self, error: Exception) -> None:
+        """Count an error of the adapter itself, and let the engine go on alone for a while."""
+        self.events.record("adapter failed", f"{type(error).__name__}: {error}")
+        self._plan = None
+        self._rescue_left = _RESCUE_MAX
+        self._failed = True
+
+    def close(self) -> None:
+        """End the background process, and write the last report."""
+        if self._background is not None:
+            self._background.close()
+        if self._settings.report_path is not None:
+            self._write_report(self._settings.report_path)
+
+    def summary(self) -> dict[str, Any]:
+        """Counters, events and the latency model as learnt, ready for JSON."""
+        model = self._learner.model
+        tracker = self._observer.tracker
+        return {
+            **self.report.summary(),
+            "events": dict(self.events.counts),
+            "requests": tracker.seen,
+            "unfinished": len(tracker),
+            "preemptions": tracker.preemptions_seen,
+            "latency": {
+                "base_s": model.base_s,
+                "per_request_s": model.per_request_s,
+                "per_context_token_s": model.per_context_token_s,
+                "per_prefill_token_s": model.per_prefill_token_s,
+                "samples": self._learner.samples,
+            },
+        }
+
+    def _observe(self, now_s: float) -> None:
+        tokens, left, arrived = self._observer.iteration_starts(now_s)
+        if self._failed:
+            left += self._observer.resync()
+            self._failed = False
+        self._without_token = 0 if tokens else self._without_token + 1
+        for number in left:
+            self._guard.finished(number)
+            if self._background is not None:
+                self._background.finished(number)
+        self._changed |= arrived or bool(left)
+
+    def _plan_if_due(self, now_s: float) -> None:
+        plan, background = self._plan, self._background
+        short = self._observer.short_of_blocks(plan.hold if plan is not None else set())
+        if background is not None:
+            late = background.take()
+            if late is not None and self._follow_late(late, now_s):
+                return
+            if background.wants_snapshot and self._engine.waiting:
+                background.offer(*self._snapshot(now_s))
+            if plan is not None and plan.late:
+                if not short and now_s - plan.made_s <= self._late_s:
+                    return
+                self._plan = None  # too old; whoever decides now starts afresh
+                self._changed = True
+
+        if self._replan_after >= NEVER:
+            return
+        asked = self._changed or short or self._iterations_since >= self._replan_after
+        pace = now_s >= self._next_plan_s or (
+            self._iterations_since >= _REPLAN_WITHIN and self._plan_cost_s <= _FAST_S
+        )
+        if not self._guard.available:
+            self._keep_last_good(now_s, short)
+        elif asked and pace:
+            self._replan(now_s)
+
+    def _replan(self, now_s: float) -> None:
+        snapshot, keys = self._snapshot(now_s)
+        snapshot_s = self._snapshot_s
+        decision = self._guard.decide(snapshot)
+        self.report.decide_s += self._guard.decide_s
+        self._plan_cost_s = snapshot_s + self._guard.decide_s
+        share = self._settings.planner_share
+        self._next_plan_s = now_s + self._plan_cost_s / share if share < 1.0 else now_s
+        self._iterations_since = 0
+        self._changed = False
+        if decision is None:
+            self._replan_after = 1
+            self._keep_last_good(now_s, short=False)
+        else:
+            self._follow(decision, keys, snapshot.requests_seen, now_s)
+
+    def _follow(self, decision: Decision, keys: list[str], newest: int, now_s: float) -> None:
+        self._replan_after = decision.replan_after
+        self.report.plans += 1
+        if decision.action is None:
+            self._plan = None
+        else:
+            self._plan = plan_of(decision, keys, newest, now_s)
+            self._queues.arrange(self._plan)
+
+    def _follow_late(self, late: LatePlan, now_s: float) -> bool:
+        """Apply a plan from the background to those who are still here."""
+        if late.decision.action is None:
+            return False
+        age_s = now_s - late.snapshot_s
+        tracker = self._observer.tracker
+        self._observer.refresh(self._queues.held)
+        plan = plan_of(late.decision, late.keys, late.newest, late.snapshot_s, late=True)
+        for group in (plan.serve, plan.hold, plan.wait):
+            group.intersection_update([key for key in group if key in tracker])
+        resident = {request.request_id for request in self._engine.running}
+        if age_s > self._late_s or not fit(
+            plan, resident, tracker.need_blocks, self._observer.capacity_blocks()
+        ):
+            self.report.late_rejected += 1
+            return False
+        self.report.late_plans += 1
+        self.report.late_age_s_sum += age_s
+        self.report.late_age_s_max = max(self.report.late_age_s_max, age_s)
+        self._plan = plan
+        self._queues.arrange(plan)
+        return True
+
+    def _keep_last_good(self, now_s: float, short: bool) -> None:
+        """Without a decision: the last plan while it is fresh, then the engine's own order."""
+        if self._plan is not None and (short or now_s - self._plan.made_s > _STALE_S):
+            self._plan = None
+
+    def _snapshot(self, now_s: float) -> tuple[Snapshot, list[str]]:
+        start_s = time.perf_counter()
+        snapshot = self._observer.snapshot(now_s, self._queues.held)
+        self._snapshot_s = time.perf_counter() - start_s
+        self.report.snapshot_s += self._snapshot_s
+        return snapshot
+
+    def _check_progress(self, scheduled: bool) -> None:
+        """Let the engine take over when a plan moves nothing."""
+        if self._plan is None or len(self._observer.tracker) == 0:
+            self._empty = self._without_token = 0
+            return
+        self._empty = 0 if scheduled else self._empty + 1
+        prompts = -(-self._observer.longest_prompt // self._engine.token_budget)
+        if self._empty < self._engine.depth and self._without_token < _PATIENCE + 4 * prompts:
+            return
+        now = self.report.iterations
+        if now - self._last_rescue > 1000:
+            self._rescue_length = _RESCUE
+        self._rescue_left, self._last_rescue = self._rescue_length, now
+        self._rescue_length = min(2 * self._rescue_length, _RESCUE_MAX)
+        self._empty = self._without_token = 0
+        self.report.rescues += 1
+        self.events.record("plan moved nothing", "the engine's own order takes over for a while")
+
+    def _write_report(self, path: str) -> None:
+        try:
+            write_report(path, self.summary())
+        except OSError as error:
+            self.events.record("report not written", str(error))

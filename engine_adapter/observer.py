@@ -1,0 +1,276 @@
+"""What the adapter learns from an engine between and during its iterations."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from andes_opt.snapshot import State
+from engine_adapter.targets import read_target
+from engine_adapter.tracker import ReaderTracker
+
+if TYPE_CHECKING:
+    from andes_opt.snapshot import Snapshot
+    from engine_adapter.guard import Events
+    from engine_adapter.internals import EngineView
+    from engine_adapter.latency_learning import LatencyLearner
+    from engine_adapter.report import Report
+    from engine_adapter.settings import Settings
+
+#: Arrivals on the wall clock further back than this are taken for a wrong clock.
+_OLDEST_S = 60.0
+#: Weight of a new sample in the prefix cache's share of hits.
+_HIT_GAIN = 0.05
+
+
+class Observer:
+    """
+    Follows requests, readers and iteration times of one engine.
+
+    Parameters
+    ----------
+    engine
+        The engine.
+    settings
+        The adapter's options.
+    learner
+        The latency model.
+    report
+        Counts readers and the engine's time.
+    events
+        Where absurd targets are counted.
+
+    Attributes
+    ----------
+    tracker
+        The requests.
+    longest_prompt
+        Tokens of the longest prompt so far.
+    """
+
+    def __init__(
+        self,
+        engine: EngineView,
+        settings: Settings,
+        learner: LatencyLearner,
+        report: Report,
+        events: Events,
+    ) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._learner = learner
+        self._report = report
+        self._events = events
+        self.tracker = ReaderTracker(engine.block_tokens, engine.lookahead_tokens)
+        self.longest_prompt = 0
+        headroom = settings.headroom_blocks
+        if headroom is None:
+            headroom = max(1, engine.num_blocks // 100)
+        self._usable_blocks = max(1, engine.num_blocks - headroom)
+
+        self._ran: list[Any] = []
+        self._draining: list[tuple[int, Any]] = []  # last iteration to look at it, request
+        self._last_start_s: float | None = None
+        self._in_flight: deque[tuple[int, int, int] | None] = deque(maxlen=engine.depth)
+        self._cached_share = [0.0, 0.0]  # of new requests, of preempted ones
+
+    def iteration_starts(self, now_s: float) -> tuple[int, list[int], bool]:
+        """
+        Look at what happened since the last iteration.
+
+        Parameters
+        ----------
+        now_s
+            Now, on the engine's clock.
+
+        Returns
+        -------
+        tuple[int, list[int], bool]
+            Tokens that reached clients, numbers of the requests that left, and whether
+            something arrived.
+        """
+        self._time_iteration(now_s)
+        tokens = self._deliver(now_s)
+        left = [self._left(key) for key in self._engine.finished_ids() if key in self.tracker]
+        return tokens, left, self._arrivals(now_s)
+
+    def resync(self) -> list[int]:
+        """After an error: forget requests that left unnoticed; their numbers come back."""
+        return [self._left(key) for key in self.tracker if not self._engine.has(key)]
+
+    def lost(self, request: Any) -> None:
+        """A request's KV was taken away; its last tokens may still be on their way."""
+        self.tracker.preempted(request.request_id, request.num_tokens, request.num_preemptions)
+        self._draining.append((self._report.iterations + self._engine.depth, request))
+
+    def iteration_scheduled(
+        self, running: list[Any], admitted: list[Any], scheduled: dict[str, int]
+    ) -> None:
+        """
+        Learn from what the engine scheduled.
+
+        Parameters
+        ----------
+        running
+            Requests with KV now.
+        admitted
+            Those of them that were admitted in this iteration.
+        scheduled
+            Request id to tokens computed.
+        """
+        self._ran = running
+        for request in admitted:
+            tokens = scheduled.get(request.request_id, 0)
+            if tokens and request.num_tokens:
+                share = max(0.0, (request.num_computed_tokens - tokens) / request.num_tokens)
+                kind = int(request.num_preemptions > 0)
+                self._cached_share[kind] += _HIT_GAIN * (share - self._cached_share[kind])
+        self._in_flight.append(self._features(scheduled))
+
+    def snapshot(self, now_s: float, held: set[str]) -> tuple[Snapshot, list[str]]:
+        """
+        The engine as a policy sees it.
+
+        Parameters
+        ----------
+        now_s
+            Now, on the engine's clock.
+        held
+            Ids of the requests that are held.
+
+        Returns
+        -------
+        tuple[Snapshot, list[str]]
+            The snapshot, and the engine's id of each of its requests.
+        """
+        engine = self._engine
+        not_ours = self.refresh(held)
+        return self.tracker.snapshot(
+            now_s,
+            capacity_tokens=self.capacity_blocks() * engine.block_tokens,
+            max_batch=max(0, engine.max_batch - not_ours),
+            token_budget=engine.token_budget,
+            latency=self._learner.model,
+            max_candidates=self._settings.max_candidates,
+            cached_share=(self._cached_share[0], self._cached_share[1]),
+        )
+
+    def refresh(self, held: set[str]) -> int:
+        """Look how far the resident requests are; how many of them are not for policies."""
+        engine = self._engine
+        ours = [request for request in engine.running if engine.steerable(request)]
+        groups = [(State.RUNNING, ours)]
+        if held:
+            groups = [
+                (State.RUNNING, [r for r in ours if r.request_id not in held]),
+                (State.HELD, [r for r in ours if r.request_id in held]),
+            ]
+        for state, group in groups:
+            self.tracker.resident(
+                [request.request_id for request in group],
+                [request.num_computed_tokens for request in group],
+                [request.num_tokens for request in group],
+                state,
+            )
+        return len(engine.running) - len(ours)
+
+    def capacity_blocks(self) -> int:
+        """Blocks for plans: without the head-room, and without what others than ours hold."""
+        engine = self._engine
+        used = engine.num_blocks - engine.free_blocks()
+        ours = self.tracker.resident_tokens() // engine.block_tokens
+        return max(1, self._usable_blocks - max(0, used - ours))
+
+    def room_blocks(self) -> int:
+        """Free blocks beyond the head-room."""
+        engine = self._engine
+        return engine.free_blocks() - (engine.num_blocks - self._usable_blocks)
+
+    def short_of_blocks(self, hold: set[str]) -> bool:
+        """True if the next iteration, without the requests on hold, would preempt."""
+        engine = self._engine
+        free = engine.free_blocks()
+        running = engine.running
+        # Decoding takes one block each at most; prompts under way may take more.
+        if free >= len(running) + engine.token_budget // engine.block_tokens:
+            return False
+        block = engine.block_tokens
+        need = 0
+        for request in running:
+            if request.request_id not in hold:
+                done = request.num_computed_tokens
+                goal = max(done + 1, min(request.num_tokens, done + engine.token_budget))
+                need += -(-(goal + engine.lookahead_tokens) // block) - -(-done // block)
+        return need > free
+
+    def _time_iteration(self, now_s: float) -> None:
+        in_flight = self._in_flight
+        if self._last_start_s is not None and in_flight and in_flight[-1] is not None:
+            duration_s = now_s - self._last_start_s
+            self._report.engine_s += duration_s
+            # With several iterations in flight the engine waits for the oldest of them.
+            oldest = in_flight[0]
+            if oldest is not None and len(in_flight) == self._engine.depth:
+                self._learner.observe(duration_s, *oldest)
+        self._last_start_s = now_s
+
+    def _deliver(self, now_s: float) -> int:
+        tracker = self.tracker
+        ran = [request for request in self._ran if request.request_id in tracker]
+        if self._draining:
+            ran += [request for _, request in self._draining if request.request_id in tracker]
+            now = self._report.iterations
+            self._draining = [item for item in self._draining if item[0] > now]
+        return tracker.delivered(
+            [request.request_id for request in ran],
+            [request.num_output_tokens for request in ran],
+            now_s,
+        )
+
+    def _left(self, key: str) -> int:
+        qoe = self.tracker.qoe_area(key)
+        if qoe is not None:
+            self._report.add_reader(qoe)
+        return self.tracker.remove(key)
+
+    def _arrivals(self, now_s: float) -> bool:
+        engine, tracker = self._engine, self.tracker
+        new = []
+        for request in engine.newest_first():
+            if request.request_id in tracker:
+                break
+            new.append(request)
+        wall_s = time.time()
+        for request in reversed(new):
+            # The request carries the wall clock of its front-end.
+            age_s = wall_s - request.arrival_time
+            age_s = age_s if 0.0 <= age_s <= _OLDEST_S else 0.0
+            target, complaint = read_target(engine.extra_args(request), self._settings.target)
+            if complaint is not None:
+                self._events.record("target not understood", complaint)
+            self.longest_prompt = max(self.longest_prompt, request.num_prompt_tokens)
+            tracker.add(
+                request.request_id,
+                now_s - age_s,
+                request.num_prompt_tokens,
+                request.num_prompt_tokens + request.max_tokens,
+                target,
+                steerable=engine.steerable(request),
+            )
+        return bool(new)
+
+    def _features(self, scheduled: dict[str, int]) -> tuple[int, int, int] | None:
+        """Requests that decode, their context, and prompt tokens; None for an empty step."""
+        if not scheduled:
+            return None
+        most = 1 + self._engine.lookahead_tokens
+        batch = context = prefill = 0
+        for request in self._ran:
+            tokens = scheduled.get(request.request_id, 0)
+            if tokens > most:
+                prefill += tokens
+            elif tokens:
+                batch += 1
+                context += request.num_computed_tokens
+        return batch, context, prefill

@@ -1,0 +1,117 @@
+"""The decision that the engine is following, keyed by the engine's own request ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from andes_opt.snapshot import Action
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from andes_opt.snapshot import Decision
+
+
+@dataclass(slots=True, eq=False)
+class PlanInForce:
+    """
+    Who is served, held and evicted until the next plan.
+
+    Parameters
+    ----------
+    serve, hold, wait
+        Ids of the requests with each action.
+    rank
+        Id to position in the plan's order, 0 the most urgent.
+    newest
+        Number of the latest arrival that the plan knows of.
+    made_s
+        When its snapshot was taken, on the engine's clock.
+    replan_after
+        Iterations that it is good for.
+    late
+        True if it comes from the background.
+    """
+
+    serve: set[str]
+    hold: set[str]
+    wait: set[str]
+    rank: dict[str, int]
+    newest: int
+    made_s: float
+    replan_after: int
+    late: bool = False
+
+
+def plan_of(
+    decision: Decision, keys: Sequence[str], newest: int, made_s: float, *, late: bool = False
+) -> PlanInForce:
+    """
+    A decision about a snapshot, as a plan about requests.
+
+    Parameters
+    ----------
+    decision
+        A checked decision that is no pass-through.
+    keys
+        The engine's id of each request of the snapshot.
+    newest, made_s, late
+        As in :class:`PlanInForce`.
+    """
+    assert decision.action is not None
+    by_action: dict[int, set[str]] = {int(action): set() for action in Action}
+    for key, action in zip(keys, decision.action.tolist(), strict=True):
+        by_action[action].add(key)
+    return PlanInForce(
+        serve=by_action[Action.SERVE],
+        hold=by_action[Action.HOLD],
+        wait=by_action[Action.WAIT],
+        rank={keys[i]: place for place, i in enumerate(decision.order.tolist())},
+        newest=newest,
+        made_s=made_s,
+        replan_after=decision.replan_after,
+        late=late,
+    )
+
+
+def fit(
+    plan: PlanInForce,
+    resident: set[str],
+    need_blocks: Callable[[str], int],
+    capacity_blocks: int,
+) -> bool:
+    """
+    Make a plan of the past fit the requests as they are now.
+
+    Those who left are gone already; those who stayed have grown. The least urgent newcomers
+    are put back until the rest fits.
+
+    Parameters
+    ----------
+    plan
+        The plan, changed in place.
+    resident
+        Ids of requests whose KV is on the GPU.
+    need_blocks
+        Id to blocks needed if served now.
+    capacity_blocks
+        Blocks there are.
+
+    Returns
+    -------
+    bool
+        False if even without newcomers it does not fit.
+    """
+    kept = (plan.serve | plan.hold) & resident
+    free = capacity_blocks - sum(need_blocks(key) for key in kept)
+    if free < 0:
+        return False
+    for key in sorted(plan.serve - resident, key=plan.rank.__getitem__):
+        need = need_blocks(key)
+        if need > free:
+            plan.serve.discard(key)
+            plan.wait.add(key)
+        else:
+            free -= need
+    return True

@@ -1,0 +1,206 @@
+"""Arranging an engine's queues: evict, order, take out of sight, and put back."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections import deque
+
+    from engine_adapter.guard import Events
+    from engine_adapter.internals import EngineView
+    from engine_adapter.observer import Observer
+    from engine_adapter.plan_in_force import PlanInForce
+    from engine_adapter.report import Report
+
+
+class Queues:
+    """
+    Makes the engine see just what a plan wants it to see, one iteration at a time.
+
+    Parameters
+    ----------
+    engine
+        The engine.
+    observer
+        Knows the requests.
+    report
+        Counts evictions and holds.
+    events
+        Where evictions that fail are counted.
+
+    Attributes
+    ----------
+    visible
+        Running requests that the engine saw in this iteration, as they were before it.
+    held
+        Ids of those that were out of its sight.
+    """
+
+    def __init__(
+        self, engine: EngineView, observer: Observer, report: Report, events: Events
+    ) -> None:
+        self._engine = engine
+        self._observer = observer
+        self._report = report
+        self._events = events
+        self.visible: list[Any] = []
+        self.held: set[str] = set()
+        self._hidden: list[Any] = []
+        self._rest: deque[Any] | None = None
+        self._front: set[str] = set()  # who stands in front of the queue, to be seen
+        self._reordered = False
+
+    def arrange(self, plan: PlanInForce) -> None:
+        """
+        Evict whom a new plan lets wait, and put whom it serves in front of the queue.
+
+        Parameters
+        ----------
+        plan
+            The plan; holds of requests without KV become waits.
+        """
+        engine = self._engine
+        evicted = self._evict(plan)
+        resident = {request.request_id for request in engine.running}
+        plan.wait |= plan.hold - resident
+        plan.hold &= resident
+
+        rank = plan.rank
+        # The engine computes in this order and preempts from the end. Prompts come last, as the
+        # engine has it, so that they do not take the token budget from replies under way.
+        engine.running = sorted(
+            engine.running,
+            key=lambda r: (r.num_tokens - r.num_computed_tokens > 1, rank.get(r.request_id, -1)),
+        )
+
+        outside, served, rest = [], [], []
+        for request in engine.waiting:
+            if request.request_id in plan.serve:
+                served.append(request)
+            elif request.request_id in plan.wait or engine.steerable(request):
+                rest.append(request)
+            else:
+                outside.append(request)
+        served.sort(key=lambda r: rank[r.request_id])
+        if evicted:
+            number = self._observer.tracker.number
+            rest.sort(key=lambda r: number(r.request_id))
+        engine.waiting = engine.queue_of([*outside, *served, *rest])
+        self._front = {request.request_id for request in outside} | plan.serve
+        self._reordered = True
+
+    def hide(self, plan: PlanInForce | None) -> None:
+        """
+        Take out of the engine's sight whoever is held or has to wait.
+
+        Parameters
+        ----------
+        plan
+            The plan in force; None for the engine's own order of arrival.
+        """
+        engine = self._engine
+        hold = plan.hold if plan is not None else set()
+        if hold or self.held:
+            # A token in flight when the hold began must arrive before the request goes on:
+            # the engine's workers get its reply anew and would miss it.
+            self._hide_running(
+                [
+                    request
+                    for request in engine.running
+                    if request.request_id in hold
+                    or (request.request_id in self.held and engine.in_flight(request))
+                ]
+            )
+        self.visible = list(engine.running)
+
+        if plan is not None:
+            self._hide_waiting(plan)
+        elif self._reordered:
+            number = self._observer.tracker.number
+            engine.waiting = engine.queue_of(
+                sorted(engine.waiting, key=lambda r: number(r.request_id))
+            )
+            self._reordered = False
+
+    def restore(self) -> int:
+        """Put back everything that is hidden; how many running requests that was."""
+        engine = self._engine
+        if self._rest is not None:
+            rest, self._rest = self._rest, None
+            rest.extendleft(reversed(engine.waiting))
+            engine.waiting = rest
+        hidden, self._hidden = self._hidden, []
+        if hidden:
+            # At the end, where the engine looks for victims: they are the ones to spare.
+            engine.running.extend(hidden)
+            engine.limit_batch(engine.max_batch)
+        return len(hidden)
+
+    def _evict(self, plan: PlanInForce) -> bool:
+        engine = self._engine
+        victims = [request for request in engine.running if request.request_id in plan.wait]
+        if not victims:
+            return False
+        engine.running = [r for r in engine.running if r.request_id not in plan.wait]
+        now_s = time.monotonic()
+        for request in victims:
+            try:
+                engine.evict(request, now_s)
+            except Exception as error:
+                # A request in no queue would be lost.
+                engine.running.append(request)
+                self._events.record("eviction failed", f"{type(error).__name__}: {error}")
+                continue
+            self._observer.lost(request)
+            self._report.evicted += 1
+        return True
+
+    def _hide_running(self, requests: list[Any]) -> None:
+        engine = self._engine
+        self.held = {request.request_id for request in requests}
+        if not requests:
+            return
+        seen = [r for r in engine.running if r.request_id not in self.held]
+        # Whoever is hidden keeps a slot of the batch.
+        engine.limit_batch(engine.max_batch - len(requests))
+        engine.running, self._hidden = seen, requests
+        self._report.held += len(requests)
+
+    def _hide_waiting(self, plan: PlanInForce) -> None:
+        engine = self._engine
+        everyone = list(engine.waiting)
+        try:
+            front, rest = self._split(engine.waiting, plan)
+        except Exception:
+            engine.waiting = engine.queue_of(everyone)
+            raise
+        engine.waiting, self._rest = engine.queue_of(front), rest
+
+    def _split(self, queue: deque[Any], plan: PlanInForce) -> tuple[list[Any], deque[Any]]:
+        """Those at the front whom the engine shall see, newcomers that fit, and the rest."""
+        front = []
+        while queue and queue[0].request_id in self._front:
+            front.append(queue.popleft())
+        fresh = []
+        number = self._observer.tracker.number
+        while queue and number(queue[-1].request_id) > plan.newest:
+            fresh.append(queue.pop())
+        if not fresh:
+            return front, queue
+
+        # The plan does not know them: they get what it leaves, in order of arrival.
+        fresh.reverse()
+        engine, need = self._engine, self._observer.tracker.need_blocks
+        room = self._observer.room_blocks() - len(engine.running)
+        room -= sum(need(request.request_id) for request in front)
+        for place, request in enumerate(fresh):
+            if engine.steerable(request):
+                room -= need(request.request_id)
+                if room < 0:
+                    queue.extend(fresh[place:])
+                    break
+            front.append(request)
+            self._front.add(request.request_id)
+        return front, queue

@@ -1,0 +1,102 @@
+"""What the adapter did and what that cost, as plain counters."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+#: Iterations over which percentiles of the adapter's own time are taken.
+_RECENT = 4096
+
+
+@dataclass(slots=True)
+class Report:
+    """
+    Counters since the engine started.
+
+    Parameters
+    ----------
+    iterations, passed_through
+        Calls of the scheduler, and those in which it was left alone.
+    plans, late_plans, late_rejected
+        Decisions applied, those of them from the background, and background plans that were
+        too old or no longer fitted.
+    evicted, held, engine_preemptions
+        Evictions ordered, requests held (summed over iterations), and preemptions that the
+        engine made on its own.
+    observe_s, snapshot_s, decide_s, apply_s
+        Time on the engine's thread: tracking requests, taking snapshots, asking the policy,
+        and reordering queues.
+    engine_s
+        Time between the first and the last iteration, idle gaps left out.
+    late_age_s_sum, late_age_s_max
+        Age of background plans when they were applied.
+    rescues
+        Times that the engine took over because a plan moved nothing.
+    finished, qoe_area_sum, qoe_area_tenths
+        Readers who have left after at least one token, the sum of their QoE (`area` of
+        design section 2, as far as the engine can see: the network is not in it), and how
+        many of them scored in [0, 0.1), [0.1, 0.2), ... [0.9, 1].
+    """
+
+    iterations: int = 0
+    passed_through: int = 0
+    plans: int = 0
+    late_plans: int = 0
+    late_rejected: int = 0
+    evicted: int = 0
+    held: int = 0
+    engine_preemptions: int = 0
+    rescues: int = 0
+    observe_s: float = 0.0
+    snapshot_s: float = 0.0
+    decide_s: float = 0.0
+    apply_s: float = 0.0
+    engine_s: float = 0.0
+    late_age_s_sum: float = 0.0
+    late_age_s_max: float = 0.0
+    finished: int = 0
+    qoe_area_sum: float = 0.0
+    qoe_area_tenths: list[int] = field(default_factory=lambda: [0] * 10)
+    _recent_s: list[float] = field(default_factory=list)
+
+    @property
+    def planner_s(self) -> float:
+        """All time spent on the engine's thread, in seconds."""
+        return self.observe_s + self.snapshot_s + self.decide_s + self.apply_s
+
+    def add_reader(self, qoe_area: float) -> None:
+        """Count a reader who left with a QoE in [0, 1]."""
+        self.finished += 1
+        self.qoe_area_sum += qoe_area
+        self.qoe_area_tenths[min(9, int(10 * qoe_area))] += 1
+
+    def add_iteration(self, own_s: float) -> None:
+        """Count one iteration in which the adapter took ``own_s`` seconds."""
+        if len(self._recent_s) < _RECENT:
+            self._recent_s.append(own_s)
+        else:
+            self._recent_s[self.iterations % _RECENT] = own_s
+        self.iterations += 1
+
+    def summary(self) -> dict[str, Any]:
+        """The counters, and what follows from them, ready for JSON."""
+        values = {name: value for name, value in asdict(self).items() if name[0] != "_"}
+        recent = sorted(self._recent_s)
+        values["planner_s"] = self.planner_s
+        values["planner_share"] = self.planner_s / self.engine_s if self.engine_s > 0 else 0.0
+        for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0)):
+            place = min(len(recent) - 1, int(share * len(recent)))
+            values[f"iteration_{name}_s"] = recent[place] if recent else 0.0
+        return values
+
+
+def write_report(path: str, values: dict[str, Any]) -> None:
+    """Write values as JSON, so that a reader never sees half of them."""
+    target = Path(path)
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    partial.replace(target)

@@ -1,0 +1,197 @@
+"""
+The scheduler classes for vLLM's ``--scheduler-cls``.
+
+``engine_adapter.scheduler.AndesScheduler`` for vLLM's default, asynchronous scheduling (it also
+works with ``--no-async-scheduling``); ``engine_adapter.scheduler.AndesSyncScheduler`` where
+vLLM itself would use its synchronous scheduler, as for n-gram speculative decoding.
+
+Both only wrap ``schedule()``. Everything else is vLLM's own.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.scheduler import Scheduler
+
+from andes_opt.latency import LatencyModel
+from andes_opt.qoe import QoETarget
+from engine_adapter.background import BackgroundPlanner
+from engine_adapter.controller import StepController
+from engine_adapter.guard import LOGGER, Events, Guard
+from engine_adapter.internals import EngineView, Incompatible, check_installed
+from engine_adapter.latency_learning import LatencyLearner
+from engine_adapter.settings import instantiate, read_settings
+from engine_adapter.tracker import ReaderTracker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vllm.v1.core.sched.output import SchedulerOutput
+
+    from engine_adapter.settings import Settings
+
+#: Errors of the adapter itself after which it leaves the engine alone for good.
+_MAX_ERRORS = 10
+
+
+class AndesScheduler(AsyncScheduler):  # type: ignore[misc]
+    """vLLM's scheduler, with a QoE-aware policy deciding who gets the KV cache."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.andes = make_controller(self)
+
+    def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
+        """Schedule one iteration: vLLM's own, after the policy has arranged the queues."""
+        return steer(self.andes, lambda: super(AndesScheduler, self).schedule(*args, **kwargs))
+
+    def shutdown(self) -> None:
+        """End the background planner too."""
+        if self.andes is not None:
+            self.andes.close()
+        super().shutdown()
+
+
+class AndesSyncScheduler(Scheduler):  # type: ignore[misc]
+    """The same on vLLM's synchronous scheduler."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.andes = make_controller(self)
+
+    def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
+        """Schedule one iteration: vLLM's own, after the policy has arranged the queues."""
+        return steer(self.andes, lambda: super(AndesSyncScheduler, self).schedule(*args, **kwargs))
+
+    def shutdown(self) -> None:
+        """End the background planner too."""
+        if self.andes is not None:
+            self.andes.close()
+        super().shutdown()
+
+
+def steer(
+    controller: StepController | None, schedule: Callable[[], SchedulerOutput]
+) -> SchedulerOutput:
+    """
+    One iteration of the engine under a controller, which can't make it fail.
+
+    Parameters
+    ----------
+    controller
+        None for plain vLLM.
+    schedule
+        The engine's own scheduling.
+    """
+    if controller is None or controller.events.counts["adapter failed"] >= _MAX_ERRORS:
+        return schedule()
+    prepared = True
+    try:
+        controller.before()
+    except Exception as error:
+        prepared = False
+        controller.restore()
+        controller.failed(error)
+        LOGGER.debug("adapter failed", exc_info=error)
+    try:
+        output = schedule()
+    finally:
+        controller.restore()
+    if prepared:
+        try:
+            controller.after(output)
+        except Exception as error:
+            controller.failed(error)
+            LOGGER.debug("adapter failed", exc_info=error)
+    return output
+
+
+def make_controller(
+    scheduler: Any, clock: Callable[[], float] = time.monotonic
+) -> StepController | None:
+    """
+    The controller that a scheduler's configuration asks for.
+
+    Parameters
+    ----------
+    scheduler
+        A vLLM scheduler, constructed.
+    clock
+        Seconds, monotonic.
+
+    Returns
+    -------
+    StepController | None
+        None if this vLLM is not understood and the settings say to fall back.
+
+    Raises
+    ------
+    Incompatible
+        If this vLLM is not understood and the settings say to refuse.
+    ValueError
+        If the settings are wrong.
+    """
+    settings = read_settings(scheduler.vllm_config.additional_config)
+    try:
+        remark = check_installed()
+        engine = EngineView(scheduler)
+    except (Incompatible, AttributeError) as error:
+        if settings.on_mismatch == "refuse":
+            raise
+        LOGGER.error("Falling back to vLLM's own scheduling: %s", error)
+        return None
+    if remark is not None:
+        LOGGER.warning(remark)
+
+    events = Events()
+    policy = instantiate(settings.policy)
+    background = None
+    if settings.background is not None:
+        background = BackgroundPlanner(settings.background, events, clock)
+    _warm_up(settings, engine, events)
+    LOGGER.info("Scheduling by %s", settings.policy.get("_target_"))
+    return StepController(
+        engine,
+        settings,
+        Guard(policy, events, clock=clock),
+        LatencyLearner(settings.latency, learn=settings.learn_latency),
+        events,
+        background,
+        clock,
+    )
+
+
+def _warm_up(settings: Settings, engine: EngineView, events: Events) -> None:
+    """
+    Compile everything before the first request comes.
+
+    A policy of its own decides about an engine without room, with and without pressure, so
+    that neither the first reader nor the real policy's state pays for it.
+    """
+    tracker = ReaderTracker(engine.block_tokens)
+    for number in range(4):
+        tracker.add(
+            str(number),
+            -1.0,
+            4 * engine.block_tokens,
+            8 * engine.block_tokens,
+            QoETarget(ttft_s=0.5, tds=5.0),
+        )
+    tracker.delivered(["0"], [1], 0.0)
+    tracker.resident(["0"], [4 * engine.block_tokens], [4 * engine.block_tokens + 1], 1)
+    learner = LatencyLearner(LatencyModel(0.03, 1e-4, 4e-7, 1e-4))
+    learner.observe(0.03, 1, 64, 0)
+    guard = Guard(instantiate(settings.policy), events, slow_s=float("inf"))
+    for capacity in (10, 1000):
+        snapshot, _ = tracker.snapshot(
+            0.0,
+            capacity_tokens=capacity * engine.block_tokens,
+            max_batch=engine.max_batch,
+            token_budget=engine.token_budget,
+            latency=learner.model,
+            max_candidates=settings.max_candidates,
+        )
+        guard.decide(snapshot)

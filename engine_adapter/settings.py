@@ -1,0 +1,207 @@
+"""The adapter's options, as they come in vLLM's ``--additional-config``."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from andes_opt.latency import LatencyModel
+from andes_opt.qoe import QoETarget
+
+#: The adapter's entry in ``additional_config``, which vLLM shares with other plug-ins.
+KEY = "andes_opt"
+
+_ON_MISMATCH = ("refuse", "fall_back")
+
+
+def _default_policy() -> dict[str, Any]:
+    # The paper's policy with its greedy packing. Names only: nothing here imports a solver.
+    return {
+        "_target_": "andes_opt.policy.andes.Andes",
+        "solver": {"_target_": "solvers.greedy.Greedy"},
+        "objective": {"_target_": "andes_opt.objective.AverageQoE"},
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """
+    A second, slow policy that plans in a process of its own.
+
+    Parameters
+    ----------
+    policy
+        What to instantiate there, as for :func:`instantiate`.
+    deadline_s
+        A decision that takes longer is given up and its process replaced, > 0.
+    duty_cycle
+        Share of one core it may use, in (0, 1].
+    max_age_s
+        A plan older than this is not used any more, counted from its snapshot, > 0.
+    """
+
+    policy: Mapping[str, Any]
+    deadline_s: float = 1.0
+    duty_cycle: float = 0.05
+    max_age_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        _check_number("background.deadline_s", self.deadline_s, 0.0)
+        _check_number("background.max_age_s", self.max_age_s, 0.0)
+        _check_number("background.duty_cycle", self.duty_cycle, 0.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """
+    What the adapter may be told.
+
+    Parameters
+    ----------
+    policy
+        What decides, on the engine's thread: a mapping with ``_target_``.
+    background
+        A slow policy beside it, or None.
+    target
+        Expected of requests that do not say.
+    latency
+        Seed of the latency model: its four coefficients.
+    learn_latency
+        Whether to learn the latency from the engine's iterations.
+    headroom_blocks
+        KV blocks that plans leave free; None for 1 % of them, at least one.
+    max_candidates
+        Most requests shown to the policy, >= 1.
+    planner_share
+        Planning pauses so that it takes no larger share of the engine thread's time, except
+        for one fast plan every 8 iterations, in (0, 1].
+    on_mismatch
+        With a vLLM that lacks what the adapter touches: ``"refuse"`` to start, or
+        ``"fall_back"`` to vLLM's own scheduling.
+    report_path
+        File to write counters to, once a second (JSON); None for none.
+    """
+
+    policy: Mapping[str, Any] = field(default_factory=_default_policy)
+    background: Background | None = None
+    target: QoETarget = field(default_factory=lambda: QoETarget(ttft_s=1.0, tds=4.8))
+    latency: LatencyModel = field(
+        default_factory=lambda: LatencyModel(
+            base_s=0.03, per_request_s=1e-4, per_context_token_s=4e-7, per_prefill_token_s=1e-4
+        )
+    )
+    learn_latency: bool = True
+    headroom_blocks: int | None = None
+    max_candidates: int = 2000
+    planner_share: float = 0.01
+    on_mismatch: str = "refuse"
+    report_path: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.headroom_blocks is not None and self.headroom_blocks < 0:
+            raise ValueError(f"headroom_blocks = {self.headroom_blocks} < 0 not understood.")
+        if self.max_candidates < 1:
+            raise ValueError(f"max_candidates = {self.max_candidates} < 1 not understood.")
+        _check_number("planner_share", self.planner_share, 0.0, 1.0)
+        if self.on_mismatch not in _ON_MISMATCH:
+            raise ValueError(
+                f"on_mismatch = {self.on_mismatch!r} not understood: need one of "
+                f"{', '.join(_ON_MISMATCH)}."
+            )
+
+
+def read_settings(additional_config: Any) -> Settings:
+    """
+    Settings from vLLM's ``additional_config``.
+
+    Parameters
+    ----------
+    additional_config
+        A mapping that may hold an entry :data:`KEY`.
+
+    Returns
+    -------
+    Settings
+        With the defaults for everything that is not said.
+
+    Raises
+    ------
+    ValueError
+        If an entry is unknown or wrong.
+    """
+    config = additional_config.get(KEY, {}) if isinstance(additional_config, Mapping) else {}
+    if not isinstance(config, Mapping):
+        raise ValueError(f"additional_config[{KEY!r}] = {config!r} not understood: need a mapping.")
+    values = dict(config)
+    known = [item.name for item in fields(Settings)]
+    unknown = [name for name in values if name not in known]
+    if unknown:
+        raise ValueError(f"{KEY}.{unknown[0]} not understood: need one of {', '.join(known)}.")
+    for name, make in (
+        ("background", Background),
+        ("target", QoETarget),
+        ("latency", LatencyModel),
+    ):
+        if isinstance(values.get(name), Mapping):
+            values[name] = _build(f"{KEY}.{name}", make, values[name])
+    for name in ("policy", "target", "latency"):
+        if name in values and values[name] is None:
+            del values[name]
+    return _build(KEY, Settings, values)
+
+
+def instantiate(spec: Any) -> Any:
+    """
+    Build what a mapping with ``_target_`` describes, innermost first.
+
+    The form that Hydra's configurations take once they are resolved, so that the files in
+    ``conf/`` serve the live engine too.
+
+    Parameters
+    ----------
+    spec
+        A mapping with ``_target_`` (dotted name of a callable) and its keyword arguments;
+        lists and other mappings are searched for such; anything else comes back as it is.
+
+    Raises
+    ------
+    ValueError
+        If a target can't be found, or refuses its arguments.
+    """
+    if isinstance(spec, Mapping):
+        values = {key: instantiate(value) for key, value in spec.items()}
+        if "_target_" not in values:
+            return values
+        target = str(values.pop("_target_"))
+        return _build(target, _find(target), values)
+    if isinstance(spec, (list, tuple)):
+        return [instantiate(value) for value in spec]
+    return spec
+
+
+def _find(target: str) -> Any:
+    module_name, _, name = target.rpartition(".")
+    if not module_name:
+        raise ValueError(f"_target_ = {target!r} not understood: need package.module.name.")
+    try:
+        return getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"_target_ = {target!r} not understood: {error}.") from error
+
+
+def _build(what: str, make: Any, values: Mapping[str, Any]) -> Any:
+    try:
+        return make(**values)
+    except TypeError as error:
+        raise ValueError(f"{what}: {error}.") from error
+
+
+def _check_number(name: str, value: float, above: float, most: float = math.inf) -> None:
+    if not (math.isfinite(value) and above < value <= most):
+        raise ValueError(
+            f"{name} = {value} not understood: need more than {above:g}"
+            + (f" and at most {most:g}." if math.isfinite(most) else ".")
+        )

@@ -1,0 +1,139 @@
+"""The console script: ``andes-opt COMMAND ...``."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from experiments.environment import limit_threads
+from experiments.usage import RunRefused, check_overrides, is_user_error, not_understood, one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """
+    A command: its line in the help, and the module whose ``main`` runs it.
+
+    ``hydra`` tells apart commands with a configuration file and overrides from plain
+    ones, whose ``main`` takes the list of arguments.
+    """
+
+    help: str
+    module: str
+    hydra: bool = True
+
+
+COMMANDS = {
+    "simulate": Command(
+        "serve a workload on a simulated engine under a policy", "experiments.simulate"
+    ),
+    "quality": Command(
+        "compare solvers on instances: gap, certificate, time", "experiments.quality"
+    ),
+    "capture": Command(
+        "write the instances that a simulation solves to .npz files", "experiments.capture"
+    ),
+    "demo": Command("run the main job: solver table, QoE table, figures", "experiments.demo"),
+    "list": Command(
+        "show what conf/ offers: solvers, policies, engines ...", "experiments.listing", False
+    ),
+    "versions": Command(
+        "print the versions of everything that matters", "experiments.environment", False
+    ),
+}
+
+_USER_WANTS_TRACEBACKS = "HYDRA_FULL_ERROR"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    Run a command.
+
+    Parameters
+    ----------
+    arguments
+        Command and its arguments; None for those of the process.
+
+    Returns
+    -------
+    int
+        Exit status: 0, 1 for a failed run, 2 for a user error, 130 for an interrupt.
+        With ``HYDRA_FULL_ERROR=1`` errors pass through with their traceback.
+    """
+    limit_threads()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help(), file=sys.stdout if words else sys.stderr)
+        return 0 if words else 2
+    name, rest = words[0], words[1:]
+    if name == "--version":
+        name = "versions"
+
+    try:
+        if name not in COMMANDS:
+            raise not_understood("command", name, COMMANDS)
+        _run(name, rest)
+    except BrokenPipeError:
+        # `andes-opt list solvers | head`: nobody reads on, and the exit must not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print(f"andes-opt {name}: interrupted.", file=sys.stderr)
+        return 130
+    except RunRefused as refused:
+        return _report(name, refused.__cause__ or refused)
+    except Exception as error:
+        return _report(name, error)
+    return 0
+
+
+def _report(name: str, error: BaseException) -> int:
+    """Tell a user error in one line; anything else, a defect, keeps its traceback."""
+    if os.environ.get(_USER_WANTS_TRACEBACKS) == "1" or not is_user_error(error):
+        raise error
+    print(f"andes-opt {name}: {one_line(error)}", file=sys.stderr)
+    return 2
+
+
+def _run(name: str, arguments: list[str]) -> None:
+    command = COMMANDS[name]
+    if not command.hydra:
+        importlib.import_module(command.module).main(arguments)
+        return
+    check_overrides(name, arguments)
+    argv, setting = sys.argv, os.environ.get(_USER_WANTS_TRACEBACKS)
+    sys.argv = [f"andes-opt {name}", *arguments]
+    # Hydra prints errors itself, in many lines, unless this asks it to raise them.
+    os.environ[_USER_WANTS_TRACEBACKS] = "1"
+    try:
+        importlib.import_module(command.module).main()
+    finally:
+        sys.argv = argv
+        if setting is None:
+            del os.environ[_USER_WANTS_TRACEBACKS]
+        else:
+            os.environ[_USER_WANTS_TRACEBACKS] = setting
+
+
+def _help() -> str:
+    width = max(len(name) for name in COMMANDS)
+    lines = [f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: andes-opt COMMAND [key=value ...] [--multirun]",
+            "",
+            *lines,
+            "",
+            "andes-opt COMMAND --help shows a command's groups, defaults and examples.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""Where a result was made: versions, commit, processor, threads, load."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from andes_opt.versions import versions
+from experiments.usage import UsageError
+
+#: Variables that set how many threads numerical libraries use.
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+def limit_threads() -> None:
+    """
+    One numerical thread per process, unless the user has set a variable himself.
+
+    Sweeps run one process per core, and timings of solvers are for one thread. Must run
+    before numpy is imported.
+    """
+    for name in THREAD_VARIABLES:
+        os.environ.setdefault(name, "1")
+
+
+def environment() -> dict[str, Any]:
+    """
+    What ``env.json`` holds.
+
+    Returns
+    -------
+    dict
+        ``started`` (UTC, ISO 8601), ``versions``, ``git`` (``commit``, ``modified``; None
+        outside a checkout), ``cpu``, ``cores``, ``cores_usable``, ``threads`` (variable ->
+        value), ``load`` (1, 5, 15 minutes; None where unknown), ``platform``.
+    """
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "git": _git(),
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "cores_usable": _usable_cores(),
+        "threads": {name: os.environ.get(name) for name in THREAD_VARIABLES},
+        "load": [round(x, 2) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None,
+        "platform": platform.platform(),
+    }
+
+
+def cpu_model() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.lower().startswith(("model name", "hardware")):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _usable_cores() -> int | None:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
+def _git() -> dict[str, Any] | None:
+    # Only the project's own repository counts: an installed package may lie in a virtual
+    # environment inside somebody else's.
+    top = _run_git("rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != _ROOT:
+        return None
+    commit = _run_git("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return {"commit": commit, "modified": bool(_run_git("status", "--porcelain"))}
+
+
+def _run_git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(_ROOT), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def main(arguments: list[str]) -> None:
+    """Print the versions, a line each."""
+    if arguments:
+        raise UsageError(f"{arguments[0]!r} not understood: versions takes no arguments.")
+    for name, version in versions().items():
+        print(f"{name:<14}{version}")

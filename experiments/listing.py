@@ -1,0 +1,103 @@
+"""``andes-opt list``: what the files of ``conf/`` offer, the columns, the modules."""
+
+from __future__ import annotations
+
+import ast
+from typing import TYPE_CHECKING
+
+from experiments.configuration import CONF_DIR, first_comment, groups
+from experiments.records import COLUMNS
+from experiments.usage import UsageError, not_understood
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_PACKAGES = ("andes_opt", "solvers", "engine_adapter", "experiments")
+#: Kinds that are not groups of ``conf/``.
+_EXTRA = {
+    "columns": "columns of rows.parquet",
+    "families": "generated instances for `andes-opt quality families=[...]`",
+    "modules": "modules of the packages",
+}
+
+
+def plural(group: str) -> str:
+    """How a group is called on the command line: ``policy`` -> ``policies``."""
+    if group.endswith("s"):
+        return group
+    return f"{group[:-1]}ies" if group.endswith("y") else f"{group}s"
+
+
+def entries(kind: str) -> dict[str, str]:
+    """
+    Names of a kind and their one-line descriptions.
+
+    Parameters
+    ----------
+    kind
+        ``solvers``, ``policies`` ... or the group's own name; ``columns`` for those of
+        ``rows.parquet``; ``families`` for those of ``andes_opt/families.py``; ``modules``
+        for the packages' files.
+
+    Raises
+    ------
+    UsageError
+        If there is no such kind.
+    """
+    if kind == "columns":
+        return {
+            name: f"{column.meaning}{f' [{column.unit}]' if column.unit else ''}"
+            for name, column in COLUMNS.items()
+        }
+    if kind == "modules":
+        return modules()
+    if kind == "families":
+        from andes_opt.families import FAMILIES  # numba takes a second to import
+
+        return dict(FAMILIES)
+    known = groups()
+    names = {plural(group): group for group in known} | {group: group for group in known}
+    if kind not in names:
+        kinds = [*(plural(group) for group in known), *_EXTRA]
+        raise not_understood("list", kind, kinds)
+    group = names[kind]
+    return {name: first_comment(CONF_DIR / group / f"{name}.yaml") for name in known[group]}
+
+
+def modules() -> dict[str, str]:
+    """Path of every module and the first sentence of its docstring."""
+    root = CONF_DIR.parent
+    paths = [path for package in _PACKAGES for path in sorted((root / package).rglob("*.py"))]
+    return {
+        path.relative_to(root).as_posix(): _first_sentence(path)
+        for path in paths
+        if path.name != "__init__.py"
+    }
+
+
+def _first_sentence(path: Path) -> str:
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    paragraph = " ".join(text.split("\n\n")[0].split())
+    return paragraph.split(". ")[0].rstrip(".")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """
+    Print the entries of one kind, or the kinds there are.
+
+    Raises
+    ------
+    UsageError
+        On an unknown kind, or on more than one.
+    """
+    if len(arguments) > 1:
+        raise UsageError(f"{arguments[1]!r} not understood: list takes one kind at a time.")
+    if arguments:
+        lines = entries(arguments[0])
+    else:
+        lines = {plural(group): ", ".join(names) for group, names in groups().items()}
+        lines |= _EXTRA
+    width = max((len(name) for name in lines), default=0)
+    for name, text in lines.items():
+        print(f"{name:<{width}}  {text}".rstrip())

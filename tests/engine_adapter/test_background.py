@@ -1,0 +1,132 @@
+"""A slow policy in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from andes_opt.snapshot import Action
+from engine_adapter.background import BackgroundPlanner, LatePlan
+from engine_adapter.guard import Events
+from engine_adapter.settings import Background
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from andes_opt.snapshot import Snapshot
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., tuple[BackgroundPlanner, Events]]]:
+    """Planners that are closed in the end."""
+    planners: list[BackgroundPlanner] = []
+
+    def make(
+        policy: dict[str, Any] | None = None, **options: Any
+    ) -> tuple[BackgroundPlanner, Events]:
+        events = Events()
+        spec = {"_target_": "live_policies.Sleepy", **(policy or {})}
+        planner = BackgroundPlanner(Background(spec, **options), events)
+        planners.append(planner)
+        return planner, events
+
+    yield make
+    for planner in planners:
+        planner.close()
+
+
+def wait_for(condition: Callable[[], Any], limit_s: float = 60.0) -> Any:
+    """The first true value of a condition."""
+    end_s = time.monotonic() + limit_s
+    while time.monotonic() < end_s:
+        if value := condition():
+            return value
+        time.sleep(0.01)
+    raise AssertionError("nothing happened.")
+
+
+def plan_for(planner: BackgroundPlanner, snapshot: Snapshot) -> LatePlan:
+    """Offer a snapshot, and wait for its plan."""
+    wait_for(lambda: planner.wants_snapshot)
+    planner.offer(snapshot, [str(i) for i in range(snapshot.num_requests)])
+    assert not planner.wants_snapshot
+    plan: LatePlan = wait_for(planner.take)
+    return plan
+
+
+def test_plans(start: Any, make_snapshot: Callable[..., Snapshot]) -> None:
+    """A plan comes back under the engine's ids, though the policy prints to stdout."""
+    planner, events = start({"prints": True}, duty_cycle=1.0)
+    for n in (3, 0, 200):
+        planner.finished(7)
+        late = plan_for(planner, make_snapshot(n, time_s=5.0))
+        assert late.keys == [str(i) for i in range(n)]
+        assert late.decision.order.tolist() == list(range(n))[::-1]
+        assert (late.decision.action == Action.SERVE).all()
+        assert late.snapshot_s == 5.0 and late.newest == n
+        assert planner.take() is None
+    assert not events.counts
+
+
+def test_offer_does_not_wait(start: Any, make_snapshot: Callable[..., Snapshot]) -> None:
+    """The engine's thread hands over a snapshot in no time, however slow the policy is."""
+    planner, _ = start({"sleep_s": 0.3})
+    begin_s = time.perf_counter()
+    planner.offer(make_snapshot(500), [str(i) for i in range(500)])
+    assert time.perf_counter() - begin_s < 0.2
+    assert wait_for(planner.take).solve_s >= 0.3
+
+
+def test_duty_cycle(start: Any, make_snapshot: Callable[..., Snapshot]) -> None:
+    """At a duty cycle of 10 %, a plan of 0.05 s is followed by a rest of 0.45 s or more."""
+    planner, _ = start({"sleep_s": 0.05}, duty_cycle=0.1)
+    plan_for(planner, make_snapshot(3))
+    begin_s = time.monotonic()
+    wait_for(lambda: planner.wants_snapshot)
+    assert time.monotonic() - begin_s >= 0.4
+
+
+def test_crash(start: Any, make_snapshot: Callable[..., Snapshot]) -> None:
+    """A back-end that takes its process down is counted and started again later."""
+    planner, events = start({"dies": True}, duty_cycle=1.0)
+    planner.offer(make_snapshot(3), ["a", "b", "c"])
+    wait_for(lambda: events.counts["background planner failed"] == 1)
+    assert planner.take() is None
+    assert not planner.wants_snapshot, "a pause comes first"
+    wait_for(lambda: planner.wants_snapshot)
+
+
+def test_deadline(start: Any, make_snapshot: Callable[..., Snapshot]) -> None:
+    """A decision that misses its deadline is given up, and its process is gone."""
+    planner, events = start({"sleep_s": 0.0}, duty_cycle=1.0, deadline_s=0.2)
+    plan_for(planner, make_snapshot(3))  # starts the process
+    process = planner._process  # noqa: SLF001
+    assert process is not None
+    os.kill(process.pid, signal.SIGSTOP)  # a solver that hangs
+    wait_for(lambda: planner.wants_snapshot)
+    planner.offer(make_snapshot(3), ["a", "b", "c"])
+    wait_for(lambda: events.counts["background planner failed"] == 1)
+    wait_for(lambda: process.poll() is not None)
+
+
+def test_unbuildable(start: Any, make_snapshot: Callable[..., Snapshot]) -> None:
+    """A policy that can't be built is an event, not an exception."""
+    planner, events = start({"no_such_option": 1})
+    planner.offer(make_snapshot(3), ["a", "b", "c"])
+    wait_for(lambda: events.counts["background planner failed"] == 1)
+
+
+def test_close_ends_the_process(start: Any, make_snapshot: Callable[..., Snapshot]) -> None:
+    """After closing, even in the middle of a plan, no process is left."""
+    planner, events = start({"sleep_s": 30.0})
+    planner.offer(make_snapshot(3), ["a", "b", "c"])
+    process = wait_for(lambda: planner._process)  # noqa: SLF001
+    planner.close()
+    assert process.wait(timeout=5) is not None
+    assert not planner.wants_snapshot
+    time.sleep(0.05)
+    assert not events.counts

@@ -1,0 +1,47 @@
+"""Decisions about snapshots as plans about requests."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from andes_opt.snapshot import Decision
+from engine_adapter.plan_in_force import fit, plan_of
+
+
+def test_plan_of() -> None:
+    """Actions and order are found under the engine's ids."""
+    decision = Decision(
+        action=np.array([0, 1, 2, 1], dtype=np.int8), order=np.array([3, 1, 2, 0]), replan_after=5
+    )
+    plan = plan_of(decision, ["a", "b", "c", "d"], newest=9, made_s=2.5)
+    assert (plan.wait, plan.serve, plan.hold) == ({"a"}, {"b", "d"}, {"c"})
+    assert plan.rank == {"d": 0, "b": 1, "c": 2, "a": 3}
+    assert (plan.newest, plan.made_s, plan.replan_after, plan.late) == (9, 2.5, 5, False)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 9), st.booleans()), max_size=12))
+def test_fit(requests: list[tuple[int, int, bool]]) -> None:
+    """After fitting, the plan fits, and only newcomers were put back, the least urgent first."""
+    n, capacity = len(requests), 20
+    keys = [str(i) for i in range(n)]
+    need = {key: blocks for key, (_, blocks, _) in zip(keys, requests, strict=True)}
+    resident = {key for key, (_, _, inside) in zip(keys, requests, strict=True) if inside}
+    decision = Decision(
+        action=np.array([action for action, _, _ in requests], dtype=np.int8), order=np.arange(n)
+    )
+    plan = plan_of(decision, keys, newest=n, made_s=0.0)
+    before = set(plan.serve)
+    stay = sum(need[key] for key in (plan.serve | plan.hold) & resident)
+    ok = fit(plan, resident, need.__getitem__, capacity)
+    assert ok == (stay <= capacity)
+    if ok:
+        served = sum(need[key] for key in plan.serve | (plan.hold & resident))
+        assert served <= capacity
+        assert before - plan.serve <= plan.wait - resident
+        put_back = [int(key) for key in before - plan.serve]
+        newcomers = sorted(int(key) for key in before - resident)
+        for key in put_back:
+            ahead = sum(need[str(i)] for i in newcomers if i < key and str(i) in plan.serve)
+            assert stay + ahead + need[str(key)] > capacity

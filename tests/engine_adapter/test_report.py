@@ -1,0 +1,49 @@
+"""The adapter's counters."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from engine_adapter.report import Report, write_report
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_summary(tmp_path: Path) -> None:
+    """Shares and percentiles follow from the counters, and the file holds them."""
+    report = Report(observe_s=0.5, snapshot_s=0.1, decide_s=0.3, apply_s=0.1, engine_s=100.0)
+    for i in range(200):
+        report.add_iteration(i / 1000)
+    for qoe in (0.0, 0.05, 0.95, 1.0):
+        report.add_reader(qoe)
+    summary = report.summary()
+    assert summary["planner_s"] == pytest.approx(1.0)
+    assert summary["planner_share"] == pytest.approx(0.01)
+    assert summary["iterations"] == 200
+    assert summary["iteration_p50_s"] == 0.1 and summary["iteration_p99_s"] == 0.198
+    assert summary["iteration_max_s"] == 0.199
+    assert summary["finished"] == 4 and summary["qoe_area_sum"] == 2.0
+    assert summary["qoe_area_tenths"] == [2, 0, 0, 0, 0, 0, 0, 0, 0, 2]
+    path = tmp_path / "adapter.json"
+    write_report(str(path), summary)
+    assert json.loads(path.read_text()) == summary
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_empty() -> None:
+    """Nothing done, nothing divided by zero."""
+    summary = Report().summary()
+    assert summary["planner_share"] == 0.0 and summary["iteration_p99_s"] == 0.0
+
+
+def test_recent_iterations() -> None:
+    """Percentiles are about the last few thousand iterations."""
+    report = Report()
+    for i in range(10_000):
+        report.add_iteration(1.0 if i < 5000 else 0.0)
+    assert report.summary()["iteration_max_s"] == 0.0
+    assert report.iterations == 10_000

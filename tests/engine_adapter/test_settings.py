@@ -1,0 +1,91 @@
+"""The adapter's options."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from andes_opt.latency import LatencyModel
+from andes_opt.policy.round_robin import RoundRobin
+from andes_opt.qoe import QoETarget
+from engine_adapter.settings import KEY, Background, Settings, instantiate, read_settings
+
+
+@pytest.mark.parametrize("config", [None, {}, {"other plug-in": 1}, {KEY: {}}, object()])
+def test_defaults(config: Any) -> None:
+    """Nothing has to be said."""
+    settings = read_settings(config)
+    assert settings == Settings()
+    assert settings.target == QoETarget(1.0, 4.8)
+
+
+def test_all() -> None:
+    """What comes as JSON arrives as objects."""
+    config = {
+        "policy": {"_target_": "andes_opt.policy.round_robin.RoundRobin", "quantum_tokens": 7},
+        "background": {"policy": {"_target_": "x.Y"}, "deadline_s": 2, "duty_cycle": 0.1},
+        "target": {"ttft_s": 2.0, "tds": 3.0},
+        "latency": {
+            "base_s": 0.02,
+            "per_request_s": 0.0,
+            "per_context_token_s": 0.0,
+            "per_prefill_token_s": 1e-4,
+        },
+        "learn_latency": False,
+        "headroom_blocks": 3,
+        "max_candidates": 10,
+        "planner_share": 0.5,
+        "on_mismatch": "fall_back",
+        "report_path": "adapter.json",
+    }
+    settings = read_settings({KEY: json.loads(json.dumps(config))})
+    assert settings.background == Background({"_target_": "x.Y"}, deadline_s=2, duty_cycle=0.1)
+    assert settings.target == QoETarget(2.0, 3.0)
+    assert settings.latency == LatencyModel(0.02, 0.0, 0.0, 1e-4)
+    assert isinstance(instantiate(settings.policy), RoundRobin)
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ("fast", "need a mapping"),
+        ({"polciy": {}}, "polciy not understood: need one of policy"),
+        ({"planner_share": 0.0}, "planner_share = 0.0 not understood"),
+        ({"planner_share": 1.5}, "planner_share = 1.5 not understood"),
+        ({"headroom_blocks": -1}, "headroom_blocks = -1 < 0"),
+        ({"max_candidates": 0}, "max_candidates = 0 < 1"),
+        ({"on_mismatch": "hope"}, "need one of refuse, fall_back"),
+        ({"target": {"ttft_s": -1, "tds": 1}}, "ttft_s"),
+        ({"target": {"speed": 1}}, "speed"),
+        ({"background": {"policy": {}, "duty_cycle": 2}}, "background.duty_cycle = 2"),
+        ({"background": {"policy": {}, "deadline_s": 0}}, "background.deadline_s = 0"),
+        ({"background": {}}, "policy"),
+    ],
+)
+def test_wrong(config: Any, sentence: str) -> None:
+    """A wrong option is named in one sentence."""
+    with pytest.raises(ValueError, match=sentence):
+        read_settings({KEY: config})
+
+
+def test_instantiate_nested() -> None:
+    """Objects are built from the inside out, in lists too; what has no target stays as it is."""
+    spec = {"a": [{"_target_": "andes_opt.qoe.QoETarget", "ttft_s": 1.0, "tds": 2.0}], "b": 3}
+    assert instantiate(spec) == {"a": [QoETarget(1.0, 2.0)], "b": 3}
+
+
+@pytest.mark.parametrize(
+    "target", ["nothing", "no.such.module.Class", "andes_opt.qoe.NoSuchClass", ""]
+)
+def test_unknown_target(target: str) -> None:
+    """A name that can't be found is named."""
+    with pytest.raises(ValueError, match="_target_ = "):
+        instantiate({"_target_": target})
+
+
+def test_wrong_argument() -> None:
+    """An argument that a class does not take is named together with the class."""
+    with pytest.raises(ValueError, match=r"RoundRobin.*quantum"):
+        instantiate({"_target_": "andes_opt.policy.round_robin.RoundRobin", "quantum": 1})

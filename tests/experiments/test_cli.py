@@ -1,0 +1,165 @@
+"""The console script: help, listing, and user errors in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from andes_opt.versions import versions
+from experiments.cli import COMMANDS, main
+
+SCRIPT = Path(sys.executable).parent / "andes-opt"
+HYDRA_COMMANDS = [name for name, command in COMMANDS.items() if command.hydra]
+TINY = ["workload.requests=12", "workload.rate=2", "solver=greedy"]
+
+
+def test_help_has_a_line_for_every_command(capsys):
+    """`andes-opt --help` names each command once, and succeeds."""
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name, command in COMMANDS.items():
+        assert [line for line in lines if line.split()[:1] == [name]] == [
+            next(line for line in lines if line.strip().endswith(command.help))
+        ]
+
+
+def test_no_command_shows_the_help_and_fails(capsys):
+    """Without a command the help goes to standard error and the status is that of an error."""
+    assert main([]) == 2
+    assert "simulate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", HYDRA_COMMANDS)
+def test_command_help_shows_groups_defaults_and_three_examples(command, capsys):
+    """`andes-opt COMMAND --help` has the choices, the defaults, and three examples."""
+    with pytest.raises(SystemExit) as exit_info:
+        main([command, "--help"])
+    assert not exit_info.value.code
+    text = capsys.readouterr().out
+    assert "policy: andes, fcfs, round_robin" in text
+    assert "seed: 0" in text
+    assert (
+        text.count(f"\n    andes-opt {command} ") >= 3 or text.count(f" andes-opt {command} ") >= 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (["simulat"], ["simulat", "simulate", "did you mean simulate?"]),
+        (["simulate", "policy=ands"], ["policy=ands", "fcfs", "did you mean andes?"]),
+        (["simulate", "polcy=andes"], ["polcy", "did you mean policy?"]),
+        (["simulate", "workload.rat=3"], ["workload.rat", "did you mean workload.rate?"]),
+        (["simulate", "workload.rate=fast"], ["workload.rate=fast", "number"]),
+        (["simulate", "workload.requests=1.5"], ["workload.requests=1.5", "integer"]),
+        (["simulate", "oracle=perhaps"], ["oracle=perhaps", "true or false"]),
+        (["simulate", "policy=fcfs,andes"], ["policy=fcfs,andes", "--multirun"]),
+        (["simulate", "--multirun", "policy=fcfs,ands"], ["policy=ands", "did you mean andes?"]),
+        (["simulate", "fcfs"], ["fcfs", "key=value"]),
+        (["simulate", "policy=["], ["policy=[", "key=value"]),
+        (["simulate", "--multrun"], ["--multrun"]),
+        (["simulate", "--config-dir=nowhere"], ["nowhere"]),
+        (["simulate", "engine.capacity_tokens=-5"], ["engine", "capacity_tokens", "-5"]),
+        (["simulate", "policy.kv_pressure=7"], ["kv_pressure", "7"]),
+        (["simulate", "solver_time=soon", *TINY], ["solver_time", "soon", "measured"]),
+        (["simulate", "workload=trace"], ["workload.path"]),
+        (["simulate", "workload=trace", "workload.path=nowhere.csv"], ["nowhere.csv"]),
+        (["simulate", "solver._target_=no.such.Solver"], ["no.such"]),
+        (["quality", "solvers=[gredy]"], ["gredy", "did you mean greedy?"]),
+        (["quality", "solvers=[]"], ["solvers=[]"]),
+        (["quality", "solvers=[greedy]", "options={exact:{}}"], ["exact", "not among"]),
+        (["quality", "corpus=nowhere"], ["corpus=nowhere"]),
+        (["quality", "corpus=.", "families=[hard]"], ["corpus", "families"]),
+        (["quality", "families=[nosuch]"], ["families=nosuch"]),
+        (["capture", "policy=fcfs"], ["no solver"]),
+        (["capture", "capture=0"], ["capture = 0"]),
+        (["demo", "rates=[]"], ["rates"]),
+        (["list", "solvrs"], ["solvrs", "did you mean solvers?"]),
+        (["list", "solvers", "policies"], ["policies"]),
+        (["versions", "now"], ["now"]),
+    ],
+)
+def test_user_errors_take_one_line_and_leave_nothing(
+    arguments, fragments, capsys, in_an_empty_folder
+):
+    """A wrong name or value gives one sentence, a status, and no files."""
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert len(captured.err.strip().splitlines()) == 1, captured.err
+    for fragment in fragments:
+        assert fragment in captured.err
+    assert list(in_an_empty_folder.iterdir()) == []
+
+
+def test_a_full_traceback_can_be_asked_for(monkeypatch):
+    """HYDRA_FULL_ERROR=1 lets errors through as they are."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(Exception, match="capacity_tokens"):
+        main(["simulate", "engine.capacity_tokens=-5"])
+
+
+def test_a_failed_run_keeps_older_results_of_its_folder(in_an_empty_folder):
+    """A user error removes what Hydra wrote for the run, never other files."""
+    folder = in_an_empty_folder / "out"
+    folder.mkdir()
+    (folder / "mine.txt").write_text("keep")
+    assert main(["simulate", "engine.capacity_tokens=-5", f"hydra.run.dir={folder}"]) == 2
+    assert (folder / "mine.txt").read_text() == "keep"
+
+
+@pytest.mark.parametrize("kind", ["solvers", "policies", "engines", "workloads", "objectives"])
+def test_list_describes_every_file(kind, capsys):
+    """`andes-opt list KIND` has a name and a description for each file of the group."""
+    assert main(["list", kind]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines
+    for line in lines:
+        assert len(line.split(maxsplit=1)) == 2, f"no description: {line}"
+
+
+def test_versions_prints_what_is_installed(capsys):
+    """`andes-opt versions` prints a line for Python and each distribution."""
+    assert main(["versions"]) == 0
+    printed = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert printed == versions()
+    assert {"python", "andes-opt", "numpy", "ortools"} <= set(printed)
+
+
+def test_the_script_ignores_folders_of_the_same_names(in_an_empty_folder):
+    """A folder with its own conf/, solvers/ and experiments/ doesn't disturb the script."""
+    for name in ("conf", "solvers", "experiments", "andes_opt"):
+        (in_an_empty_folder / name).mkdir()
+        (in_an_empty_folder / name / "__init__.py").write_text("raise SystemExit('mine')\n")
+    (in_an_empty_folder / "conf" / "simulate.yaml").write_text("seed: wrong\n")
+    done = subprocess.run(
+        [SCRIPT, "simulate", *TINY, "hydra.run.dir=out"],
+        cwd=in_an_empty_folder,
+        env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((in_an_empty_folder / "out" / "summary.json").read_text())
+    assert 0 <= summary["qoe_area_mean"] <= 1
+
+
+def test_output_may_be_cut_off(in_an_empty_folder):
+    """`andes-opt list columns | head -1` ends quietly."""
+    done = subprocess.run(
+        f"'{SCRIPT}' list columns | head -n 1",
+        shell=True,
+        cwd=in_an_empty_folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert done.stdout.startswith("command")
