@@ -34,11 +34,11 @@ class Highs:
     Use it as the reference that is always there: SciPy is a core dependency, and no second copy
     of HiGHS enters the process (highspy's would clash with OR-Tools'). It certifies to 1e-6.
     Presolve is off by default: it takes a third of a second at a thousand requests, finds
-    nothing to strengthen in two rows, and does not look at the clock. Its limits: 10 to 40 ms per
-    batch size at 50 requests, 0.3 to 1 s at a thousand; SciPy offers neither threads nor seed
-    nor a warm start; the clock is looked at between cut rounds, so that short time limits are
-    missed by some 20 ms, and by 0.4 s with presolve at a thousand requests; and on
-    subset-sum-like instances some versions print stray lines of debugging output.
+    nothing to strengthen in two rows, and does not look at the clock. Its limits: 30 ms per
+    batch size at 50 requests, 0.2 s at 200, 0.3 to 2 s at a thousand; SciPy offers neither
+    threads nor seed nor a warm start; the clock is looked at between cut rounds, so that
+    short time limits are missed by some 20 ms, and by 0.4 s with presolve at a thousand
+    requests; and on subset-sum-like instances some versions print stray debugging lines.
 
     Parameters
     ----------

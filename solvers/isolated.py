@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from andes_opt.instance import GainTable
 from andes_opt.plan import InvalidPlan, verify
-from solvers.isolated_worker import construct, pickled, receive, send
+from solvers.isolated_worker import construct, pickled, receive, send, warm_up
 
 if TYPE_CHECKING:
     from andes_opt.instance import Instance
@@ -52,9 +52,10 @@ class Isolated:
     fallback's, the failure is counted, and a new worker starts in the background while the
     fallback serves. The worker is a fresh interpreter (nothing is forked, the main module is not
     imported again), keeps its solver between calls, and dies with this process, however that
-    ends. Its limits: about 0.3 ms a call at a hundred requests and 1 ms at a thousand to
-    hand the instance over; the worker's start, 0.3 to 2 s by what the solver imports, is
-    waited for in the constructor; one thread may use an object at a time.
+    ends. Its limits: half a millisecond a call to hand the instance over (20 ms for a gain
+    table of 500 x 1,000 numbers); the worker's start, 0.3 to 2 s by what the solver imports,
+    and compilation on a machine's first use, are waited for in the constructor; one thread
+    may use an object at a time.
 
     Parameters
     ----------
@@ -114,6 +115,7 @@ class Isolated:
         self._failed_in_a_row = 0
         self._start_after = -math.inf
         self._worker: _Worker | None = self._start()
+        warm_up(self.fallback)  # while the worker starts
         try:
             self._exact = self._worker.ready(time.perf_counter() + startup_s)
         except TimeoutError:

@@ -170,7 +170,7 @@ def work(channel_fd: int, lifeline_fd: int) -> None:
         described, memory_limit_mb = receive(channel, forever)
         try:
             solver = construct(described)
-            _warm_up(solver)
+            warm_up(solver)
             if memory_limit_mb is not None:
                 _limit_memory(memory_limit_mb)
         except Exception as error:
@@ -216,15 +216,22 @@ def _die_with_parent(lifeline_fd: int) -> None:
         os._exit(1)
 
 
-def _warm_up(solver: Solver) -> None:
-    """Solve two tiny instances, so that compilation is over before the first deadline runs."""
+def warm_up(solver: Solver) -> None:
+    """
+    Solve two tiny instances, so that compilation is over before the first deadline runs.
+
+    Parameters
+    ----------
+    solver
+        The solver. What it raises is ignored: the first real call will tell.
+    """
     for exactly in (False, True):
         gains = GainTable([[1.0, 2.0, 1.5], [0.9, 1.8, 1.4]], 1)
         weights = np.array([3, 5, 4], dtype=np.int64)
         try:
             solver.solve(Instance(weights, 8, 1, 2, gains, exactly=exactly), time_limit_s=None)
         except Exception:
-            continue  # the first real call will tell
+            continue
 
 
 def _limit_memory(limit_mb: int) -> None:

@@ -29,7 +29,7 @@ class LpRounding:
     about 1e-4 at a thousand requests. The bound is recomputed from GLOP's dual prices (any
     prices prove one), so it does not rest on GLOP's tolerances. Its limits: a heuristic, and as
     its gap hardly ever closes the sweep visits every batch size whose relaxation beats the
-    incumbent, at 1 ms each for a hundred requests and 7 ms for a thousand. Time limits are kept.
+    incumbent, at 1 ms each for a hundred requests and 10 ms for a thousand. Time limits are kept.
 
     Parameters
     ----------

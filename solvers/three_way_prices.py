@@ -18,14 +18,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numba import njit
 
 from andes_opt.snapshot import Action
+from solvers.prices import kth_largest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _UNIT_ROUNDOFF = 2.0**-53
 _MAX_ROUNDS = 60
+_WAIT, _SERVE, _HOLD = int(Action.WAIT), int(Action.SERVE), int(Action.HOLD)
 #: Moves of each direction that an exchange looks at.
 _EXCHANGED = 64
 
@@ -100,34 +103,22 @@ def find_prices(step: ThreeWayStep) -> Prices:
     step
         The step.
     """
-    action, slot_price, value, used = _choose(step, 0.0)
-    if used <= step.capacity:
-        return Prices(_bound(step, 0.0, slot_price), 0.0, slot_price, action, action)
-
-    # Every gain per token is below `high`, so that nobody is chosen there.
-    positive = np.concatenate(
-        [step.serve_gains / step.serve_weights, step.hold_gains / np.maximum(step.hold_weights, 1)]
+    light = np.empty(step.serve_gains.size, dtype=np.int8)
+    heavy = np.empty_like(light)
+    # Copies, because compiled code tells read-only arrays from others.
+    bound, memory_price, slot_price = _search(
+        np.array(step.serve_gains),
+        np.array(step.hold_gains),
+        step.serve_weights.astype(np.float64),
+        step.hold_weights.astype(np.float64),
+        float(step.capacity),
+        step.slots,
+        light,
+        heavy,
+        np.empty_like(light),
+        np.empty((3, light.size)),
     )
-    high, high_value, high_used = float(positive.max()), 0.0, 0
-    low, low_value, low_used = 0.0, value, used
-    light = np.full(action.size, Action.WAIT, dtype=np.int8)
-    heavy = action
-    best = (_bound(step, 0.0, slot_price), 0.0, slot_price)
-    for _ in range(_MAX_ROUNDS):
-        price = (low_value - high_value) / (low_used - high_used)
-        if not low < price < high:
-            break
-        action, slot_price, value, used = _choose(step, price)
-        best = min(best, (_bound(step, price, slot_price), price, slot_price))
-        # The value of the line through both ends at this price: no lower bound is possible.
-        expected = low_value + price * (step.capacity - low_used)
-        if used > step.capacity:
-            low, low_value, low_used, heavy = price, value, used, action
-        else:
-            high, high_value, high_used, light = price, value, used, action
-        if value + price * (step.capacity - used) <= expected + 1e-14 * abs(expected):
-            break
-    return Prices(*best, light, heavy)
+    return Prices(bound, memory_price, slot_price, light, heavy)
 
 
 def round_to_plan(step: ThreeWayStep, prices: Prices) -> NDArray[np.int8]:
@@ -165,57 +156,160 @@ def repair(
     """
     action = action.copy()
     best = np.full(action.size, Action.WAIT, dtype=np.int8)  # always feasible
-    if not step.fits(action):
+    served = action == Action.SERVE
+    excess = step.used(action) - step.capacity
+    too_many = int(served.sum()) - step.slots
+    if excess > 0 or too_many > 0:
         # Give up what is worth least at these prices until the rest fits.
-        served = action == Action.SERVE
         gains = np.where(served, step.serve_gains, step.hold_gains)
         weights = np.where(served, step.serve_weights, step.hold_weights)
         worth = gains - memory_price * weights - slot_price * served
-        for request in np.argsort(worth, kind="stable"):
-            if step.fits(action):
+        taken = np.flatnonzero(action != Action.WAIT)
+        for request in taken[np.argsort(worth[taken], kind="stable")].tolist():
+            if excess <= 0 and too_many <= 0:
                 break
-            needs_slot = (action == Action.SERVE).sum() > step.slots
-            needs_memory = step.used(action) > step.capacity
-            if needs_memory or (needs_slot and served[request]):
+            if excess > 0 or served[request]:
                 action[request] = Action.WAIT
+                excess -= int(weights[request])
+                too_many -= int(served[request])
     _fill(step, action, memory_price, slot_price)
     if _exchange(step, action, memory_price, slot_price):
         _fill(step, action, memory_price, slot_price)
     return action if step.value(action) > step.value(best) else best
 
 
-def _choose(step: ThreeWayStep, price: float) -> tuple[NDArray[np.int8], float, float, int]:
-    """What requests choose at a memory price: actions, slot price, value, KV tokens."""
-    held_worth = np.maximum(0.0, step.hold_gains - price * step.hold_weights)
-    preference = step.serve_gains - price * step.serve_weights - held_worth
-    n = preference.size
+@njit(cache=True)
+def _search(
+    serve_gains: NDArray[np.float64],
+    hold_gains: NDArray[np.float64],
+    serve_weights: NDArray[np.float64],
+    hold_weights: NDArray[np.float64],
+    capacity: float,
+    slots: int,
+    light: NDArray[np.int8],
+    heavy: NDArray[np.int8],
+    action: NDArray[np.int8],
+    work: NDArray[np.float64],
+) -> tuple[float, float, float]:
+    """Bound, memory price, slot price; fills ``light`` and ``heavy``, the rest is scratch."""
+    n = serve_gains.size
+    slot_price, low_value, low_used = _choose(
+        serve_gains, hold_gains, serve_weights, hold_weights, slots, 0.0, heavy, work
+    )
+    best_bound = _bound(
+        serve_gains, hold_gains, serve_weights, hold_weights, capacity, slots, 0.0, slot_price
+    )
+    best_price, best_slot_price = 0.0, slot_price
+    memory_binds = low_used > capacity
+    # No gain per token exceeds `high`, so that nobody need be chosen there.
+    low, high, high_value, high_used = 0.0, 0.0, 0.0, 0.0
+    for i in range(n):
+        light[i] = _WAIT if memory_binds else heavy[i]
+        high = max(high, serve_gains[i] / serve_weights[i], hold_gains[i] / hold_weights[i])
+
+    rounds = 0
+    while memory_binds and rounds < _MAX_ROUNDS:
+        rounds += 1
+        price = (low_value - high_value) / (low_used - high_used)
+        if not low < price < high:
+            break
+        slot_price, value, used = _choose(
+            serve_gains, hold_gains, serve_weights, hold_weights, slots, price, action, work
+        )
+        bound = _bound(
+            serve_gains, hold_gains, serve_weights, hold_weights, capacity, slots, price, slot_price
+        )
+        if bound < best_bound:
+            best_bound, best_price, best_slot_price = bound, price, slot_price
+        # No bound lies below the lines through both ends; where they meet, it is reached.
+        expected = low_value + price * (capacity - low_used)
+        end = heavy if used > capacity else light
+        for i in range(n):
+            end[i] = action[i]
+        if used > capacity:
+            low, low_value, low_used = price, value, used
+        else:
+            high, high_value, high_used = price, value, used
+        if value + price * (capacity - used) <= expected + 1e-14 * abs(expected):
+            break
+    return best_bound, best_price, best_slot_price
+
+
+@njit(cache=True)
+def _choose(
+    serve_gains: NDArray[np.float64],
+    hold_gains: NDArray[np.float64],
+    serve_weights: NDArray[np.float64],
+    hold_weights: NDArray[np.float64],
+    slots: int,
+    price: float,
+    action: NDArray[np.int8],
+    work: NDArray[np.float64],
+) -> tuple[float, float, float]:
+    """What requests choose at a memory price, into ``action``; slot price, value, KV tokens."""
+    n = serve_gains.size
+    preference, scratch = work[0], work[1]
+    largest = 0.0
+    for i in range(n):
+        held = hold_gains[i] - price * hold_weights[i]
+        action[i] = _HOLD if held > 0.0 else _WAIT
+        preference[i] = serve_gains[i] - price * serve_weights[i] - max(0.0, held)
+        scratch[i] = preference[i]
+        largest = max(largest, preference[i])
     slot_price = 0.0
-    if step.slots == 0:
-        slot_price = max(0.0, float(preference.max(initial=0.0)))
-    elif step.slots < n:
-        slot_price = max(0.0, float(-np.partition(-preference, step.slots - 1)[step.slots - 1]))
+    if slots == 0:
+        slot_price = largest
+    elif slots < n:
+        slot_price = max(0.0, kth_largest(scratch, n, slots, work[2]))
 
-    action = np.where(held_worth > 0, Action.HOLD, Action.WAIT).astype(np.int8)
-    served = np.flatnonzero(preference > slot_price)
-    if served.size < step.slots and slot_price > 0:
-        ties = np.flatnonzero(preference == slot_price)
-        served = np.concatenate([served, ties[: step.slots - served.size]])
-    action[served[: step.slots]] = Action.SERVE
-    return action, slot_price, step.value(action), step.used(action)
+    left = slots
+    for i in range(n):
+        if preference[i] > slot_price:
+            action[i] = _SERVE
+            left -= 1
+    if slot_price > 0.0:
+        for i in range(n):
+            if left > 0 and preference[i] == slot_price:
+                action[i] = _SERVE
+                left -= 1
+    value = 0.0
+    used = 0.0
+    for i in range(n):
+        if action[i] == _SERVE:
+            value += serve_gains[i]
+            used += serve_weights[i]
+        elif action[i] == _HOLD:
+            value += hold_gains[i]
+            used += hold_weights[i]
+    return slot_price, value, used
 
 
-def _bound(step: ThreeWayStep, memory_price: float, slot_price: float) -> float:
+@njit(cache=True)
+def _bound(
+    serve_gains: NDArray[np.float64],
+    hold_gains: NDArray[np.float64],
+    serve_weights: NDArray[np.float64],
+    hold_weights: NDArray[np.float64],
+    capacity: float,
+    slots: int,
+    memory_price: float,
+    slot_price: float,
+) -> float:
     """What prices prove, with an allowance for every rounding on the way."""
-    served = step.serve_gains - memory_price * step.serve_weights - slot_price
-    held = step.hold_gains - memory_price * step.hold_weights
-    worth = np.maximum(0.0, np.maximum(served, held))
-    base = memory_price * step.capacity + slot_price * step.slots
-    chosen = worth > 0
-    gains = np.where(served > held, step.serve_gains, step.hold_gains)[chosen]
-    weights = np.where(served > held, step.serve_weights, step.hold_weights)[chosen]
-    size = 2 * base + float(np.abs(gains).sum() + memory_price * weights.sum())
-    size += slot_price * worth.size
-    return float(base + worth.sum() + _UNIT_ROUNDOFF * (worth.size + 8) * size)
+    n = serve_gains.size
+    base = memory_price * capacity + slot_price * slots
+    total = 0.0
+    size = 2.0 * base
+    for i in range(n):
+        served = serve_gains[i] - memory_price * serve_weights[i] - slot_price
+        held = hold_gains[i] - memory_price * hold_weights[i]
+        if served > 0.0 and served >= held:
+            total += served
+            size += abs(serve_gains[i]) + memory_price * serve_weights[i] + slot_price
+        elif held > 0.0:
+            total += held
+            size += abs(hold_gains[i]) + memory_price * hold_weights[i]
+    return base + total + _UNIT_ROUNDOFF * (n + 8) * size
 
 
 def _moves(
@@ -256,14 +350,20 @@ def _fill(
         if useful.size == 0:
             return
         worth = gain - memory_price * tokens - slot_price * slots
-        touched = np.zeros(action.size, dtype=np.bool_)
-        for move in useful[np.argsort(-worth[useful], kind="stable")]:
-            fits = tokens[move] <= free and slots[move] <= open_slots
-            if fits and not touched[requests[move]]:
-                action[requests[move]] = new[move]
-                touched[requests[move]] = True
-                free -= int(tokens[move])
-                open_slots -= int(slots[move])
+        useful = useful[np.argsort(-worth[useful], kind="stable")]
+        touched = set()
+        for request, choice, move_tokens, move_slots in zip(
+            requests[useful].tolist(),
+            new[useful].tolist(),
+            tokens[useful].tolist(),
+            slots[useful].tolist(),
+            strict=True,
+        ):
+            if move_tokens <= free and move_slots <= open_slots and request not in touched:
+                action[request] = choice
+                touched.add(request)
+                free -= move_tokens
+                open_slots -= move_slots
 
 
 def _exchange(
