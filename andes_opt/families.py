@@ -173,7 +173,7 @@ def _falling(
 
 def _adversarial(
     rng: np.random.Generator, n: int, weights: NDArray[np.int64], gains: NDArray[np.float64]
-) -> Instance:  # noqa: E501
+) -> Instance:
     """Gains that do not fall with B, so that the knapsack alone is hard."""
     total = int(weights.sum())
     capacity = min(200_000, max(1, int(total * rng.uniform(0.25, 0.6))))
@@ -199,7 +199,8 @@ def _subset_sum(rng: np.random.Generator, n: int) -> Instance:
 
 def _strongly_correlated(rng: np.random.Generator, n: int) -> Instance:
     weights = rng.integers(1, 20_000, n)
-    return _adversarial(rng, n, weights, (weights + 2_000.0) / 1000.0)
+    gains = np.asarray((weights + 2_000.0) / 1000.0, dtype=np.float64)
+    return _adversarial(rng, n, weights, gains)
 
 
 def _profit_ceiling(rng: np.random.Generator, n: int) -> Instance:
@@ -211,7 +212,8 @@ def _circle(rng: np.random.Generator, n: int) -> Instance:
     # Pisinger's circle instances: g = d sqrt(R^2 - (w - 2R)^2), weights up to R.
     radius = 20_000
     weights = rng.integers(1, radius, n)
-    gains = 2.0 / 3.0 * np.sqrt(4.0 * radius**2 - (weights - 2.0 * radius) ** 2) / 1000.0
+    below = 4.0 * radius**2 - (weights - 2.0 * radius) ** 2
+    gains = np.asarray(2.0 / 3.0 * np.sqrt(below) / 1000.0, dtype=np.float64)
     return _adversarial(rng, n, weights, gains)
 
 

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 #: Without a new decision, the last plan is followed for so long.
 _STALE_S = 1.0
-#: However tight the planner's share: a plan that takes at most 2 ms every so many iterations.
-_REPLAN_WITHIN, _FAST_S = 8, 0.002
+#: However tight the planner's share: a plan that takes at most 5 ms every so many iterations.
+_REPLAN_WITHIN, _FAST_S = 8, 0.005
 #: Iterations for which the engine takes over when a plan moves nothing, at first and at most.
 _RESCUE, _RESCUE_MAX = 8, 256
 #: Iterations with work but without a token, beyond those that prompts need.
@@ -139,13 +139,16 @@ class StepController:
         scheduled = engine.scheduled_tokens(output)
         running = list(engine.running)
 
-        lost = [request for request in visible if engine.is_preempted(request)]
+        # The engine takes victims out of this list and appends whom it admits.
+        lost = []
+        if running[: len(visible)] != visible:
+            lost = [request for request in visible if engine.is_preempted(request)]
         for request in lost:
             self._observer.lost(request)
         self.report.engine_preemptions += len(lost)
         self._changed |= bool(lost)
 
-        # The engine appends whom it admits; what was hidden came back behind them.
+        # What was hidden came back behind them.
         admitted = running[len(visible) - len(lost) : len(running) - self._restored]
         self._observer.iteration_scheduled(running, admitted, scheduled)
         self._check_progress(bool(scheduled))
@@ -226,17 +229,14 @@ class StepController:
         )
         if not self._guard.available:
             self._keep_last_good(now_s, short)
-        elif asked and pace:
+        elif asked and (pace or self._queues.idle(self._plan)):
             self._replan(now_s)
 
     def _replan(self, now_s: float) -> None:
+        start_s = time.perf_counter()
         snapshot, keys = self._snapshot(now_s)
-        snapshot_s = self._snapshot_s
         decision = self._guard.decide(snapshot)
         self.report.decide_s += self._guard.decide_s
-        self._plan_cost_s = snapshot_s + self._guard.decide_s
-        share = self._settings.planner_share
-        self._next_plan_s = now_s + self._plan_cost_s / share if share < 1.0 else now_s
         self._iterations_since = 0
         self._changed = False
         if decision is None:
@@ -244,6 +244,9 @@ class StepController:
             self._keep_last_good(now_s, short=False)
         else:
             self._follow(decision, keys, snapshot.requests_seen, now_s)
+        self._plan_cost_s = time.perf_counter() - start_s
+        share = self._settings.planner_share
+        self._next_plan_s = now_s + self._plan_cost_s / share if share < 1.0 else now_s
 
     def _follow(self, decision: Decision, keys: list[str], newest: int, now_s: float) -> None:
         self._replan_after = decision.replan_after
@@ -285,8 +288,7 @@ class StepController:
     def _snapshot(self, now_s: float) -> tuple[Snapshot, list[str]]:
         start_s = time.perf_counter()
         snapshot = self._observer.snapshot(now_s, self._queues.held)
-        self._snapshot_s = time.perf_counter() - start_s
-        self.report.snapshot_s += self._snapshot_s
+        self.report.snapshot_s += time.perf_counter() - start_s
         return snapshot
 
     def _check_progress(self, scheduled: bool) -> None:

@@ -68,14 +68,14 @@ REQUIRED: tuple[Requirement, ...] = (
         "vllm.v1.request",
         "Request",
         (
+            "_all_token_ids",
+            "_output_token_ids",
             "arrival_time",
             "max_tokens",
             "num_computed_tokens",
             "num_output_placeholders",
-            "num_output_tokens",
             "num_preemptions",
             "num_prompt_tokens",
-            "num_tokens",
             "request_id",
             "sampling_params",
             "status",
@@ -191,7 +191,7 @@ class EngineView:
             1, sum(-(-self.block_tokens // g.kv_cache_spec.block_size) for g in groups)
         )
         # One block of the pool is the null block, which nobody gets.
-        self.num_blocks = (self._pool.num_gpu_blocks - 1) // self._pool_blocks_per_block
+        self.num_blocks: int = (self._pool.num_gpu_blocks - 1) // self._pool_blocks_per_block
         # Recent versions separate the admission limit from the model runner's batch size.
         self._limit_name = (
             "max_num_active_reqs"
@@ -210,7 +210,8 @@ class EngineView:
     @property
     def running(self) -> list[Any]:
         """Requests whose KV is resident, the engine's first victim last."""
-        return self._scheduler.running
+        running: list[Any] = self._scheduler.running
+        return running
 
     @running.setter
     def running(self, requests: list[Any]) -> None:
@@ -219,7 +220,8 @@ class EngineView:
     @property
     def waiting(self) -> deque[Any]:
         """Requests that wait, preempted ones included, the next one first."""
-        return self._scheduler.waiting
+        waiting: deque[Any] = self._scheduler.waiting
+        return waiting
 
     @waiting.setter
     def waiting(self, queue: deque[Any]) -> None:
@@ -227,7 +229,7 @@ class EngineView:
 
     def queue_of(self, requests: Iterable[Any]) -> deque[Any]:
         """A queue of the engine's own kind."""
-        queue = type(self._scheduler.waiting)()
+        queue: deque[Any] = type(self._scheduler.waiting)()
         queue.extend(requests)
         return queue
 
@@ -238,21 +240,23 @@ class EngineView:
 
     def newest_first(self) -> Iterable[Any]:
         """Unfinished requests, the latest arrival first."""
-        return reversed(self._scheduler.requests.values())
+        requests: dict[str, Any] = self._scheduler.requests
+        return reversed(requests.values())
 
     def finished_ids(self) -> set[str]:
         """Ids of requests that left since the last iteration (done or aborted)."""
-        return self._scheduler.finished_req_ids
+        finished: set[str] = self._scheduler.finished_req_ids
+        return finished
 
-    def has(self, key: str) -> bool:
-        """True if a request with this id is unfinished."""
-        return key in self._scheduler.requests
+    def find(self, key: str) -> Any:
+        """The unfinished request with this id, or None."""
+        return self._scheduler.requests.get(key)
 
     @property
     def paused(self) -> bool:
         """True while the engine's owner has paused scheduling."""
         state = getattr(self._scheduler, "pause_state", None)
-        return state is not None and state.name != "UNPAUSED"
+        return state is not None and bool(state.name != "UNPAUSED")
 
     def limit_batch(self, requests: int) -> None:
         """Let the engine run at most so many requests until told otherwise."""
@@ -287,7 +291,7 @@ class EngineView:
 
     def in_flight(self, request: Any) -> bool:
         """True if a token of the request is being computed right now (async scheduling)."""
-        return request.num_output_placeholders > 0
+        return bool(request.num_output_placeholders > 0)
 
     @staticmethod
     def extra_args(request: Any) -> Mapping[str, Any] | None:
@@ -295,7 +299,26 @@ class EngineView:
         params = request.sampling_params
         return None if params is None else params.extra_args
 
+    # Asked of every running request in every iteration, so without vLLM's properties, which
+    # cost twice the time.
+
+    @staticmethod
+    def output_tokens(requests: Iterable[Any]) -> list[int]:
+        """Tokens that each request has got."""
+        return [len(request._output_token_ids) for request in requests]  # noqa: SLF001
+
+    @staticmethod
+    def context_tokens(requests: Iterable[Any]) -> list[int]:
+        """Tokens of prompt and reply of each request."""
+        return [len(request._all_token_ids) for request in requests]  # noqa: SLF001
+
+    @staticmethod
+    def computed_tokens(requests: Iterable[Any]) -> list[int]:
+        """Tokens of each request whose KV is there or being computed."""
+        return [request.num_computed_tokens for request in requests]
+
     @staticmethod
     def scheduled_tokens(output: Any) -> dict[str, int]:
         """Request id to tokens that an iteration computes."""
-        return output.num_scheduled_tokens
+        tokens: dict[str, int] = output.num_scheduled_tokens
+        return tokens

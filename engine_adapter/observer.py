@@ -73,6 +73,7 @@ class Observer:
         self._draining: list[tuple[int, Any]] = []  # last iteration to look at it, request
         self._last_start_s: float | None = None
         self._in_flight: deque[tuple[int, int, int] | None] = deque(maxlen=engine.depth)
+        self._prompt_tokens = 0  # that the next iteration may compute of prompts under way
         self._cached_share = [0.0, 0.0]  # of new requests, of preempted ones
 
     def iteration_starts(self, now_s: float) -> tuple[int, list[int], bool]:
@@ -97,7 +98,7 @@ class Observer:
 
     def resync(self) -> list[int]:
         """After an error: forget requests that left unnoticed; their numbers come back."""
-        return [self._left(key) for key in self.tracker if not self._engine.has(key)]
+        return [self._left(key) for key in self.tracker if self._engine.find(key) is None]
 
     def lost(self, request: Any) -> None:
         """A request's KV was taken away; its last tokens may still be on their way."""
@@ -169,8 +170,8 @@ class Observer:
         for state, group in groups:
             self.tracker.resident(
                 [request.request_id for request in group],
-                [request.num_computed_tokens for request in group],
-                [request.num_tokens for request in group],
+                engine.computed_tokens(group),
+                engine.context_tokens(group),
                 state,
             )
         return len(engine.running) - len(ours)
@@ -192,16 +193,20 @@ class Observer:
         engine = self._engine
         free = engine.free_blocks()
         running = engine.running
-        # Decoding takes one block each at most; prompts under way may take more.
-        if free >= len(running) + engine.token_budget // engine.block_tokens:
+        # Whoever decodes takes one block at most; only prompts under way may take more.
+        if free >= len(running) + self._prompt_tokens // engine.block_tokens:
             return False
+        if hold:
+            running = [request for request in running if request.request_id not in hold]
         block = engine.block_tokens
+        if not self._prompt_tokens and not engine.lookahead_tokens:
+            return sum(done % block == 0 for done in engine.computed_tokens(running)) > free
         need = 0
-        for request in running:
-            if request.request_id not in hold:
-                done = request.num_computed_tokens
-                goal = max(done + 1, min(request.num_tokens, done + engine.token_budget))
-                need += -(-(goal + engine.lookahead_tokens) // block) - -(-done // block)
+        for done, context in zip(
+            engine.computed_tokens(running), engine.context_tokens(running), strict=True
+        ):
+            goal = max(done + 1, min(context, done + engine.token_budget))
+            need += -(-(goal + engine.lookahead_tokens) // block) - -(-done // block)
         return need > free
 
     def _time_iteration(self, now_s: float) -> None:
@@ -216,17 +221,13 @@ class Observer:
         self._last_start_s = now_s
 
     def _deliver(self, now_s: float) -> int:
-        tracker = self.tracker
-        ran = [request for request in self._ran if request.request_id in tracker]
+        ran = self._ran
         if self._draining:
-            ran += [request for _, request in self._draining if request.request_id in tracker]
+            ran = [*ran, *(request for _, request in self._draining)]
             now = self._report.iterations
             self._draining = [item for item in self._draining if item[0] > now]
-        return tracker.delivered(
-            [request.request_id for request in ran],
-            [request.num_output_tokens for request in ran],
-            now_s,
-        )
+        keys = [request.request_id for request in ran]
+        return self.tracker.delivered(keys, self._engine.output_tokens(ran), now_s)
 
     def _left(self, key: str) -> int:
         qoe = self.tracker.qoe_area(key)
@@ -265,12 +266,12 @@ class Observer:
         if not scheduled:
             return None
         most = 1 + self._engine.lookahead_tokens
-        batch = context = prefill = 0
-        for request in self._ran:
-            tokens = scheduled.get(request.request_id, 0)
-            if tokens > most:
-                prefill += tokens
-            elif tokens:
-                batch += 1
-                context += request.num_computed_tokens
-        return batch, context, prefill
+        prompts = {key: tokens for key, tokens in scheduled.items() if tokens > most}
+        decoding = [
+            request
+            for request in self._ran
+            if request.request_id in scheduled and request.request_id not in prompts
+        ]
+        context = sum(self._engine.computed_tokens(decoding))
+        self._prompt_tokens = self._engine.token_budget if prompts else 0
+        return len(decoding), context, sum(prompts.values())

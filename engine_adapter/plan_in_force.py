@@ -32,6 +32,8 @@ class PlanInForce:
         Iterations that it is good for.
     late
         True if it comes from the background.
+    size
+        Requests that it served when it was made.
     """
 
     serve: set[str]
@@ -42,6 +44,23 @@ class PlanInForce:
     made_s: float
     replan_after: int
     late: bool = False
+    size: int = 0
+    _spare: list[str] | None = None
+
+    def next_spare(self) -> str | None:
+        """
+        The most urgent request that has to wait, each once.
+
+        For places that become free before the next plan. None when there are no more.
+        """
+        if self._spare is None:
+            self._spare = sorted(self.wait, key=self.rank.__getitem__, reverse=True)
+        return self._spare.pop() if self._spare else None
+
+    def put_back(self, key: str) -> None:
+        """Undo :meth:`next_spare`."""
+        assert self._spare is not None
+        self._spare.append(key)
 
 
 def plan_of(
@@ -72,6 +91,7 @@ def plan_of(
         made_s=made_s,
         replan_after=decision.replan_after,
         late=late,
+        size=len(by_action[Action.SERVE]),
     )
 
 

@@ -62,34 +62,47 @@ class Queues:
             The plan; holds of requests without KV become waits.
         """
         engine = self._engine
-        evicted = self._evict(plan)
-        resident = {request.request_id for request in engine.running}
+        self._evict(plan)
+        running, rank = engine.running, plan.rank
+        resident = {request.request_id for request in running}
         plan.wait |= plan.hold - resident
         plan.hold &= resident
 
-        rank = plan.rank
         # The engine computes in this order and preempts from the end. Prompts come last, as the
         # engine has it, so that they do not take the token budget from replies under way.
-        engine.running = sorted(
-            engine.running,
-            key=lambda r: (r.num_tokens - r.num_computed_tokens > 1, rank.get(r.request_id, -1)),
-        )
+        urgency = [
+            (context - computed > 1, rank.get(request.request_id, -1))
+            for request, context, computed in zip(
+                running,
+                engine.context_tokens(running),
+                engine.computed_tokens(running),
+                strict=True,
+            )
+        ]
+        order = sorted(range(len(running)), key=urgency.__getitem__)
+        engine.running = [running[i] for i in order]
 
         outside, served, rest = [], [], []
         for request in engine.waiting:
-            if request.request_id in plan.serve:
+            if request.request_id in plan.wait:
+                rest.append(request)
+            elif request.request_id in plan.serve:
                 served.append(request)
-            elif request.request_id in plan.wait or engine.steerable(request):
+            elif engine.steerable(request):
                 rest.append(request)
             else:
                 outside.append(request)
         served.sort(key=lambda r: rank[r.request_id])
-        if evicted:
-            number = self._observer.tracker.number
-            rest.sort(key=lambda r: number(r.request_id))
         engine.waiting = engine.queue_of([*outside, *served, *rest])
         self._front = {request.request_id for request in outside} | plan.serve
         self._reordered = True
+
+    def idle(self, plan: PlanInForce | None) -> bool:
+        """True if a plan has nobody left to serve."""
+        if plan is None or any(r.request_id not in plan.hold for r in self._engine.running):
+            return False
+        waiting = self._engine.waiting
+        return not (waiting and waiting[0].request_id in self._front)
 
     def hide(self, plan: PlanInForce | None) -> None:
         """
@@ -138,11 +151,11 @@ class Queues:
             engine.limit_batch(engine.max_batch)
         return len(hidden)
 
-    def _evict(self, plan: PlanInForce) -> bool:
+    def _evict(self, plan: PlanInForce) -> None:
         engine = self._engine
         victims = [request for request in engine.running if request.request_id in plan.wait]
         if not victims:
-            return False
+            return
         engine.running = [r for r in engine.running if r.request_id not in plan.wait]
         now_s = time.monotonic()
         for request in victims:
@@ -155,7 +168,6 @@ class Queues:
                 continue
             self._observer.lost(request)
             self._report.evicted += 1
-        return True
 
     def _hide_running(self, requests: list[Any]) -> None:
         engine = self._engine
@@ -179,28 +191,54 @@ class Queues:
         engine.waiting, self._rest = engine.queue_of(front), rest
 
     def _split(self, queue: deque[Any], plan: PlanInForce) -> tuple[list[Any], deque[Any]]:
-        """Those at the front whom the engine shall see, newcomers that fit, and the rest."""
+        """Those at the front whom the engine shall see, whoever else fits, and the rest."""
         front = []
         while queue and queue[0].request_id in self._front:
             front.append(queue.popleft())
-        fresh = []
         number = self._observer.tracker.number
+        fresh = []
         while queue and number(queue[-1].request_id) > plan.newest:
             fresh.append(queue.pop())
-        if not fresh:
-            return front, queue
+        queue.extend(reversed(fresh))
 
-        # The plan does not know them: they get what it leaves, in order of arrival.
-        fresh.reverse()
-        engine, need = self._engine, self._observer.tracker.need_blocks
-        room = self._observer.room_blocks() - len(engine.running)
-        room -= sum(need(request.request_id) for request in front)
-        for place, request in enumerate(fresh):
+        places = plan.size - len(self._engine.running) - len(front)
+        if queue and (fresh or places > 0):
+            need = self._observer.tracker.need_blocks
+            room = self._observer.room_blocks() - len(self._engine.running)
+            room -= sum(need(request.request_id) for request in front)
+            room = self._fill(queue, plan, front, places, room)
+            self._admit_fresh(queue, front, fresh, room)
+        return front, queue
+
+    def _fill(
+        self, queue: deque[Any], plan: PlanInForce, front: list[Any], places: int, room: int
+    ) -> int:
+        """Give the places of those who have left since the plan to the next in its order."""
+        need, engine = self._observer.tracker.need_blocks, self._engine
+        while places > 0 and (key := plan.next_spare()) is not None:
+            request = engine.find(key)
+            if request is None or request not in queue:
+                continue
+            if need(key) > room:
+                plan.put_back(key)
+                break
+            room -= need(key)
+            places -= 1
+            queue.remove(request)
+            front.append(request)
+            self._front.add(key)
+        return room
+
+    def _admit_fresh(
+        self, queue: deque[Any], front: list[Any], fresh: list[Any], room: int
+    ) -> None:
+        """Let those whom the plan does not know have what it leaves, in order of arrival."""
+        need, engine = self._observer.tracker.need_blocks, self._engine
+        for request in reversed(fresh):
             if engine.steerable(request):
                 room -= need(request.request_id)
                 if room < 0:
-                    queue.extend(fresh[place:])
                     break
+            queue.remove(request)
             front.append(request)
             self._front.add(request.request_id)
-        return front, queue

@@ -18,6 +18,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 
 from andes_opt.latency import LatencyModel
 from andes_opt.qoe import QoETarget
+from andes_opt.snapshot import State
 from engine_adapter.background import BackgroundPlanner
 from engine_adapter.controller import StepController
 from engine_adapter.guard import LOGGER, Events, Guard
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 _MAX_ERRORS = 10
 
 
-class AndesScheduler(AsyncScheduler):  # type: ignore[misc]
+class AndesScheduler(AsyncScheduler):
     """vLLM's scheduler, with a QoE-aware policy deciding who gets the KV cache."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -55,7 +56,7 @@ class AndesScheduler(AsyncScheduler):  # type: ignore[misc]
         super().shutdown()
 
 
-class AndesSyncScheduler(Scheduler):  # type: ignore[misc]
+class AndesSyncScheduler(Scheduler):
     """The same on vLLM's synchronous scheduler."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -181,7 +182,7 @@ def _warm_up(settings: Settings, engine: EngineView, events: Events) -> None:
             QoETarget(ttft_s=0.5, tds=5.0),
         )
     tracker.delivered(["0"], [1], 0.0)
-    tracker.resident(["0"], [4 * engine.block_tokens], [4 * engine.block_tokens + 1], 1)
+    tracker.resident(["0"], [4 * engine.block_tokens], [4 * engine.block_tokens + 1], State.RUNNING)
     learner = LatencyLearner(LatencyModel(0.03, 1e-4, 4e-7, 1e-4))
     learner.observe(0.03, 1, 64, 0)
     guard = Guard(instantiate(settings.policy), events, slow_s=float("inf"))
@@ -195,3 +196,4 @@ def _warm_up(settings: Settings, engine: EngineView, events: Events) -> None:
             max_candidates=settings.max_candidates,
         )
         guard.decide(snapshot)
+    tracker.qoe_area("0")

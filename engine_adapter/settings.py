@@ -145,12 +145,16 @@ def read_settings(additional_config: Any) -> Settings:
         ("target", QoETarget),
         ("latency", LatencyModel),
     ):
-        if isinstance(values.get(name), Mapping):
-            values[name] = _build(f"{KEY}.{name}", make, values[name])
+        given = values.get(name)
+        if isinstance(given, Mapping):
+            values[name] = (
+                instantiate(given) if "_target_" in given else _build(f"{KEY}.{name}", make, given)
+            )
     for name in ("policy", "target", "latency"):
         if name in values and values[name] is None:
             del values[name]
-    return _build(KEY, Settings, values)
+    settings: Settings = _build(KEY, Settings, values)
+    return settings
 
 
 def instantiate(spec: Any) -> Any:

@@ -169,10 +169,10 @@ class ReaderTracker:
 
     def need_blocks(self, key: str) -> int:
         """Blocks a request holds if it is served now: those of its context and one more."""
-        _, _, longest, _, _, context, *_ = self._integers[:, self._place[key]].tolist()
-        return _blocks(
-            context + self.lookahead_tokens, longest + self.lookahead_tokens, self.block_tokens
-        )
+        place, block = self._place[key], self.block_tokens
+        context = int(self._integers[_CONTEXT, place]) + self.lookahead_tokens
+        longest = int(self._integers[_LONGEST, place]) + self.lookahead_tokens
+        return min(-(-context // block) + 1, -(-longest // block))
 
     def delivered(self, keys: Sequence[str], output_tokens: Sequence[int], now_s: float) -> int:
         """
@@ -181,7 +181,7 @@ class ReaderTracker:
         Parameters
         ----------
         keys
-            Requests that may have got tokens, all tracked.
+            Requests that may have got tokens; those not tracked are left out.
         output_tokens
             Tokens each has got since its arrival.
         now_s
@@ -210,7 +210,7 @@ class ReaderTracker:
         Parameters
         ----------
         keys
-            The requests, all tracked.
+            The requests; those not tracked are left out.
         computed_tokens
             Tokens whose KV is there or being computed.
         context_tokens
@@ -322,9 +322,9 @@ class ReaderTracker:
         ), [keys[place] for place in places.tolist()]
 
     def _table(self, keys: Sequence[str], *columns: Sequence[int]) -> NDArray[np.int64]:
-        """Places of requests and numbers about them, one row each."""
+        """Places of requests (-1 if not tracked) and numbers about them, one row each."""
         place = self._place
-        rows: list[Any] = [[place[key] for key in keys], *columns]
+        rows: list[Any] = [[place.get(key, -1) for key in keys], *columns]
         return np.array(rows, dtype=np.int64)
 
     def _make_room(self) -> None:
@@ -372,7 +372,7 @@ def _deliver(
     new = 0
     for k in range(table.shape[1]):
         i, tokens = table[0, k], table[1, k]
-        if tokens != integers[_DELIVERED, i]:
+        if i >= 0 and tokens != integers[_DELIVERED, i]:
             _bring_up_to_date(i, now_s, reals, integers)
             reals[_TOKEN, i] = now_s
             reals[_TOKEN_AREA, i] = reals[_AREA, i]
@@ -387,6 +387,8 @@ def _update_resident(
 ) -> None:
     for k in range(table.shape[1]):
         i, computed, context = table[0, k], table[1, k], table[2, k]
+        if i < 0:
+            continue
         integers[_KV, i] = (computed + block - 1) // block * block
         integers[_CONTEXT, i] = context
         integers[_TODO, i] = max(0, context - computed - 1)

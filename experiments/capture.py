@@ -11,11 +11,13 @@ from hydra.core.hydra_config import HydraConfig
 from experiments import instances
 from experiments.configuration import CONF_DIR
 from experiments.records import recorded_run
+from experiments.resume import resumable
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
+@resumable
 def run(config: DictConfig) -> dict[str, float]:
     """Simulate, write the instances and a summary, and return the summary."""
     folder = Path(HydraConfig.get().runtime.output_dir)

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from experiments.environment import limit_threads
-from experiments.usage import RunRefused, check_overrides, is_user_error, not_understood, one_line
+from experiments.usage import (
+    RunRefused,
+    RunsFailed,
+    check_overrides,
+    is_user_error,
+    not_understood,
+    one_line,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +46,20 @@ COMMANDS = {
     "capture": Command(
         "write the instances that a simulation solves to .npz files", "experiments.capture"
     ),
+    "hindsight": Command(
+        "bound the window QoE of every scheduler, and the gap of policies to it",
+        "experiments.hindsight",
+    ),
+    "calibrate": Command("fit an engine profile to measured iterations", "experiments.calibrate"),
     "demo": Command("run the main job: solver table, QoE table, figures", "experiments.demo"),
+    "bench": Command("send a workload to a live server and score its readers", "experiments.bench"),
+    "serve": Command("start vLLM's server with our scheduler in it", "experiments.serve", False),
+    "smollm": Command(
+        "write a small real model for live runs to a folder", "experiments.smollm", False
+    ),
+    "report": Command(
+        "compare runs: tables, figures, a page with plots", "experiments.report", False
+    ),
     "list": Command(
         "show what conf/ offers: solvers, policies, engines ...", "experiments.listing", False
     ),
@@ -86,6 +106,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"andes-opt {name}: interrupted.", file=sys.stderr)
         return 130
+    except RunsFailed as failed:
+        print(f"andes-opt {name}: {failed}", file=sys.stderr)
+        return 1
     except RunRefused as refused:
         return _report(name, refused.__cause__ or refused)
     except Exception as error:

@@ -49,10 +49,14 @@ def groups(conf_dirs: Sequence[Path] = (CONF_DIR,)) -> dict[str, list[str]]:
 
 
 def first_comment(path: Path) -> str:
-    """The first line of a YAML file without its ``#``; empty if it is no comment."""
+    """The first comment of a YAML file, Hydra's ``@package`` aside; empty if there is none."""
     with open(path, encoding="utf-8") as file:
-        line = file.readline().strip()
-    return line.lstrip("# ") if line.startswith("#") else ""
+        for line in file:
+            if not line.startswith("#"):
+                break
+            if not line.startswith("# @"):
+                return line.lstrip("# ").strip()
+    return ""
 
 
 def load(command: str, overrides: Iterable[str] = ()) -> DictConfig:

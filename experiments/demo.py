@@ -14,7 +14,8 @@ from andes_opt.metrics import summarise
 from experiments import figures, instances, quality
 from experiments.configuration import CONF_DIR, load_choice
 from experiments.progress import jit_seconds
-from experiments.records import recorded_run, write_atomically
+from experiments.records import printable, recorded_run, write_atomically
+from experiments.resume import resumable
 from experiments.simulate import request_rows, run_columns, simulate
 from experiments.tables import markdown
 from experiments.usage import UsageError
@@ -100,6 +101,7 @@ def compare_policies(config: DictConfig) -> tuple[pl.DataFrame, pl.DataFrame, di
     return pl.concat(rows), pl.DataFrame(lines), flat
 
 
+@resumable
 def run(config: DictConfig) -> dict[str, float]:
     """Run the demo, write its files, print its tables, and return its summary."""
     started = time.perf_counter()
@@ -133,7 +135,7 @@ def run(config: DictConfig) -> dict[str, float]:
     print("\nFiles")
     for path in sorted(folder.iterdir()):
         if path.is_file():
-            print(f"  {path}")
+            print(f"  {printable(path)}")
     print(
         f"\n{wall_s:.0f} s, of which the JIT compiled for {jit.value:.0f} s "
         f"({100 * jit.value / wall_s:.0f} %)."

@@ -25,7 +25,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 DASHES = ("-", "-", "-", "--", "-.", ":")
 
-_STYLE: dict[Any, Any] = {
+#: matplotlib's settings for every figure.
+STYLE: dict[Any, Any] = {
     "figure.dpi": 150,
     "savefig.dpi": 200,
     "font.size": 9,
@@ -55,19 +56,9 @@ def gap_against_time(rows: pl.DataFrame, path: Path) -> None:
     path
         The PNG file to write.
     """
-    points = (
-        rows.filter(pl.col("wall_s").is_not_null())
-        .group_by("solver", maintain_order=True)
-        .agg(
-            (1000 * pl.col("wall_s").median()).alias("ms"),
-            (1000 * pl.col("wall_s").quantile(0.1)).alias("low"),
-            (1000 * pl.col("wall_s").quantile(0.9)).alias("high"),
-            pl.col("gap_percent").mean().alias("gap"),
-        )
-        .sort("ms")
-    )
+    points = gap_points(rows)
     instances = rows.select("source", "instance").n_unique()
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(6.0, 3.8), layout="constrained")
         optimal = 0
         for k, point in enumerate(points.iter_rows(named=True)):
@@ -93,7 +84,35 @@ def gap_against_time(rows: pl.DataFrame, path: Path) -> None:
         axes.set_ylabel("mean gap to the optimum in %")
         axes.set_title(f"{instances} instances", loc="left")
         figure.legend(loc="outside right upper")
-        _save(figure, path)
+        save(figure, path)
+
+
+def gap_points(rows: pl.DataFrame) -> pl.DataFrame:
+    """
+    A point per solver: median time of a call with its 10 and 90 % quantiles, and mean gap.
+
+    Parameters
+    ----------
+    rows
+        Of ``andes-opt quality``.
+
+    Returns
+    -------
+    polars.DataFrame
+        ``solver``, ``ms``, ``low``, ``high`` (ms), ``gap`` (%), fastest first; solvers
+        without any plan are left out.
+    """
+    return (
+        rows.filter(pl.col("wall_s").is_not_null())
+        .group_by("solver", maintain_order=True)
+        .agg(
+            (1000 * pl.col("wall_s").median()).alias("ms"),
+            (1000 * pl.col("wall_s").quantile(0.1)).alias("low"),
+            (1000 * pl.col("wall_s").quantile(0.9)).alias("high"),
+            pl.col("gap_percent").mean().alias("gap"),
+        )
+        .sort("ms")
+    )
 
 
 def qoe_against_rate(rows: pl.DataFrame, path: Path) -> None:
@@ -114,7 +133,7 @@ def qoe_against_rate(rows: pl.DataFrame, path: Path) -> None:
         .agg(pl.col(*definitions).mean())
         .sort("rate", maintain_order=True)
     )
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, panels = plt.subplots(1, 3, figsize=(7.4, 2.9), sharey=True, layout="constrained")
         for panel, definition in zip(panels, definitions, strict=True):
             _lines(panel, means, definition)
@@ -124,7 +143,7 @@ def qoe_against_rate(rows: pl.DataFrame, path: Path) -> None:
         panels[0].set_ylim(0, 1.03)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-        _save(figure, path)
+        save(figure, path)
 
 
 def arm() -> pl.Expr:
@@ -148,6 +167,7 @@ def _lines(panel: Axes, means: pl.DataFrame, column: str) -> None:
         )
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure to a file, whole or not at all, and close it."""
     write_atomically(path, lambda partial: figure.savefig(partial))
     plt.close(figure)

@@ -14,6 +14,7 @@ from andes_opt.hindsight import HindsightBound, window_bound
 from experiments.configuration import CONF_DIR, build, load_choice
 from experiments.progress import bar, jit_seconds
 from experiments.records import recorded_run, write_atomically
+from experiments.resume import resumable
 from experiments.simulate import request_rows, run_columns, simulate
 from experiments.tables import markdown
 from experiments.usage import UsageError
@@ -75,6 +76,7 @@ def loads(config: DictConfig) -> list[DictConfig]:
     return arms
 
 
+@resumable
 def run(config: DictConfig) -> dict[str, float]:
     """Bound, simulate, write the run's files, print the table, and return the summary."""
     folder = Path(HydraConfig.get().runtime.output_dir)

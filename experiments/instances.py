@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from andes_opt.solver import Solver
 
 
+class NothingSolved(UsageError):
+    """The simulated policy never had anything to solve."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Named:
     """An instance, where it comes from, and its name there."""
@@ -100,7 +104,9 @@ def captured(config: DictConfig, wanted: int) -> list[Named]:
     Raises
     ------
     UsageError
-        If the policy uses no solver, or never had anything to solve.
+        If the policy uses no solver.
+    NothingSolved
+        If the policy never had anything to solve.
     """
     if "solver" not in config.policy:
         raise UsageError("the policy uses no solver, so there is nothing to capture; try andes.")
@@ -116,7 +122,9 @@ def captured(config: DictConfig, wanted: int) -> list[Named]:
         )
     sample = recorder.sample()
     if not sample:
-        raise UsageError("nothing was solved: the engine was never under pressure; raise the rate.")
+        raise NothingSolved(
+            "nothing was solved: the engine was never under pressure; raise the rate."
+        )
     return [Named("captured", f"solve_{number:06d}", instance) for number, instance in sample]
 
 

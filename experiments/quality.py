@@ -19,7 +19,8 @@ from andes_opt.plan import TOLERANCE_MIP, Plan, Status, verify
 from experiments import figures, instances
 from experiments.configuration import CONF_DIR, build, load_choice
 from experiments.progress import bar, jit_seconds
-from experiments.records import COLUMNS, frame, recorded_run, write_atomically
+from experiments.records import COLUMNS, frame, printable, recorded_run, write_atomically
+from experiments.resume import resumable
 from experiments.tables import markdown
 from experiments.usage import UsageError
 
@@ -40,6 +41,10 @@ TABLE_DECIMALS = {
     "p99 ms": 3,
     "certified %": 1,
 }
+
+
+#: Calls made again per instance, lest a solver that always compiles never come to an end.
+_MOST_COMPILING_CALLS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,34 +128,49 @@ def compare(
     """
     rows = []
     for solver in solvers.values():
-        _answer("", solver, problems[0].instance, time_limit_s, 1)
+        ask("", solver, problems[0].instance, time_limit_s, 1)
     with bar(len(problems) * len(solvers), "solving") as progress:
         for number, problem in enumerate(problems):
             names = list(solvers) if number % 2 == 0 else list(solvers)[::-1]
             answers = {}
             for name in names:
-                answers[name] = _answer(
-                    name, solvers[name], problem.instance, time_limit_s, repeats
-                )
+                answers[name] = ask(name, solvers[name], problem.instance, time_limit_s, repeats)
                 progress.update()
             reference, certified = _reference(problem.instance, answers.values(), time_limit_s)
             rows += [
-                _row(problem, answers[name], reference, certified, time_limit_s) for name in solvers
+                row_of(problem, answers[name], reference, certified, time_limit_s)
+                for name in solvers
             ]
     return rows
 
 
-def _answer(
+def ask(
     name: str, solver: Solver, instance: Instance, time_limit_s: float | None, repeats: int
 ) -> Answer:
-    wall, cpu, plan = [], [], None
-    for _ in range(repeats):
+    """
+    Time a solver on one instance, and verify its plan.
+
+    A call during which numba compiled, the first with some type of gains, is made again.
+
+    Raises
+    ------
+    InvalidPlan
+        If the plan does not pass ``verify``.
+    """
+    wall: list[float] = []
+    cpu: list[float] = []
+    plan, compiling_calls = None, 0
+    while len(wall) < repeats:
         cpu_before, wall_before = _cpu_s(), time.perf_counter()
         try:
-            plan = solver.solve(instance, time_limit_s=time_limit_s)
+            with jit_seconds() as jit:
+                plan = solver.solve(instance, time_limit_s=time_limit_s)
         except ValueError as error:
             # A documented limit, brute force beyond n = 20 say: part of the comparison.
             return Answer(name, None, math.nan, math.nan, str(error))
+        if jit.value > 0 and compiling_calls < _MOST_COMPILING_CALLS:
+            compiling_calls += 1
+            continue
         wall.append(time.perf_counter() - wall_before)
         cpu.append(_cpu_s() - cpu_before)
     assert plan is not None
@@ -171,28 +191,30 @@ def _reference(instance: Instance, answers: Any, time_limit_s: float | None) -> 
     If none of the answers is certified, the exact solver is asked as well.
     """
     plans = [answer.plan for answer in answers if answer.plan is not None]
-    if not any(_certified(plan) for plan in plans):
+    if not any(is_certified(plan) for plan in plans):
         plan = build(load_choice("solver", "exact")).solve(instance, time_limit_s=time_limit_s)
         verify(instance, plan)
         plans.append(plan)
-    optima = [plan.value for plan in plans if _certified(plan)]
+    optima = [plan.value for plan in plans if is_certified(plan)]
     if optima:
         return max(optima), True
     return min(plan.bound for plan in plans), False
 
 
-def _certified(plan: Plan) -> bool:
+def is_certified(plan: Plan) -> bool:
+    """Whether a plan is proven optimal, or the absence of plans proven."""
     proven_absence = plan.status is Status.NO_SOLUTION and plan.bound == -math.inf
     return plan.status is Status.OPTIMAL or proven_absence
 
 
-def _row(
+def row_of(
     problem: Named,
     answer: Answer,
     reference: float,
     reference_certified: bool,
     time_limit_s: float | None,
 ) -> dict[str, Any]:
+    """Values of ``records.QUALITY_COLUMNS`` and ``solver`` for one answer."""
     instance, plan = problem.instance, answer.plan
     row = {
         "solver": answer.solver,
@@ -214,7 +236,7 @@ def _row(
         return row
     return row | {
         "status": plan.status.value,
-        "certified": _certified(plan),
+        "certified": is_certified(plan),
         "value": plan.value,
         "bound": plan.bound,
         "batch_size": plan.batch_size,
@@ -313,8 +335,13 @@ def summarise(rows: pl.DataFrame) -> dict[str, float]:
     return summary
 
 
+@resumable
 def run(config: DictConfig) -> dict[str, float]:
     """Collect instances, compare the solvers, write the run's files, return its summary."""
+    if "portfolio" in config:  # conf/experiment/portfolio.yaml
+        from experiments import portfolio
+
+        return portfolio.run(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
     with recorded_run(folder) as record:
         solvers = build_solvers(config.solvers, config.options)
@@ -343,7 +370,7 @@ def run(config: DictConfig) -> dict[str, float]:
     print(markdown(shown, TABLE_DECIMALS))
     if summary["contradictions"]:
         raise RuntimeError(f"{summary['contradictions']} plans beat a bound called proven.")
-    print(folder)
+    print(printable(folder))
     return summary
 
 

@@ -20,12 +20,18 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from experiments.environment import environment
+from experiments.identity import current, register_run_id
 from experiments.usage import RunRefused, is_user_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 ROWS, SUMMARY, ENVIRONMENT = "rows.parquet", "summary.json", "env.json"
+#: Why a run failed; there is no summary beside it.
+ERROR = "error.json"
+
+#: Version of the columns below: raised when one changes its name, its unit or its meaning.
+SCHEMA = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,21 @@ REQUEST_COLUMNS = {
     "preemptions": Column(pl.Int64, "", "times the request was preempted"),
 }
 
+#: What only a live client can tell of a request; beside :data:`REQUEST_COLUMNS`.
+CLIENT_COLUMNS = {
+    "outcome": Column(pl.String, "", "completed, refused, failed, timed out or interrupted"),
+    "error": Column(pl.String, "", "why the request did not complete; null if it did"),
+    "wanted_tokens": Column(pl.Int64, "tokens", "reply length that was asked for"),
+    "send_lag_s": Column(pl.Float64, "s", "from arrival until the request was on the wire"),
+    "tpot_s": Column(pl.Float64, "s", "mean gap between tokens; null for fewer than two"),
+    "itl_max_s": Column(pl.Float64, "s", "longest gap between tokens; null for fewer than two"),
+    "idle_s": Column(pl.Float64, "s", "how long the reader waited in all"),
+    "fluidity": Column(pl.Float64, "", "Etalon's fluidity index"),
+    "smooth_benefit_tokens": Column(pl.Float64, "tokens", "share in smooth goodput"),
+    "events": Column(pl.Int64, "", "events of the stream with tokens or text"),
+    "estimated": Column(pl.Boolean, "", "token times are estimates"),
+}
+
 #: One row per instance and solver. ``solver`` of the run columns is the one that answered.
 QUALITY_COLUMNS = {
     "source": Column(pl.String, "", "captured, corpus, or the family's name"),
@@ -96,7 +117,37 @@ QUALITY_COLUMNS = {
     "note": Column(pl.String, "", "why a solver refused the instance"),
 }
 
-COLUMNS = {**RUN_COLUMNS, **REQUEST_COLUMNS, **QUALITY_COLUMNS}
+#: What the portfolio's rows have beside those of ``QUALITY_COLUMNS``.
+PORTFOLIO_COLUMNS = {
+    "core": Column(pl.Boolean, "", "one of the instances that every solver is asked"),
+    "backend_s": Column(pl.Float64, "s", "solve_s without our own bounds on batch sizes"),
+    "load": Column(pl.Float64, "", "the machine's load over the last minute, before the call"),
+}
+
+#: One row per number of a study: what was measured of one simulation.
+STUDY_COLUMNS = {
+    "variant": Column(pl.String, "", "variant of engine and workload, by the study's name"),
+    "arm": Column(pl.String, "", "policy with its options, by the study's name"),
+    "relative_load": Column(pl.Float64, "", "rate over the baseline's capacity; null if not set"),
+    "jitter_s": Column(pl.Float64, "s", "mean network delay of a token; null without a network"),
+    "charged_solve_s": Column(pl.Float64, "s", "simulated time of a solve, where a study sets it"),
+    "metric": Column(pl.String, "", "as in docs/metrics.md or experiments/study_cells.py"),
+    "part": Column(pl.String, "", "the requests or the percentage it is about; empty for all"),
+    "number": Column(pl.Float64, "", "the metric's value, in the unit of its name"),
+}
+
+COLUMNS = {
+    **RUN_COLUMNS,
+    **REQUEST_COLUMNS,
+    **CLIENT_COLUMNS,
+    **QUALITY_COLUMNS,
+    **PORTFOLIO_COLUMNS,
+    **STUDY_COLUMNS,
+}
+
+
+# Every command that records runs imports this module, in a sweep's worker processes too.
+register_run_id()
 
 
 def frame(columns: Mapping[str, Any], **constants: Any) -> pl.DataFrame:
@@ -191,13 +242,18 @@ class Run:
         write_json(self.folder / SUMMARY, summary)
 
 
+def printable(path: Path) -> Path:
+    """How a path is printed: relative to the current folder if it lies below it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 @contextmanager
 def recorded_run(folder: Path) -> Iterator[Run]:
     """
     Open an output folder for a run.
 
-    If the run ends with a user error, what Hydra wrote for it is removed again, so that
-    no folder without results is left behind.
+    If a run ends with a user error, what Hydra wrote for it is removed again, so that no
+    folder without results is left behind; unless it is one of a sweep, which records it.
 
     Parameters
     ----------
@@ -209,16 +265,28 @@ def recorded_run(folder: Path) -> Iterator[Run]:
     RunRefused
         In place of a user error, unless the run is one of a sweep.
     """
-    (folder / SUMMARY).unlink(missing_ok=True)
+    for name in (SUMMARY, ERROR):
+        (folder / name).unlink(missing_ok=True)
+    _remove_partials(folder)
     try:
-        yield Run(folder, environment())
+        yield Run(folder, {"schema": SCHEMA, "run": current(), **environment()})
     except Exception as error:
-        if not is_user_error(error):
+        if not is_user_error(error) or HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
         _remove_empty_run(folder)
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            raise  # the other runs of the sweep go on
         raise RunRefused from error
+
+
+def _remove_partials(folder: Path) -> None:
+    """Remove what a killed process was writing; of a live one it would be missed."""
+    for path in folder.glob(".*.partial*"):
+        process = path.name.split(".partial")[0].rpartition(".")[2]
+        try:
+            os.kill(int(process), 0)
+        except ProcessLookupError:
+            path.unlink(missing_ok=True)
+        except (ValueError, OSError):
+            continue  # not one of ours, or another user's process
 
 
 def _remove_empty_run(folder: Path) -> None:
@@ -238,6 +306,66 @@ def _remove_empty_run(folder: Path) -> None:
         return  # a folder that holds something else stays
 
 
+def complete_runs(*folders: Path) -> list[Path]:
+    """
+    Folders of the complete runs below some folders, each once.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none below them, or one of them does not exist.
+    """
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise FileNotFoundError(f"{folder} is no folder.")
+    found = {
+        path.parent.resolve(): path.parent
+        for folder in folders
+        for path in sorted(Path(folder).rglob(SUMMARY))
+        if (path.parent / ROWS).exists()
+    }
+    if not found:
+        names = ", ".join(str(folder) for folder in folders)
+        raise FileNotFoundError(
+            f"no complete run (a folder with {ROWS} and {SUMMARY}) below {names}."
+        )
+    return list(found.values())
+
+
+def read_run(folder: Path, name: str = ROWS) -> pl.DataFrame:
+    """
+    The rows of one complete run, checked against the documented schema.
+
+    Parameters
+    ----------
+    folder
+        The run's folder.
+    name
+        The file of rows; a command may write more than one.
+
+    Raises
+    ------
+    ValueError
+        If the rows were written under another version of the schema.
+    """
+    environment_path = folder / ENVIRONMENT
+    recorded = json.loads(environment_path.read_text(encoding="utf-8"))
+    schema = recorded.get("schema", SCHEMA)
+    rows = pl.read_parquet(folder / name)
+    strange = [
+        column
+        for column, dtype in rows.schema.items()
+        if column not in COLUMNS or COLUMNS[column].dtype != dtype
+    ]
+    if schema != SCHEMA or strange:
+        what = f"schema {schema}" if schema != SCHEMA else f"another schema (column {strange[0]})"
+        raise ValueError(
+            f"{folder / name} has rows of {what}, this version reads schema {SCHEMA}: "
+            "leave it out, or run it again."
+        )
+    return rows
+
+
 def read_rows(*folders: Path) -> pl.DataFrame:
     """
     All rows of all complete runs below some folders, as one table.
@@ -246,14 +374,7 @@ def read_rows(*folders: Path) -> pl.DataFrame:
     ------
     FileNotFoundError
         If there is no complete run below them.
+    ValueError
+        If rows were written under another version of the schema.
     """
-    found = sorted(
-        path
-        for folder in folders
-        for path in Path(folder).rglob(ROWS)
-        if (path.parent / SUMMARY).exists()
-    )
-    if not found:
-        names = ", ".join(str(folder) for folder in folders)
-        raise FileNotFoundError(f"no complete run (a folder with {SUMMARY}) below {names}.")
-    return pl.concat([pl.read_parquet(path) for path in found], how="diagonal")
+    return pl.concat([read_run(folder) for folder in complete_runs(*folders)], how="diagonal")

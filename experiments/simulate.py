@@ -15,7 +15,8 @@ from andes_opt.simulator import TIMELINE_COLUMNS, SimulationResult
 from andes_opt.simulator import simulate as run_simulation
 from experiments.configuration import CONF_DIR, build, label
 from experiments.progress import bar, jit_seconds
-from experiments.records import REQUEST_COLUMNS, frame, recorded_run, write_atomically
+from experiments.records import REQUEST_COLUMNS, frame, printable, recorded_run, write_atomically
+from experiments.resume import resumable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,6 +112,7 @@ def request_rows(result: SimulationResult, run: dict[str, Any]) -> pl.DataFrame:
     return frame({"request": np.arange(result.arrival_s.size), **columns}, **run)
 
 
+@resumable
 def run(config: DictConfig) -> dict[str, float]:
     """Simulate, write the run's files, and return its summary."""
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -125,7 +127,7 @@ def run(config: DictConfig) -> dict[str, float]:
             write_atomically(folder / "tokens.parquet", _token_rows(result).write_parquet)
         record.finish(request_rows(result, run_columns(config, HydraConfig.get())), summary)
     print(_sentence(summary))
-    print(folder)
+    print(printable(folder))
     return summary
 
 

@@ -25,6 +25,14 @@ class RunRefused(BaseException):
     """
 
 
+class RunsFailed(BaseException):
+    """
+    Some runs of a sweep failed, and the others are made.
+
+    No Exception, since Hydra turns one that a callback raises into a warning.
+    """
+
+
 def is_user_error(error: BaseException) -> bool:
     """
     Whether an error says what the user can mend.

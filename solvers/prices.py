@@ -250,8 +250,16 @@ def update_prices(
         active += not (always or never)
     if 0 <= left <= active and active < n:
         price, slot = _cut(
-            work, active, fixed_value, fixed_weight, left, capacity, exactly,
-            memory_price, high, False,
+            work,
+            active,
+            fixed_value,
+            fixed_weight,
+            left,
+            capacity,
+            exactly,
+            memory_price,
+            high,
+            False,
         )
         # A price at the upper end means that the walk was stopped there.
         if low <= price < high and low_slot <= slot <= high_slot:
@@ -287,6 +295,8 @@ def _cut(
     low, low_slot, low_value, low_weight = 0.0, 0.0, 0.0, 0.0
     high, high_slot, high_value, high_weight = limit, 0.0, fixed_value, fixed_weight
     have_low, have_high = False, limit_is_known
+    meet = np.inf
+    side = 0  # how often in a row the same side moved
 
     price = start
     step = 1.0 + 2.0**-7
@@ -302,17 +312,20 @@ def _cut(
         bound = value + price * (capacity - weight)
         if bound < best_bound:
             best_bound, best_price, best_slot = bound, price, slot_price
-        bracketed = have_low and have_high
+        # At the crossing of the bracket's lines, one of them again means the end.
+        crossed = have_low and have_high and price == meet
         if weight > capacity:
-            if bracketed and weight >= low_weight:
-                break  # rounding: no progress
+            if crossed and weight == low_weight and value == low_value:
+                break
             low, low_slot, low_value, low_weight = price, slot_price, value, weight
             have_low = True
+            side = max(side, 0) + 1
         else:
-            if price == 0.0 or (bracketed and weight == high_weight and value == high_value):
+            if price == 0.0 or (crossed and weight == high_weight and value == high_value):
                 break
             high, high_slot, high_value, high_weight = price, slot_price, value, weight
             have_high = True
+            side = min(side, 0) - 1
 
         if not have_high:
             if price >= limit:
@@ -335,6 +348,11 @@ def _cut(
         if not low < meet < high or best_bound <= expected + 1e-14 * abs(expected):
             break
         price = meet
+        # One end that stays put far away makes the crossings creep: step towards it.
+        if side >= 3 and high > 1.25 * low:
+            price = np.sqrt(meet * high)
+        elif side <= -3 and high > 1.25 * low:
+            price = np.sqrt(meet * low) if low > 0.0 else 0.5 * meet
     return best_price, best_slot
 
 
@@ -416,9 +434,7 @@ def _narrow(
 
 
 @njit(cache=True)
-def kth_largest(
-    values: NDArray[np.float64], n: int, k: int, spare: NDArray[np.float64]
-) -> float:
+def kth_largest(values: NDArray[np.float64], n: int, k: int, spare: NDArray[np.float64]) -> float:
     """
     The k-th largest (1 <= k <= n) of ``values[:n]``, which it may reorder.
 

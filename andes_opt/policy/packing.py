@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
+from andes_opt.snapshot import Action, Decision
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from andes_opt.snapshot import Snapshot
 
 
 @njit(cache=True)
@@ -100,3 +104,39 @@ def limit_evictions(
                 capacity -= weights[i]
                 slots -= 1
     return kept
+
+
+def serve_in_order(snapshot: Snapshot, order: NDArray[np.int64]) -> Decision:
+    """
+    The decision to serve the longest prefix of ``order`` that fits.
+
+    Parameters
+    ----------
+    snapshot
+        The engine now.
+    order
+        Request indices, most urgent first, (n,).
+
+    Returns
+    -------
+    Decision
+        Everybody else waits; asked again after each iteration.
+    """
+    serve = fits_in_order(order, snapshot.need_tokens, snapshot.capacity_tokens, snapshot.max_batch)
+    return Decision(
+        action=np.where(serve, Action.SERVE, Action.WAIT).astype(np.int8),
+        order=order,
+        replan_after=1,
+    )
+
+
+def slack_s(snapshot: Snapshot) -> NDArray[np.float64]:
+    """
+    Seconds until each reader has nothing to read, if its request is not served, (n,).
+
+    The time until the first token is due, or that the delivered but undigested tokens last,
+    less the time that restoring the request takes; negative if it is too late already.
+    """
+    before_s = np.maximum(0.0, snapshot.arrival_s + snapshot.ttft_s - snapshot.time_s)
+    backlog_s = np.maximum(0.0, snapshot.delivered - snapshot.digested) / snapshot.tds
+    return np.asarray(before_s + backlog_s - snapshot.restore_s)

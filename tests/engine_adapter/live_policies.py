@@ -184,3 +184,21 @@ class HoldFirst:
 
     def finished(self, request_id: int) -> None:
         """Nothing is kept."""
+
+
+class Batch:
+    """Serves the last arrivals, so many at once; asked seldom."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def decide(self, snapshot: Snapshot) -> Decision:
+        """Last come, first served."""
+        n = snapshot.num_requests
+        order = np.arange(n)[::-1].copy()
+        action = np.full(n, Action.WAIT, dtype=np.int8)
+        action[order[: self._size]] = Action.SERVE
+        return Decision(action=action, order=order, replan_after=1000)
+
+    def finished(self, request_id: int) -> None:
+        """Nothing is kept."""

@@ -265,8 +265,8 @@ class Engine:
         request = make_request(self.scheduler, key, prompt, max_tokens, **extra_args)
         self.scheduler.add_request(request)
 
-    def abort(self, key: str) -> None:
-        """Let a client hang up."""
+    def abort(self, key: str | None) -> None:
+        """Let a client hang up; None for all of them."""
         from vllm.v1.request import RequestStatus
 
         self.scheduler.finish_requests(key, RequestStatus.FINISHED_ABORTED)

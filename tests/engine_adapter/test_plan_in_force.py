@@ -21,6 +21,16 @@ def test_plan_of() -> None:
     assert (plan.newest, plan.made_s, plan.replan_after, plan.late) == (9, 2.5, 5, False)
 
 
+def test_spares() -> None:
+    """Whoever has to wait comes up once, the most urgent first, and may be put back."""
+    decision = Decision(action=np.array([0, 1, 0, 0], dtype=np.int8), order=np.array([3, 1, 0, 2]))
+    plan = plan_of(decision, ["a", "b", "c", "d"], newest=4, made_s=0.0)
+    assert plan.size == 1
+    assert plan.next_spare() == "d"
+    plan.put_back("d")
+    assert [plan.next_spare() for _ in range(5)] == ["d", "a", "c", None, None]
+
+
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 9), st.booleans()), max_size=12))
 def test_fit(requests: list[tuple[int, int, bool]]) -> None:
     """After fitting, the plan fits, and only newcomers were put back, the least urgent first."""

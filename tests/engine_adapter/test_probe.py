@@ -57,7 +57,7 @@ def test_what_is_missing_is_said() -> None:
         classes = {k: dict(v) for k, v in (classes_of("0.32.0", module) or {}).items()}
         classes.pop("RequestStatus", None)
         if "Request" in classes:
-            del classes["Request"]["num_output_tokens"]
+            del classes["Request"]["num_computed_tokens"]
         if "Scheduler" in classes:
             classes["Scheduler"]["_preempt_request"] = (["request", "why", "timestamp"], 3)
         return classes
@@ -65,7 +65,7 @@ def test_what_is_missing_is_said() -> None:
     assert missing(REQUIRED, without) == [
         "vllm.v1.core.sched.scheduler.Scheduler._preempt_request(request, timestamp)",
         "module vllm.v1.core.block_pool",
-        "vllm.v1.request.Request.num_output_tokens",
+        "vllm.v1.request.Request.num_computed_tokens",
         "class vllm.v1.request.RequestStatus",
     ]
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import random
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from live_policies import Recorder
 from live_stepping import Engine, make_scheduler, reference, write_tiny_config
+from omegaconf import OmegaConf
+
+import conf
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 pytestmark = pytest.mark.live
 
+CONF = Path(conf.__file__).parent
 FCFS = {"_target_": "andes_opt.policy.fcfs.FCFS"}
 ROUND_ROBIN = {"_target_": "andes_opt.policy.round_robin.RoundRobin", "quantum_tokens": 6}
 NONSENSE = ["raise", "none", "shape", "nan_action", "value", "twice", "outside", "replan"]
@@ -84,12 +89,12 @@ class Traffic:
     def _tokens(self, n: int) -> list[int]:
         return [self._rng.randrange(250) for _ in range(n)]
 
-    def play(self, engine: Engine, most_steps: int = 20_000) -> None:
+    def play(self, engine: Engine, most_steps: int = 5_000) -> None:
         """Let all arrive, and step until all have left."""
         rng = self._rng
         pending = list(self.want)
-        while pending:
-            assert engine.steps < most_steps, engine.state()
+        while pending or engine.scheduler.has_requests() or engine.queue:
+            assert engine.steps < most_steps, f"stuck: {engine.state()}"
             while pending and rng.random() < self._rate:
                 key = pending.pop(0)
                 engine.add(key, *self.want[key])
@@ -98,7 +103,6 @@ class Traffic:
                 engine.abort(key)
                 self.aborted.add(key)
             engine.step()
-        engine.drain(most_steps)
 
     def check(self, engine: Engine) -> None:
         """Everybody has exactly their tokens; who hung up, the first of them."""
@@ -270,6 +274,27 @@ def test_planner_fails_now_and_then(start: Any, asynchronous: bool, how: str) ->
     assert counters["plans"] > 20 and counters["events"]["planner failed"] > 10
 
 
+@pytest.mark.parametrize(
+    "solver",
+    [path.stem for path in sorted(CONF.glob("solver/*.yaml")) if path.stem != "dp_torch"],
+)
+def test_every_solver(start: Any, solver: str) -> None:
+    """The paper's policy serves with each solver of conf/solver, and no token changes."""
+    spec = OmegaConf.to_container(OmegaConf.load(CONF / "solver" / f"{solver}.yaml"))
+    policy = {
+        "_target_": "andes_opt.policy.andes.Andes",
+        "solver": spec,
+        "objective": {"_target_": "andes_opt.objective.AverageQoE"},
+        "time_limit_s": 0.1,
+        "replan_every": 8,
+    }
+    # Brute force takes 20 requests at most; 8 arrive.
+    engine = start(policy, asynchronous=True, blocks=14)
+    counters = serve(engine, Traffic(13, requests=8, rate=0.5, aborts=0.0))
+    assert counters["plans"] > 0 and counters["decide_s"] > 0
+    assert counters["events"].get("planner failed", 0) == 0
+
+
 def test_absurd_targets(start: Any) -> None:
     """Requests with absurd targets are served like all others, and counted."""
     engine = start(ROUND_ROBIN)
@@ -337,12 +362,12 @@ def test_a_hold_keeps_the_kv(start: Any, asynchronous: bool) -> None:
     for key, prompt in prompts.items():
         engine.add(key, prompt, 30)
     lengths, blocks = [], []
-    for _ in range(31):
+    for _ in range(29):
         engine.step()
         lengths.append(len(engine.replies["a"]))
         blocks.append(len(engine.scheduler.kv_cache_manager.get_block_ids("a")[0]))
     held_at = lengths[10]
-    assert 0 < held_at < 10 and lengths[30] == held_at and len(engine.replies["b"]) > 25
+    assert 0 < held_at < 10 and lengths[28] == held_at and len(engine.replies["b"]) > 23
     assert len(set(blocks[10:])) == 1 and blocks[10] >= 3
     engine.drain(200)
     assert engine.replies == {key: reference(prompt, 30) for key, prompt in prompts.items()}
@@ -404,16 +429,34 @@ def test_ten_thousand_waiting(start: Any) -> None:
     for i in range(10_000):
         engine.add(str(i), [i % 250] * 20, 20)
     begin_s = time.perf_counter()
-    for _ in range(150):
+    for _ in range(100):
         engine.step()
     assert time.perf_counter() - begin_s < 30.0
     assert len(engine.finished) > 50
     counters = summary(engine)
+    assert counters["rescues"] == 0
     assert counters["planner_s"] / counters["iterations"] < 0.03
-    for key in list(engine.scheduler.requests):
-        engine.abort(key)
+    engine.abort(None)
     engine.drain(10)
     assert summary(engine)["unfinished"] == 0
+
+
+def test_places_are_filled_between_plans(start: Any) -> None:
+    """While planning pauses, whoever is next in the plan's order takes the places that get free."""
+    policy = {"_target_": "live_policies.Batch", "size": 4}
+    engine = start(policy, adapter={"planner_share": 1e-9})
+    for i in range(40):
+        engine.add(str(i), [i] * 10, 3 + i % 7)
+    batches = []
+    engine.on_output = lambda output: batches.append(len(output.num_scheduled_tokens))
+    for _ in range(30):
+        engine.step()
+    assert set(batches) == {4}
+    assert len(engine.finished) > 15
+    # Last come, first served, as the policy said.
+    assert min(int(key) for key in engine.finished) > 15
+    engine.drain(100)
+    assert all(engine.replies[str(i)] == reference([i] * 10, 3 + i % 7) for i in range(40))
 
 
 @pytest.mark.parametrize("broken", ["observe", "plan", "hide", "after"])

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
+from omegaconf import OmegaConf
 
+import conf
 from andes_opt.latency import LatencyModel
+from andes_opt.policy.andes import Andes
 from andes_opt.policy.round_robin import RoundRobin
 from andes_opt.qoe import QoETarget
 from engine_adapter.settings import KEY, Background, Settings, instantiate, read_settings
@@ -68,6 +74,52 @@ def test_wrong(config: Any, sentence: str) -> None:
     """A wrong option is named in one sentence."""
     with pytest.raises(ValueError, match=sentence):
         read_settings({KEY: config})
+
+
+@pytest.mark.parametrize("name", ["default", "background"])
+def test_conf(name: str) -> None:
+    """The files of conf/live name every option, and the first of them its default."""
+    folder = Path(conf.__file__).parent
+    with hydra.initialize_config_dir(str(folder), version_base="1.3"):
+        composed = hydra.compose(
+            overrides=[
+                f"+live={name}",
+                "+policy=round_robin",
+                "+solver=greedy",
+                "+objective=average_qoe",
+            ]
+        )
+    config = OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(config, dict)
+    options = config["live"]
+    settings = read_settings({KEY: options})
+    assert set(options) == {item.name for item in fields(Settings)}
+    for item in fields(Settings):
+        if item.name not in {"policy", "background"}:
+            assert getattr(settings, item.name) == getattr(Settings(), item.name), item.name
+    if name == "default":
+        assert isinstance(instantiate(settings.policy), RoundRobin)
+        assert settings.background is None
+    else:
+        assert isinstance(instantiate(settings.policy), Andes)
+        assert settings.background == Background(config["policy"])
+
+
+def test_default_policy() -> None:
+    """Told nothing, the adapter packs greedily, as the paper does."""
+    assert isinstance(instantiate(Settings().policy), Andes)
+
+
+def test_latency_of_an_engine_profile() -> None:
+    """A latency that a configuration builds elsewhere will do."""
+    spec = {
+        "_target_": "andes_opt.latency.LatencyModel",
+        "base_s": 1.0,
+        "per_request_s": 0.0,
+        "per_context_token_s": 0.0,
+        "per_prefill_token_s": 0.0,
+    }
+    assert read_settings({KEY: {"latency": spec}}).latency == LatencyModel(1.0, 0.0, 0.0, 0.0)
 
 
 def test_instantiate_nested() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from andes_opt.versions import versions
 from experiments.cli import COMMANDS, main
+from experiments.configuration import groups
 
 SCRIPT = Path(sys.executable).parent / "andes-opt"
 HYDRA_COMMANDS = [name for name, command in COMMANDS.items() if command.hydra]
@@ -41,8 +42,8 @@ def test_command_help_shows_groups_defaults_and_three_examples(command, capsys):
         main([command, "--help"])
     assert not exit_info.value.code
     text = capsys.readouterr().out
-    assert "policy: andes, fcfs, round_robin" in text
-    assert "seed: 0" in text
+    assert f"\nworkload: {', '.join(groups()['workload'])}\n" in text
+    assert ("name: calibrated" if command == "calibrate" else "seed: 0") in text
     assert (
         text.count(f"\n    andes-opt {command} ") >= 3 or text.count(f" andes-opt {command} ") >= 3
     )

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import polars as pl
 import pytest
+from numba import njit
 
 from andes_opt.instance import GainTable, Instance
 from andes_opt.plan import InvalidPlan, Plan, Status, make_plan
@@ -34,6 +35,20 @@ class Refusing:
 
     def solve(self, instance, *, time_limit_s=None):
         raise ValueError("n = 3 is too many.")
+
+
+class Compiling(Fixed):
+    """Compiles in its first two calls, or in all, and counts them."""
+
+    def __init__(self, compiling_calls):
+        super().__init__([0, 1, 1], bound=5.0)
+        self.compiling_calls, self.calls = compiling_calls, 0
+
+    def solve(self, instance, *, time_limit_s=None):
+        self.calls += 1
+        if self.calls <= self.compiling_calls:
+            njit(lambda x: x + 1)(1)
+        return super().solve(instance)
 
 
 class Lying:
@@ -104,6 +119,14 @@ def test_rows_have_every_documented_column(problem):
     """Each column of the schema is filled by the comparison."""
     rows = rows_by_solver(problem, best=Fixed([0, 1, 1], bound=5.0))
     assert set(QUALITY_COLUMNS) | {"solver"} == set(rows["best"])
+
+
+@pytest.mark.parametrize(("compiling_calls", "calls"), [(0, 1), (2, 3), (99, 4)])
+def test_calls_that_compiled_are_not_timed(problem, compiling_calls, calls):
+    """The time of a call is that of one without compilation, if there ever is one."""
+    solver = Compiling(compiling_calls)
+    quality.ask("x", solver, problem.instance, None, 1)
+    assert solver.calls == calls
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,281 @@
+"""
+From measured iterations to a :class:`~andes_opt.latency.LatencyModel`.
+
+The model is linear in what an iteration computes, so its four coefficients are a least-squares
+problem; none may be negative (Lawson and Hanson, Solving Least Squares Problems, ch. 23). How
+well they are told apart depends on what was measured: batch, context and prefill have to vary
+independently of one another.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.optimize import nnls
+
+from andes_opt.latency import LatencyModel
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+#: Columns that a file of measured iterations needs, in any order.
+COLUMNS = ("batch", "context_tokens", "prefill_tokens", "seconds")
+
+WEIGHTINGS = ("absolute", "relative")
+
+#: Names of the model's coefficients, in the order of :data:`COLUMNS` after the constant.
+COEFFICIENTS = tuple(item.name for item in fields(LatencyModel))
+
+_LEAST_ROWS = 5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Iterations:
+    """
+    Measured engine iterations; arrays are (n,).
+
+    Parameters
+    ----------
+    batch
+        Requests that decoded a token.
+    context_tokens
+        KV tokens that these attended to, in total.
+    prefill_tokens
+        Prompt tokens computed beside them.
+    seconds
+        What the iteration took.
+
+    Raises
+    ------
+    ValueError
+        If arrays differ in length, a count is negative or not finite, or a time is not
+        a number > 0.
+    """
+
+    batch: NDArray[np.float64]
+    context_tokens: NDArray[np.float64]
+    prefill_tokens: NDArray[np.float64]
+    seconds: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        size = np.size(self.batch)
+        for name in COLUMNS:
+            values = np.array(getattr(self, name), dtype=np.float64)
+            if values.shape != (size,):
+                raise ValueError(f"{name} has shape {values.shape}, batch ({size},).")
+            good = np.isfinite(values) & ((values > 0) if name == "seconds" else (values >= 0))
+            if not good.all():
+                row = int(np.flatnonzero(~good)[0])
+                need = "a number > 0" if name == "seconds" else "a number >= 0"
+                raise ValueError(f"{name} of row {row + 1} is {values[row]}: need {need}.")
+            values.flags.writeable = False
+            object.__setattr__(self, name, values)
+
+    @property
+    def count(self) -> int:
+        """Number of iterations n."""
+        return int(self.seconds.size)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fit:
+    """
+    A latency model and how well it describes what was measured.
+
+    Parameters
+    ----------
+    latency
+        The model.
+    fitted_s
+        What the model says of each iteration, (n,).
+    residual_s
+        Measured less fitted, (n,).
+    standard_error
+        Standard error of each coefficient by name, as if there were no bounds; NaN for those
+        that were not fitted, or that the bound of 0 holds.
+    undetermined
+        Coefficients left at 0 because what they multiply was 0 in every iteration.
+    r2
+        Share of the variance of the times that the model explains; NaN if all are equal.
+    """
+
+    latency: LatencyModel
+    fitted_s: NDArray[np.float64]
+    residual_s: NDArray[np.float64]
+    standard_error: dict[str, float]
+    undetermined: tuple[str, ...]
+    r2: float
+
+    def summary(self) -> dict[str, float]:
+        """
+        Flat numbers: coefficients, standard errors, R2 and residuals.
+
+        Returns
+        -------
+        dict[str, float]
+            ``r2``; ``residual_rms_s``, ``residual_max_s`` (largest in size);
+            ``relative_error_mean``, ``relative_error_p95`` and ``relative_error_max``,
+            residuals in size over the measured time; each coefficient under its name, and
+            its standard error as ``NAME_se``.
+        """
+        size_s = np.abs(self.residual_s)
+        relative = size_s / (self.fitted_s + self.residual_s)
+        numbers = {
+            "iterations": float(size_s.size),
+            "r2": self.r2,
+            "residual_rms_s": float(np.sqrt((self.residual_s**2).mean())),
+            "residual_max_s": float(size_s.max()),
+            "relative_error_mean": float(relative.mean()),
+            "relative_error_p95": float(np.percentile(relative, 95)),
+            "relative_error_max": float(relative.max()),
+        }
+        for name in COEFFICIENTS:
+            numbers[name] = getattr(self.latency, name)
+            numbers[f"{name}_se"] = self.standard_error[name]
+        return numbers
+
+
+def read_iterations(path: Path) -> Iterations:
+    """
+    Read measured iterations from a CSV file with the columns :data:`COLUMNS`.
+
+    Parameters
+    ----------
+    path
+        The file. Columns may come in any order; others are ignored.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If a column is missing or an entry is no number in range; the sentence names file,
+        line and column.
+    """
+    values: dict[str, list[float]] = {name: [] for name in COLUMNS}
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+        if missing:
+            raise ValueError(f"{path} lacks the column {missing[0]}: need {', '.join(COLUMNS)}.")
+        for row in reader:
+            for name in COLUMNS:
+                where = f"{path}, line {reader.line_num}: {name}"
+                values[name].append(_number(row[name], where, name == "seconds"))
+    return Iterations(**{name: np.array(column) for name, column in values.items()})
+
+
+def fit_latency(iterations: Iterations, *, weighting: str = "absolute") -> Fit:
+    """
+    Fit the latency model to measured iterations by non-negative least squares.
+
+    Parameters
+    ----------
+    iterations
+        What was measured, at least five iterations.
+    weighting
+        ``"absolute"`` minimises the squared residuals in seconds, which long prefills
+        dominate; ``"relative"`` divides each by the measured time.
+
+    Raises
+    ------
+    ValueError
+        If there are too few iterations, the weighting is unknown, what was measured can't
+        tell the coefficients apart, or the best fit has no base time.
+    """
+    if weighting not in WEIGHTINGS:
+        raise ValueError(
+            f"weighting = {weighting!r} not understood: need one of {', '.join(WEIGHTINGS)}."
+        )
+    if iterations.count < _LEAST_ROWS:
+        raise ValueError(
+            f"{iterations.count} iterations can't be fitted: need at least {_LEAST_ROWS}."
+        )
+    features = np.column_stack(
+        [
+            np.ones(iterations.count),
+            iterations.batch,
+            iterations.context_tokens,
+            iterations.prefill_tokens,
+        ]
+    )
+    seconds = iterations.seconds
+    weights = 1 / seconds if weighting == "relative" else np.ones(iterations.count)
+
+    # Columns of one size: a context is thousands of tokens where a batch is tens of requests.
+    scale = np.linalg.norm(features, axis=0)
+    fitted = scale > 0
+    matrix = (features[:, fitted] / scale[fitted]) * weights[:, None]
+    names = [name for name, used in zip(COEFFICIENTS, fitted, strict=True) if used]
+    _check_rank(matrix, names)
+
+    solution, _ = nnls(matrix, seconds * weights)
+    coefficients = dict.fromkeys(COEFFICIENTS, 0.0)
+    coefficients |= dict(zip(names, (solution / scale[fitted]).tolist(), strict=True))
+    if coefficients["base_s"] == 0:
+        raise ValueError(
+            "the best fit has base_s = 0: measure small batches too, which show what an "
+            "iteration takes whatever it holds."
+        )
+    latency = LatencyModel(**coefficients)
+    fitted_s = features @ np.array([coefficients[name] for name in COEFFICIENTS])
+    residual_s = seconds - fitted_s
+    spread = float(((seconds - seconds.mean()) ** 2).sum())
+    return Fit(
+        latency=latency,
+        fitted_s=fitted_s,
+        residual_s=residual_s,
+        standard_error=_standard_errors(
+            matrix, residual_s * weights, solution > 0, names, scale[fitted]
+        ),
+        undetermined=tuple(name for name in COEFFICIENTS if name not in names),
+        r2=1 - float((residual_s**2).sum()) / spread if spread > 0 else math.nan,
+    )
+
+
+def _number(text: str | None, where: str, positive: bool) -> float:
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or value < 0 or (positive and value == 0):
+        need = "a number > 0" if positive else "a number >= 0"
+        raise ValueError(f"{where} = {text!r} not understood: need {need}.")
+    return value
+
+
+def _check_rank(matrix: NDArray[np.float64], names: list[str]) -> None:
+    """Refuse measurements in which some columns are made of the others."""
+    _, sizes, directions = np.linalg.svd(matrix, full_matrices=False)
+    if sizes[-1] > 1e-10 * sizes[0]:
+        return
+    confused = [name for name, part in zip(names, directions[-1], strict=True) if abs(part) > 1e-3]
+    raise ValueError(
+        f"these iterations can't tell {' from '.join(confused)}: vary what they multiply "
+        "independently."
+    )
+
+
+def _standard_errors(
+    matrix: NDArray[np.float64],
+    residual: NDArray[np.float64],
+    free: NDArray[np.bool_],
+    names: list[str],
+    scale: NDArray[np.float64],
+) -> dict[str, float]:
+    """Of the coefficients above their bound, by ordinary least squares on these alone."""
+    errors = dict.fromkeys(COEFFICIENTS, math.nan)
+    freedom = matrix.shape[0] - int(free.sum())
+    if freedom < 1:
+        return errors
+    part = matrix[:, free]
+    covariance = np.linalg.inv(part.T @ part) * float((residual**2).sum()) / freedom
+    deviation = np.sqrt(np.diag(covariance)) / scale[free]
+    kept = [name for name, is_free in zip(names, free, strict=True) if is_free]
+    return errors | dict(zip(kept, deviation.tolist(), strict=True))

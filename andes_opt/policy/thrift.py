@@ -1,0 +1,305 @@
+"""Thrift: spend the KV cache where it buys most reading, and don't waste time on swapping."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numba import njit
+
+from andes_opt import checks
+from andes_opt.forecast import mean_tokens
+from andes_opt.formulation import most_that_fit
+from andes_opt.gains import COSTED, FormulaGains, rate_scalars, token_rate
+from andes_opt.instance import Instance
+from andes_opt.plan import Status
+from andes_opt.policy.andes import calm_iterations
+from andes_opt.policy.stakes import fill_stakes
+from andes_opt.policy.survival import ReplyLengths
+from andes_opt.snapshot import Action, Decision, State
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from andes_opt.snapshot import Snapshot
+    from andes_opt.solver import Solver
+
+#: Replies that finish between two looks at the distribution of reply lengths.
+_REFRESH_REPLIES = 8
+
+_NO_LENGTHS = np.empty(0, dtype=np.int64)
+
+
+class Thrift:
+    """
+    Our policy: Andes' knapsack with other gains, and hands off what runs well.
+
+    It differs from :class:`~andes_opt.policy.andes.Andes` in four ways. (1) The gain of a
+    request is its *stake*: what its reader is expected to lose of the whole reply's QoE if
+    it is left alone for ``horizon_s`` (:mod:`andes_opt.policy.stakes`), with the length of
+    the reply unknown but its distribution learned from the replies so far
+    (:mod:`andes_opt.policy.survival`). (2) Preemption is charged, not capped. Evicting a
+    request and restoring it later stalls the engine for a time known from the snapshots; a
+    second of the engine is worth the value of the last plan over the horizon. A resident
+    request gains ``inertia`` times that price by staying, a preempted one loses
+    ``readmission`` times it by coming back. (3) A preempted request whose reader has text
+    for more than ``readmit_s`` seconds is no candidate. (4) What the solver leaves free is
+    given to residents first; others come in only if ``reserve`` of the cache stays free for
+    what is running to grow into. Residents without a use for the next tokens are held, not
+    evicted, while there is room.
+
+    Parameters
+    ----------
+    solver
+        Solves each step.
+    horizon_s
+        Seconds of waiting that a stake is about, > 0.
+    lateness
+        How much of a reader's delay counts against it, in [0, 1].
+    work_power, weight_power
+        Powers of the expected tokens left, and of the KV tokens, in the stake, >= 0.
+    inertia, readmission
+        Prices of leaving and of coming back, in stalls for a round trip, >= 0.
+    readmit_s
+        Seconds of backlog up to which a preempted request is a candidate, >= 0.
+    reserve
+        Share of the KV cache that filling up leaves free, in [0, 1).
+    kv_pressure
+        Share of the KV cache below which everybody is served, as in Andes, in (0, 1].
+    prior_tokens
+        Mean reply length to assume before any reply is seen, > 0.
+    oracle
+        Whether to use true reply lengths; the run has to tell them.
+    time_limit_s
+        Wall-clock limit of each solve; None for none.
+
+    Raises
+    ------
+    ValueError
+        If an option is out of range.
+    """
+
+    def __init__(
+        self,
+        solver: Solver,
+        *,
+        horizon_s: float = 50.0,
+        lateness: float = 0.4,
+        work_power: float = 0.7,
+        weight_power: float = 0.2,
+        inertia: float = 4.0,
+        readmission: float = 1.0,
+        readmit_s: float = 6.0,
+        reserve: float = 0.03,
+        kv_pressure: float = 0.9,
+        prior_tokens: float = 300.0,
+        oracle: bool = False,
+        time_limit_s: float | None = None,
+    ) -> None:
+        checks.positive("horizon_s", horizon_s)
+        for name, value in (
+            ("lateness", lateness),
+            ("work_power", work_power),
+            ("weight_power", weight_power),
+            ("inertia", inertia),
+            ("readmission", readmission),
+            ("readmit_s", readmit_s),
+            ("reserve", reserve),
+        ):
+            checks.non_negative(name, value)
+        if lateness > 1:
+            raise ValueError(f"lateness = {lateness} not understood: need [0, 1].")
+        if reserve >= 1:
+            raise ValueError(f"reserve = {reserve} not understood: need [0, 1).")
+        if not 0 < kv_pressure <= 1:
+            raise ValueError(f"kv_pressure = {kv_pressure} not understood: need (0, 1].")
+        if time_limit_s is not None:
+            checks.positive("time_limit_s", time_limit_s)
+        self._solver = solver
+        self._horizon_s = horizon_s
+        self._shape = (horizon_s, lateness, work_power, weight_power)
+        self._inertia = inertia
+        self._readmission = readmission
+        self._readmit_s = readmit_s
+        self._reserve = reserve
+        self._kv_pressure = kv_pressure
+        self._oracle = oracle
+        self._time_limit_s = time_limit_s
+
+        self._replies = ReplyLengths(prior_tokens)
+        self._edges, self._share = self._replies.support(_NO_LENGTHS)
+        self._unseen = 0  # replies finished since then
+        self._ids = self._generated = _NO_LENGTHS  # of the last snapshot
+        self._price = 0.0  # value of a second of the engine
+        self._round_trip_s = -1.0  # seconds that evicting and restoring a KV token take
+
+    def decide(self, snapshot: Snapshot) -> Decision:
+        """
+        Pass through without pressure; else serve the solver's plan and fill up.
+
+        Raises
+        ------
+        ValueError
+            If true reply lengths are asked for and the snapshot has none.
+        """
+        self._ids, self._generated = snapshot.request_id, snapshot.generated_tokens
+        if (calm := calm_iterations(snapshot, self._kv_pressure)) > 0:
+            return Decision(replan_after=calm)
+        if self._unseen >= _REFRESH_REPLIES:
+            self._edges, self._share = self._replies.support(snapshot.generated_tokens)
+            self._unseen = 0
+
+        instance = self._instance(snapshot)
+        plan = self._solver.solve(instance, time_limit_s=self._time_limit_s)
+        if plan.status is Status.NO_SOLUTION:
+            return Decision(plan=plan, replan_after=1)
+
+        gains = instance.gains_at(plan.batch_size)
+        params = instance.gains.params  # type: ignore[attr-defined]
+        self._price = max(0.0, float((gains - params[4])[plan.serve].sum())) / self._horizon_s
+        order = np.argsort(-gains / instance.weights, kind="stable")
+        action = _fill_up(
+            plan.serve,
+            snapshot.kv_tokens > 0,
+            order,
+            instance.weights,
+            instance.capacity,
+            snapshot.max_batch,
+            int(self._reserve * instance.capacity),
+            instance.gains.scalars,  # type: ignore[attr-defined]
+            snapshot.tds,
+        )
+        return Decision(action=action, order=order, plan=plan, replan_after=1)
+
+    def finished(self, request_id: int) -> None:
+        """Learn from the reply's length, as far as it has been seen."""
+        known = np.flatnonzero(self._ids == request_id)
+        if known.size:
+            # At least one token has come since the last snapshot: the one that ended it.
+            self._replies.observe(int(self._generated[known[0]]) + 1)
+            self._unseen += 1
+
+    def _instance(self, snapshot: Snapshot) -> Instance:
+        n = snapshot.num_requests
+        lengths = _NO_LENGTHS
+        if self._oracle:
+            if snapshot.oracle_output_tokens is None:
+                raise ValueError(
+                    "thrift with oracle=true needs the true reply lengths: set oracle=true for "
+                    "the run, too (simulations only)."
+                )
+            lengths = snapshot.oracle_output_tokens
+        params = np.empty((6, n))
+        fill_stakes(
+            snapshot.time_s - snapshot.arrival_s,
+            snapshot.delivered,
+            snapshot.digested,
+            snapshot.ttft_s,
+            snapshot.tds,
+            snapshot.restore_s,
+            snapshot.need_tokens,
+            lengths,
+            self._edges,
+            self._share,
+            *self._shape,
+            params,
+        )
+        self._learn_round_trip(snapshot)
+        _charge_preemption(
+            snapshot.kv_tokens > 0,
+            snapshot.state == State.PREEMPTED,
+            np.maximum(0.0, snapshot.delivered - snapshot.digested) / snapshot.tds,
+            self._readmit_s,
+            np.asarray(snapshot.need_tokens * (self._round_trip_s * self._price), np.float64),
+            self._inertia,
+            self._readmission,
+            params,
+        )
+        most = min(
+            snapshot.max_batch, most_that_fit(snapshot.need_tokens, snapshot.capacity_tokens)
+        )
+        scalars = rate_scalars(
+            snapshot.latency, snapshot.capacity_tokens, mean_tokens(snapshot.need_tokens)
+        )
+        return Instance(
+            weights=snapshot.need_tokens,
+            capacity=snapshot.capacity_tokens,
+            min_batch=min(1, most),
+            max_batch=most,
+            gains=FormulaGains(COSTED, params, scalars, monotone=True, concave_in_rate=True),
+        )
+
+    def _learn_round_trip(self, snapshot: Snapshot) -> None:
+        # Swapping stalls the engine both ways, recomputing once. Which of the two it is
+        # shows as soon as somebody has been preempted; until then, the dearer one.
+        per_prefill_s = snapshot.latency.per_prefill_token_s
+        if self._round_trip_s < 0:
+            self._round_trip_s = per_prefill_s
+        away = snapshot.state == State.PREEMPTED
+        if away.any():
+            context = (snapshot.prompt_tokens + snapshot.generated_tokens)[away].sum()
+            one_way_s = float(snapshot.restore_s[away].sum() / context)
+            self._round_trip_s = min(2 * one_way_s, per_prefill_s)
+
+
+@njit(cache=True)
+def _charge_preemption(
+    resident: NDArray[np.bool_],
+    preempted: NDArray[np.bool_],
+    backlog_s: NDArray[np.float64],
+    readmit_s: float,
+    round_trip: NDArray[np.float64],
+    inertia: float,
+    readmission: float,
+    params: NDArray[np.float64],
+) -> None:
+    # Rows 4 and 5 of a COSTED model: constant charges, none that grow with the batch.
+    for i in range(resident.size):
+        params[4, i] = params[5, i] = 0.0
+        if resident[i]:
+            params[4, i] = inertia * round_trip[i]
+        elif preempted[i]:
+            params[4, i] = -readmission * round_trip[i]
+            if backlog_s[i] > readmit_s:
+                params[0, i] = params[2, i] = params[3, i] = 0.0
+
+
+@njit(cache=True)
+def _fill_up(
+    serve: NDArray[np.bool_],
+    resident: NDArray[np.bool_],
+    order: NDArray[np.int64],
+    weights: NDArray[np.int64],
+    capacity: int,
+    max_batch: int,
+    reserve: int,
+    scalars: NDArray[np.float64],
+    tds: NDArray[np.float64],
+) -> NDArray[np.int8]:
+    action = np.zeros(serve.size, dtype=np.int8)
+    served = 0
+    for i in range(serve.size):
+        if serve[i]:
+            action[i] = Action.SERVE
+            capacity -= weights[i]
+            served += 1
+    # Filling up must not make the batch slower than the fastest reader.
+    fastest = tds.max()
+    slots = max_batch
+    while slots > max(served, 1) and token_rate(scalars, slots) < fastest:
+        slots -= 1
+    for residents_turn in (True, False):
+        for i in order:
+            if action[i] == Action.WAIT and resident[i] == residents_turn and served < slots:
+                spare = 0 if residents_turn or served == 0 else reserve
+                if weights[i] + spare <= capacity:
+                    action[i] = Action.SERVE
+                    capacity -= weights[i]
+                    served += 1
+        if residents_turn:
+            for i in order:
+                idle = action[i] == Action.WAIT and resident[i]
+                if idle and weights[i] + reserve <= capacity:
+                    action[i] = Action.HOLD
+                    capacity -= weights[i]
+    return action

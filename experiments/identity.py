@@ -1,0 +1,151 @@
+"""
+What identifies a run: a hash of its configuration and a hash of the code that runs it.
+
+Output folders and ``sweep.*`` are no part of it, since they don't change results. A file or
+folder that a run reads counts by its content, so that it may move, but not change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from andes_opt.versions import versions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_ROOT = Path(__file__).resolve().parents[1]
+_PACKAGES = ("andes_opt", "solvers", "engine_adapter", "experiments")
+#: Code and tables; configuration counts by what a run takes from it.
+_SUFFIXES = (".py", ".json")
+#: Modules that read results and make none.
+_READERS = "report"
+
+#: Options that name what a run reads.
+_INPUTS = ("path", "corpus")
+#: Options that say where results go, by command; None for all.
+_OUTPUTS = {("capture", "corpus"), ("quality", "portfolio.docs")}
+_DIGITS = 16
+
+_current: ContextVar[dict[str, str] | None] = ContextVar("run", default=None)
+
+
+def identity(command: str, config: DictConfig) -> dict[str, str]:
+    """
+    What identifies the run of a configuration.
+
+    Parameters
+    ----------
+    command
+        ``simulate``, ``quality`` ...
+    config
+        Its configuration; Hydra's own node may be in it.
+
+    Returns
+    -------
+    dict[str, str]
+        ``configuration`` and ``code``: hashes of 16 hexadecimal digits.
+    """
+    return {"configuration": configuration_hash(command, config), "code": code_hash()}
+
+
+@contextmanager
+def identified(run: dict[str, str]) -> Iterator[None]:
+    """While this is open, :func:`current` gives ``run``."""
+    token = _current.set(run)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def current() -> dict[str, str] | None:
+    """What identifies the run that is being made; None if nobody said."""
+    return _current.get()
+
+
+def configuration_hash(command: str, config: DictConfig) -> str:
+    """
+    A hash of the command and of every value that can change its results.
+
+    Parameters
+    ----------
+    command, config
+        As for :func:`identity`.
+    """
+    keys = [str(key) for key in config if key not in ("hydra", "sweep")]
+    options = OmegaConf.masked_copy(config, keys)
+    try:
+        plain = OmegaConf.to_container(options, resolve=True)
+    except OmegaConfBaseException:
+        # The run itself will say what can't be resolved.
+        plain = OmegaConf.to_container(options, resolve=False)
+    values = {
+        key: _content(key, value) for key, value in _leaves(plain) if (command, key) not in _OUTPUTS
+    }
+    return _digest([command, json.dumps(values, sort_keys=True)])
+
+
+@cache
+def code_hash() -> str:
+    """A hash of the packages' code and of the versions of everything that they stand on."""
+    parts = [json.dumps(versions(), sort_keys=True)]
+    for package in _PACKAGES:
+        for path in sorted((_ROOT / package).rglob("*")):
+            if path.suffix in _SUFFIXES and not path.name.startswith(_READERS):
+                parts += [path.relative_to(_ROOT).as_posix(), _file_digest(path)]
+    return _digest(parts)
+
+
+def register_run_id() -> None:
+    """
+    Let configurations say ``${run_id:}``, the hash of the configuration itself.
+
+    Sweeps name the folders of their runs by it: unlike a run's number, it stays the same
+    when the sweep gets more values.
+    """
+    OmegaConf.register_new_resolver("run_id", _run_id, replace=True)
+
+
+def _run_id(*, _root_: DictConfig) -> str:
+    return configuration_hash(_root_.hydra.job.name, _root_)
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Every value below a node with its dotted key; lists and empty nodes are values."""
+    if isinstance(node, dict) and node:
+        for key, child in node.items():
+            yield from _leaves(child, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, node
+
+
+def _content(key: str, value: Any) -> Any:
+    """The value, or the digest of what lies at the path that it is."""
+    if key.rpartition(".")[2] not in _INPUTS or not isinstance(value, str):
+        return value
+    path = Path(value)
+    if path.is_file():
+        return _file_digest(path)
+    if path.is_dir():
+        files = (file for file in sorted(path.rglob("*")) if file.is_file())
+        return [[file.relative_to(path).as_posix(), _file_digest(file)] for file in files]
+    return value
+
+
+def _file_digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(parts: Iterable[str]) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:_DIGITS]

@@ -1,0 +1,270 @@
+"""``andes-opt report``: one table of many runs, compared, drawn and written down."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import polars as pl
+
+from experiments import report_tables
+from experiments.records import printable, write_atomically
+from experiments.report_figures import looks
+from experiments.report_page import page
+from experiments.report_reading import read
+from experiments.report_sections import Facts, sections
+from experiments.report_statistics import capacities, compare, metrics_of
+from experiments.tables import markdown
+from experiments.usage import UsageError, not_understood
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from experiments.report_reading import Results
+    from experiments.report_sections import Section
+
+#: What others are compared with unless somebody says otherwise.
+_USUAL_BASELINE, _USUAL_SOLVER = "fcfs", "greedy"
+
+#: Longer tables are folded up on the page.
+_LONG_TABLE = 40
+
+_EXAMPLES = """\
+Rows of any command are read; runs that are not complete are left out. Means come with 95 %
+intervals (Student's t) over seeds, or over instances for solvers; differences are paired, and
+p is that of the paired t-test, corrected by Holm for all comparisons of a metric.
+
+Examples
+  andes-opt report multirun/simulate
+  andes-opt report demo_output --output demo_report --baseline "andes (greedy)"
+  andes-opt report sweeps/rates sweeps/detail --request 17
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}.")
+
+
+def _arguments(words: Sequence[str]) -> argparse.Namespace:
+    parser = _Parser(
+        prog="andes-opt report",
+        description="Compare the runs in some folders: tables, figures, a page with plots.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="runs or sweeps")
+    parser.add_argument(
+        "--baseline",
+        metavar="NAME",
+        help=f"policy or solver to compare with (default: {_USUAL_BASELINE}, {_USUAL_SOLVER})",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("report"), help="folder to write to (default: report)"
+    )
+    parser.add_argument("--request", type=int, metavar="N", help="request whose timeline is shown")
+    return parser.parse_args(list(words))
+
+
+def report(
+    folders: Sequence[Path],
+    output: Path,
+    *,
+    baseline: str | None = None,
+    request: int | None = None,
+) -> str:
+    """
+    Read runs, compare them, and write the report.
+
+    Parameters
+    ----------
+    folders
+        Folders of runs or of sweeps.
+    output
+        Where ``report.html``, ``report.md``, CSV files and ``figures/`` go.
+    baseline
+        The policy, as rows show it, or solver that others are compared with; None for fcfs
+        and greedy where there are such.
+    request
+        The request whose timeline is shown; None to choose one.
+
+    Returns
+    -------
+    str
+        What was read and the comparison, as text.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As ``report_reading.read``.
+    UsageError
+        If nothing is named like the baseline.
+    """
+    results = read(folders)
+    arms = sorted({cell.arm for cell in results.cells})
+    solvers = sorted(set(results.answers["solver"])) if results.answers.height else []
+    if baseline is not None and baseline not in arms + solvers:
+        raise not_understood("--baseline", baseline, arms + solvers)
+    base = _first_of(arms, baseline, _USUAL_BASELINE)
+    base_solver = _first_of(solvers, baseline, _USUAL_SOLVER)
+    look = looks(arms if base is None else [base, *(arm for arm in arms if arm != base)])
+
+    (output / "figures").mkdir(parents=True, exist_ok=True)
+    tables: dict[str, pl.DataFrame] = {}
+    comparison = capacity = pl.DataFrame()
+    if base is not None:
+        metrics = metrics_of(results.cells).sort("setting", "rate", "arm", "seed")
+        names = [name for name in metrics.columns[4:] if metrics[name].null_count() < len(metrics)]
+        ordered = metrics.sort(
+            "setting", "rate", pl.col("arm").replace_strict({a: k for k, a in enumerate(look)})
+        )
+        comparison = compare(ordered, names, base, by=["setting", "rate"])
+        capacity = capacities(ordered, base)
+        _write_csv(output, {"runs": metrics, "comparison": comparison, "capacity": capacity})
+        tables |= _policy_tables(comparison, capacity, base, list(look))
+    if base_solver is not None:
+        of_solvers = report_tables.compare_solvers(results.answers, base_solver)
+        _write_csv(output, {"solvers": of_solvers})
+        tables["Solvers"] = report_tables.solvers(of_solvers, results.answers, base_solver)
+
+    facts = Facts(results, comparison, capacity, look, looks(solvers), base, request)
+    made, missing = sections(facts)
+    drawn = _draw(made, output / "figures")
+    sentences = _sentences(results, base, base_solver)
+    text = _markdown_report(folders, sentences, tables, drawn, missing)
+    write_atomically(output / "report.md", lambda path: path.write_text(text, encoding="utf-8"))
+    opening = _opening(folders, sentences, tables, missing)
+    html = page("andes-opt report", opening, look, made)
+    write_atomically(output / "report.html", lambda path: path.write_text(html, encoding="utf-8"))
+    shown = (f"{name}\n\n{markdown(table, {})}" for name, table in tables.items())
+    return "\n\n".join(["\n".join(sentences), *shown])
+
+
+def _first_of(names: Sequence[str], wanted: str | None, usual: str) -> str | None:
+    for name in (wanted, usual):
+        if name in names:
+            return name
+    return names[0] if names else None
+
+
+def _policy_tables(
+    comparison: pl.DataFrame, capacity: pl.DataFrame, baseline: str, arms: Sequence[str]
+) -> dict[str, pl.DataFrame]:
+    tables = {}
+    for setting in comparison["setting"].unique(maintain_order=True):
+        tables[f"QoE: {setting}"] = report_tables.levels(comparison, setting)
+        found = {
+            f"Difference to {baseline}: {setting}": report_tables.differences(
+                comparison, setting, baseline
+            ),
+            f"Capacity: {setting}": report_tables.capacities(capacity, setting, arms),
+        }
+        tables |= {name: table for name, table in found.items() if table.height}
+    return tables
+
+
+def _draw(made: Sequence[Section], folder: Path) -> list[tuple[str, str]]:
+    """Draw what is printed, as PNG and PDF; titles and names of the PNG files."""
+    drawn = []
+    for section in made:
+        views = [view for view in section.views if view.printed]
+        for k, view in enumerate(views, start=1):
+            stem = section.key if len(views) == 1 else f"{section.key}_{k}"
+            for suffix in (".png", ".pdf"):
+                view.save((folder / stem).with_suffix(suffix))
+            title = f"{section.title}: {view.label}" if view.label else section.title
+            drawn.append((title, f"{stem}.png"))
+    return drawn
+
+
+def _write_csv(output: Path, tables: Mapping[str, pl.DataFrame]) -> None:
+    for name, table in tables.items():
+        write_atomically(output / f"{name}.csv", table.write_csv)
+
+
+def _sentences(results: Results, base: str | None, base_solver: str | None) -> list[str]:
+    seeds = {cell.seed for cell in results.cells}
+    commits = {
+        str(git["commit"])[:10] + (" with changes" if git["modified"] else "")
+        for git in (env.get("git") for env in results.environments)
+        if git
+    }
+    said = [f"{len(results.environments)} complete runs."]
+    if base is not None:
+        said.append(f"Policies are compared with {base}, paired over {len(seeds)} seeds.")
+        if len(seeds) < 2:
+            said.append("One seed says nothing about spread: no intervals, no tests.")
+    if base_solver is not None:
+        said.append(f"Solvers are compared with {base_solver}, paired over instances.")
+    if commits:
+        said.append(f"Code: {', '.join(sorted(commits))}.")
+    return said + list(results.notes)
+
+
+def _command(folders: Sequence[Path]) -> str:
+    return shlex.join(["andes-opt", "report", *(str(printable(folder)) for folder in folders)])
+
+
+def _markdown_report(
+    folders: Sequence[Path],
+    sentences: Sequence[str],
+    tables: Mapping[str, pl.DataFrame],
+    drawn: Sequence[tuple[str, str]],
+    missing: Sequence[str],
+) -> str:
+    parts = ["# andes-opt report", f"`{_command(folders)}`"]
+    parts += [f"- {sentence}" for sentence in sentences]
+    for name, table in tables.items():
+        parts += [f"## {name}", markdown(table, {})]
+    for title, name in drawn:
+        parts += [f"## {title}", f"![{title}](figures/{name})"]
+    if missing:
+        parts += ["## Left out for want of data", *(f"- {sentence}" for sentence in missing)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _opening(
+    folders: Sequence[Path],
+    sentences: Sequence[str],
+    tables: Mapping[str, pl.DataFrame],
+    missing: Sequence[str],
+) -> str:
+    parts = [f"<p><code>{escape(_command(folders))}</code></p>"]
+    parts += [f"<p>{escape(' '.join(sentences))}</p>"]
+    for name, table in tables.items():
+        is_open = " open" if table.height <= _LONG_TABLE else ""
+        parts.append(
+            f"<details{is_open}><summary>{escape(name)}</summary>\n"
+            f'<div class="scroll">{report_tables.html(table)}</div></details>'
+        )
+    if missing:
+        items = "".join(f"<li>{escape(sentence)}</li>" for sentence in missing)
+        parts.append(f"<h3>Left out for want of data</h3><ul>{items}</ul>")
+    return "\n".join(parts)
+
+
+def main(words: Sequence[str]) -> None:
+    """
+    Write the report that the command line asks for, and print the comparison.
+
+    Raises
+    ------
+    UsageError, FileNotFoundError, ValueError
+        As :func:`report`.
+    """
+    arguments = _arguments(words)
+    text = report(
+        arguments.folders,
+        arguments.output,
+        baseline=arguments.baseline,
+        request=arguments.request,
+    )
+    print(text)
+    print()
+    for path in sorted(arguments.output.iterdir()):
+        if path.is_file() and not path.name.startswith("."):
+            print(printable(path))
