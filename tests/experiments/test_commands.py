@@ -19,8 +19,6 @@ TINY = {
     "quality": ("sizes=[6]", "count=1", "capture=2", "workload.requests=20"),
     "demo": ("requests=20", "capture=2", "rates=[3.0,6.0]", "solvers=[greedy,exact]"),
 }
-#: Studies of conf/experiment have a tiny form of their own.
-TINY_STUDY = ("study.tiny=true", "hydra/launcher=basic")
 
 
 def test_quality_compares_solvers_on_captured_instances(run):
@@ -133,8 +131,7 @@ def test_every_experiment_runs_tiny(experiment, tmp_path):
     assert meaning
     assert path.read_text().startswith("# @package _global_\n")  # or Hydra nests it in vain
     folders = ["hydra.run.dir=out", "hydra.sweep.dir=out"]
-    tiny = TINY_STUDY if "/study: default" in path.read_text() else TINY[command]
-    assert main([command, f"experiment={experiment}", *folders, *tiny]) == 0
+    assert main([command, f"experiment={experiment}", *folders, *TINY[command]]) == 0
     summaries = list((tmp_path / "out").rglob("summary.json"))
     assert len(summaries) > 1 or "MULTIRUN" not in path.read_text()
     assert summaries

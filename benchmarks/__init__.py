@@ -1,1 +1,0 @@
-"""Benchmarks: measured, printed, never part of a pass/fail test."""
