@@ -11,7 +11,7 @@ that stress one thing each.
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -172,7 +172,10 @@ def _falling(
 
 
 def _adversarial(
-    rng: np.random.Generator, n: int, weights: NDArray[np.int64], gains: NDArray[np.float64]
+    rng: np.random.Generator,
+    n: int,
+    weights: NDArray[np.int64],
+    gains: NDArray[np.floating[Any]],
 ) -> Instance:
     """Gains that do not fall with B, so that the knapsack alone is hard."""
     total = int(weights.sum())
@@ -199,21 +202,19 @@ def _subset_sum(rng: np.random.Generator, n: int) -> Instance:
 
 def _strongly_correlated(rng: np.random.Generator, n: int) -> Instance:
     weights = rng.integers(1, 20_000, n)
-    gains = np.asarray((weights + 2_000.0) / 1000.0, dtype=np.float64)
-    return _adversarial(rng, n, weights, gains)
+    return _adversarial(rng, n, weights, (weights + 2_000.0) / 1000.0)
 
 
 def _profit_ceiling(rng: np.random.Generator, n: int) -> Instance:
     weights = rng.integers(1, 20_000, n)
-    return _adversarial(rng, n, weights, 3.0 * np.ceil(weights / 3.0) / 1000.0)
+    return _adversarial(rng, n, weights, np.ceil(weights / 3.0) * 0.003)
 
 
 def _circle(rng: np.random.Generator, n: int) -> Instance:
     # Pisinger's circle instances: g = d sqrt(R^2 - (w - 2R)^2), weights up to R.
     radius = 20_000
     weights = rng.integers(1, radius, n)
-    below = 4.0 * radius**2 - (weights - 2.0 * radius) ** 2
-    gains = np.asarray(2.0 / 3.0 * np.sqrt(below) / 1000.0, dtype=np.float64)
+    gains = np.sqrt(4.0 * radius**2 - (weights - 2.0 * radius) ** 2) / 1500.0
     return _adversarial(rng, n, weights, gains)
 
 

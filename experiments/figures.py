@@ -56,6 +56,12 @@ def gap_against_time(rows: pl.DataFrame, path: Path) -> None:
     path
         The PNG file to write.
     """
+    with mpl.rc_context(STYLE):
+        save(draw_gap_against_time(rows), path)
+
+
+def draw_gap_against_time(rows: pl.DataFrame) -> Figure:
+    """The figure of :func:`gap_against_time`."""
     points = gap_points(rows)
     instances = rows.select("source", "instance").n_unique()
     with mpl.rc_context(STYLE):
@@ -84,7 +90,7 @@ def gap_against_time(rows: pl.DataFrame, path: Path) -> None:
         axes.set_ylabel("mean gap to the optimum in %")
         axes.set_title(f"{instances} instances", loc="left")
         figure.legend(loc="outside right upper")
-        save(figure, path)
+    return figure
 
 
 def gap_points(rows: pl.DataFrame) -> pl.DataFrame:

@@ -12,7 +12,7 @@ import polars as pl
 
 from experiments import report_tables
 from experiments.records import printable, write_atomically
-from experiments.report_figures import looks
+from experiments.report_figures import looks, save_for_print
 from experiments.report_page import page
 from experiments.report_reading import read
 from experiments.report_sections import Facts, sections
@@ -174,8 +174,7 @@ def _draw(made: Sequence[Section], folder: Path) -> list[tuple[str, str]]:
         views = [view for view in section.views if view.printed]
         for k, view in enumerate(views, start=1):
             stem = section.key if len(views) == 1 else f"{section.key}_{k}"
-            for suffix in (".png", ".pdf"):
-                view.save((folder / stem).with_suffix(suffix))
+            save_for_print(view.draw(), folder / stem)
             title = f"{section.title}: {view.label}" if view.label else section.title
             drawn.append((title, f"{stem}.png"))
     return drawn

@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt  # isort: skip
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -37,6 +38,23 @@ class Look:
     marker: str
     dash: str
     hollow: bool
+
+
+def save_for_print(figure: Figure, path: Path) -> None:
+    """
+    Write a figure as PNG and PDF, and close it.
+
+    Parameters
+    ----------
+    figure
+        The figure.
+    path
+        The file's path without its suffix.
+    """
+    with mpl.rc_context(_STYLE):
+        for suffix in (".png", ".pdf"):
+            figures.save(figure, path.with_name(path.name + suffix))
+            figure.set_layout_engine("none")  # keeps the layout, which takes long to find
 
 
 def looks(names: Sequence[str]) -> dict[str, Look]:

@@ -81,8 +81,6 @@ def capacity_bars(table: pl.DataFrame, look: Mapping[str, Look]) -> go.Figure:
                 orientation="h",
                 name=arm,
                 meta={"arm": arm},
-                text=[capacity_text(row)],
-                textposition="outside",
                 error_x={"array": [row["ci95"] or 0.0], "thickness": 1, "visible": not limit},
                 marker={
                     "color": look[arm].colour,
@@ -90,6 +88,18 @@ def capacity_bars(table: pl.DataFrame, look: Mapping[str, Look]) -> go.Figure:
                     "pattern": {"shape": "/" if limit else "", "fillmode": "replace"},
                 },
                 hovertemplate=f"{row['kind']} %{{x:.3f}}/s",
+                showlegend=False,
+            )
+        )
+        figure.add_trace(
+            go.Scatter(
+                x=[row["capacity"] + (row["ci95"] or 0.0)],
+                y=[arm],
+                mode="text",
+                text=[f" {capacity_text(row)}"],
+                textposition="middle right",
+                meta={"arm": arm},
+                hoverinfo="skip",
                 showlegend=False,
             )
         )
@@ -201,8 +211,8 @@ def gap_against_time(answers: pl.DataFrame, look: Mapping[str, Look]) -> go.Figu
             )
         )
     figure.update_xaxes(title_text="time of a call in ms (median, 10-90 %)", type="log")
-    title = f"mean gap to the optimum in % ({_GAP_FLOOR_PERCENT:g}: none)"
-    figure.update_yaxes(title_text=title, type="log")
+    title = f"mean gap in % ({_GAP_FLOOR_PERCENT:g}: none)"
+    figure.update_yaxes(title_text=title, type="log", dtick=1, exponentformat="power")
     return _finished(figure, 460)
 
 

@@ -13,7 +13,6 @@ from experiments.report_statistics import CAPACITY_QOE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     import plotly.graph_objects as go
     from matplotlib.figure import Figure
@@ -31,8 +30,8 @@ class View:
     ----------
     label
         What it shows, for the page's menu; empty if there is no choice.
-    save
-        Draws it for print into a PNG or PDF file.
+    draw
+        Draws it for print.
     plot
         Makes it for the browser.
     printed
@@ -40,7 +39,7 @@ class View:
     """
 
     label: str
-    save: Callable[[Path], None]
+    draw: Callable[[], Figure]
     plot: Callable[[], go.Figure]
     printed: bool = True
 
@@ -156,7 +155,7 @@ def _capacity(facts: Facts) -> Section | None:
     text = (
         f"The highest rate with a mean area QoE of at least {CAPACITY_QOE}, interpolated linearly "
         "between the rates that were run, so as coarse as these are; not a search. Hatched bars "
-        "are limits: no rate that was run lies beyond. Intervals are over seeds."
+        "are limits, since the rates that were run reach no further. Intervals are over seeds."
     )
     return _section("capacity", "Capacity", text, views)
 
@@ -256,15 +255,13 @@ def _view(
     look: Mapping[str, Look],
     printed: bool = True,
 ) -> View:
-    return View(
-        label, lambda path: figures.save(draw(data, look), path), lambda: plot(data, look), printed
-    )
+    return View(label, lambda: draw(data, look), lambda: plot(data, look), printed)
 
 
 def _solver_view(label: str, rows: pl.DataFrame, look: Mapping[str, Look]) -> View:
     return View(
         label,
-        lambda path: figures.gap_against_time(rows, path),
+        lambda: figures.draw_gap_against_time(rows),
         lambda: report_plots.gap_against_time(rows, look),
     )
 

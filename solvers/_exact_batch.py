@@ -53,9 +53,9 @@ EXAMINED, SEARCHED, STATES, DEEPENED, PRICED, JUMPS = range(6)
 
 
 @njit(cache=True)
-def cutoff_of(value: float) -> float:
-    """What a plan must be worth to be better than ``value``."""
-    return value + SLACK * max(1.0, abs(value))
+def cutoff_of(value: float, gap: float) -> float:
+    """What a plan must be worth to be wanted beside one of ``value``."""
+    return value + gap * max(1.0, abs(value))
 
 
 @njit(cache=True)
@@ -70,6 +70,7 @@ def search_batch(
     bound: float,
     incumbent: float,
     depth_hint: float,
+    gap: float,
     lists: Lists,
     chosen: NDArray[np.bool_],
     effort: Effort,
@@ -87,6 +88,8 @@ def search_batch(
         Value of the best plan known.
     depth_hint
         Total loss of the best plan at a neighbouring batch size, or 0.
+    gap
+        Plans that are better by less than this share of max(1, |value|) are not wanted.
     lists
         Room to work in.
     chosen
@@ -100,9 +103,8 @@ def search_batch(
         Value of the plan found, else of the incumbent; a proven bound on this batch size;
         the plan's total loss, inf if none was found; the lists, which may have grown.
     """
-    n = g.size
     value = incumbent
-    cutoff = cutoff_of(incumbent)
+    cutoff = cutoff_of(incumbent, gap)
 
     # Gains that are whole multiples of a unit (counts of requests, say) make values multiples.
     unit, noise = common_unit(g)
@@ -112,34 +114,48 @@ def search_batch(
         return value, bound, np.inf, lists
 
     # The first look is at the requests of the smallest loss only.
-    loss_of = np.abs(g - memory_price * weights - slot_price)
-    sight = bound - cutoff
-    if n > 2 * _FIRST_SIGHT:
-        stride = max(1, n // 128)
-        sample = np.sort(loss_of[::stride])
-        sight = min(sight, sample[min(sample.size - 1, _FIRST_SIGHT * sample.size // n)])
+    sight = min(bound - cutoff, first_sight(g, weights, memory_price, slot_price))
     budget = 1.25 * depth_hint
     best_loss = np.inf
     proven = bound
     settled = False
     while not settled:
-        core = _core(g, weights, capacity, slots, exactly, memory_price, slot_price, sight)
+        core = core_of(g, weights, capacity, slots, exactly, memory_price, slot_price, sight)
         if core.indices.size > 0 and not core.fits_keys:
             break
         found, proven, budget, settled, lists = _deepen(
-            g, core, exactly, bound, value, proven, budget, sight, lists, chosen, effort
+            g, core, exactly, bound, value, proven, budget, sight, gap, lists, chosen, effort
         )
         if found > value:
             value = found
             best_loss = bound - value
         if budget < 0.0:
             break
-        sight = max(bound - cutoff_of(value), 0.0) + core.hidden
+        sight = max(bound - cutoff_of(value, gap), 0.0) + core.hidden
     return value, proven, best_loss, lists
 
 
 @njit(cache=True)
-def _core(
+def first_sight(
+    g: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    memory_price: float,
+    slot_price: float,
+) -> float:
+    """A loss that about _FIRST_SIGHT requests do not exceed, by a sample; inf if few do."""
+    n = g.size
+    if n <= 2 * _FIRST_SIGHT:
+        return np.inf
+    stride = n // 128
+    sample = np.empty((n + stride - 1) // stride)
+    for k in range(sample.size):
+        i = k * stride
+        sample[k] = abs(g[i] - memory_price * weights[i] - slot_price)
+    return float(np.sort(sample)[_FIRST_SIGHT * sample.size // n])
+
+
+@njit(cache=True)
+def core_of(
     g: NDArray[np.float64],
     weights: NDArray[np.float64],
     capacity: float,
@@ -231,6 +247,7 @@ def _deepen(
     proven: float,
     budget: float,
     sight: float,
+    gap: float,
     lists: Lists,
     chosen: NDArray[np.bool_],
     effort: Effort,
@@ -243,7 +260,7 @@ def _deepen(
     outgrown the core's ``sight``.
     """
     count = core.losses.size
-    widest = bound - cutoff_of(value) + core.hidden
+    widest = bound - cutoff_of(value, gap) + core.hidden
     limits = np.empty((4, 2 * count + 3))
     cap = _FIRST_ITEMS
     if count > _FIRST_ITEMS:
@@ -309,11 +326,11 @@ def _deepen(
             total = _plan_of(g, core, lists, row_a, a, row_b, b, chosen, value)
             if total > value:
                 value = total
-                widest = min(widest, bound - cutoff_of(value) + core.hidden)
+                widest = min(widest, bound - cutoff_of(value, gap) + core.hidden)
         # Whatever is missing in the lists loses more than this.
         complete = budget if used == within else min(budget, core.losses[used])
         if complete >= widest:
-            return value, min(bound, cutoff_of(value)), budget, True, lists
+            return value, min(bound, cutoff_of(value, gap)), budget, True, lists
         proven = min(proven, bound - complete + core.hidden)
 
         brief = size_a + size_b < _LONG_LISTS

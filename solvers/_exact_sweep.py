@@ -28,10 +28,13 @@ from solvers._exact_batch import (
     JUMPS,
     PRICED,
     SEARCHED,
+    core_of,
     cutoff_of,
+    first_sight,
     search_batch,
 )
-from solvers._exact_peak import find_peak, gains_into
+from solvers._exact_peak import Step, find_peak, gains_into
+from solvers._exact_rounding import round_and_swap
 from solvers.clock import now_s
 from solvers.prices import evaluate_prices, find_prices, update_prices
 
@@ -40,9 +43,12 @@ if TYPE_CHECKING:
 
     from solvers._exact_batch import Effort
     from solvers._exact_lists import Lists
-    from solvers._exact_peak import Model, Step
+    from solvers._exact_peak import Model
 
 _UNIT_ROUNDOFF = 2.0**-53
+
+#: Bounds that rise so many times in a row, outwards, are another hill.
+_RISES = 3
 
 
 @njit(cache=True)
@@ -52,6 +58,8 @@ def sweep_outwards(
     concave: bool,
     start_batch: int,
     start_price: float,
+    search: bool,
+    gap: float,
     serve: NDArray[np.bool_],
     batch_size: int,
     value: float,
@@ -69,6 +77,10 @@ def sweep_outwards(
         True if the gains are concave in the token rate that ``model.scalars`` describe.
     start_batch, start_price
         Batch size and memory price to start from; < 0 if there are none.
+    search
+        If False a batch size is not settled but rounded (:mod:`solvers._exact_rounding`).
+    gap
+        Plans that are better by less than this share of max(1, |value|) are not wanted.
     serve, batch_size, value
         The incumbent; ``serve`` (m,) is overwritten by the best plan.
     lists, effort
@@ -100,6 +112,8 @@ def sweep_outwards(
         price_drift, slot_drift = 0.0, 0.0
         price_margin, slot_margin = 0.02 * price, 0.02 * abs(slot_price)
         stride = 1
+        rises = 0
+        bound_before = np.inf
         while first <= batch <= last:
             gains_into(model, batch, g)
             slots = min(batch, most)
@@ -119,7 +133,7 @@ def sweep_outwards(
                 slot_guess = max(0.0, slot_guess)
             effort.statistics[PRICED] += 1
             bound = evaluate_prices(g, weights, capacity, slots, memory_guess, slot_guess)
-            if bound > cutoff_of(value):
+            if bound > cutoff_of(value, gap):
                 effort.statistics[EXAMINED] += 1
                 margin = 0.8 * abs(away * price_drift) + 0.004 * price + price_margin
                 slot_reach = 0.8 * abs(away * slot_drift) + 0.004 * abs(slot_price) + slot_margin
@@ -140,12 +154,51 @@ def sweep_outwards(
                     slot_drift = (slot_guess - slot_price) / away
                 price, slot_price, at = memory_guess, slot_guess, batch
                 price_margin, slot_margin = 0.0, 0.0
-            if bound > cutoff_of(value):
-                effort.statistics[SEARCHED] += 1
-                found, proven, loss, lists = search_batch(
+            if bound > cutoff_of(value, gap):
+                rises = rises + 1 if bound > bound_before else 0
+                bound_before = bound
+                if rises == _RISES:
+                    # Another hill (where the context reaches the capacity, latency grows
+                    # less): its top first, so that the slope can be jumped over.
+                    rises = -(2**30)
+                    rest = Step(weights, capacity, most, min(batch, end), max(batch, end), exactly)
+                    top, top_price, top_slot = find_peak(
+                        model, rest, -1, memory_guess, neighbour, work[4].copy(), work, effort
+                    )
+                    gains_into(model, top, neighbour)
+                    top_bound, top_price, top_slot = find_prices(
+                        neighbour,
+                        weights,
+                        capacity,
+                        min(top, most),
+                        exactly or top > first,
+                        top_price,
+                        work,
+                    )
+                    if top_bound > cutoff_of(value, gap):
+                        found, _, _, lists = _settle(
+                            neighbour,
+                            step,
+                            min(top, most),
+                            exactly or top > first,
+                            top_price,
+                            top_slot,
+                            top_bound,
+                            value,
+                            depth,
+                            search,
+                            gap,
+                            lists,
+                            chosen,
+                            effort,
+                        )
+                        if found > value:
+                            value, batch_size, best_price = found, top, top_price
+                            serve[:] = chosen
+            if bound > cutoff_of(value, gap):
+                found, proven, loss, lists = _settle(
                     g,
-                    weights,
-                    capacity,
+                    step,
                     slots,
                     full,
                     memory_guess,
@@ -153,6 +206,8 @@ def sweep_outwards(
                     bound,
                     value,
                     depth,
+                    search,
+                    gap,
                     lists,
                     chosen,
                     effort,
@@ -174,7 +229,7 @@ def sweep_outwards(
                 memory_guess,
                 slot_guess,
                 bound,
-                cutoff_of(value),
+                cutoff_of(value, gap),
                 stride,
                 g,
                 neighbour,
@@ -182,7 +237,7 @@ def sweep_outwards(
             )
             stride = max(1, abs(reached - batch) - 1)
             batch = reached
-    return value, batch_size, max(settled, cutoff_of(value)), best_price, lists
+    return value, batch_size, max(settled, cutoff_of(value, gap)), best_price, lists
 
 
 @njit(cache=True)
@@ -190,6 +245,8 @@ def sweep_all(
     model: Model,
     step: Step,
     start_price: float,
+    search: bool,
+    gap: float,
     serve: NDArray[np.bool_],
     batch_size: int,
     value: float,
@@ -221,7 +278,7 @@ def sweep_all(
             bound, price, slot_price = find_prices(
                 g, weights, capacity, slots, exactly, price, work
             )
-            rounded = _base_value(g, step, slots, price, slot_price, chosen)
+            rounded = _rounded(g, step, slots, price, slot_price, chosen)
             if rounded > value:
                 value, batch_size, best_price = rounded, batch, price
                 serve[:] = chosen
@@ -230,18 +287,16 @@ def sweep_all(
 
     while True:
         k = int(np.argmax(bounds))
-        if bounds[k] <= cutoff_of(value):
+        if bounds[k] <= cutoff_of(value, gap):
             break
         if now_s(effort.clock) > effort.deadline_s:
             settled = max(settled, bounds[k])
             break
         batch = first + k
         gains_into(model, batch, g)
-        effort.statistics[SEARCHED] += 1
-        found, proven, loss, lists = search_batch(
+        found, proven, loss, lists = _settle(
             g,
-            weights,
-            capacity,
+            step,
             min(batch, most),
             exactly,
             prices[k, 0],
@@ -249,6 +304,8 @@ def sweep_all(
             bounds[k],
             value,
             depth,
+            search,
+            gap,
             lists,
             chosen,
             effort,
@@ -260,11 +317,51 @@ def sweep_all(
         if found > value:
             value, batch_size, best_price = found, batch, prices[k, 0]
             serve[:] = chosen
-    return value, batch_size, max(settled, cutoff_of(value)), best_price, lists
+    return value, batch_size, max(settled, cutoff_of(value, gap)), best_price, lists
 
 
 @njit(cache=True)
-def _base_value(
+def _settle(
+    g: NDArray[np.float64],
+    step: Step,
+    slots: int,
+    full: bool,
+    memory_price: float,
+    slot_price: float,
+    bound: float,
+    value: float,
+    depth: float,
+    search: bool,
+    gap: float,
+    lists: Lists,
+    chosen: NDArray[np.bool_],
+    effort: Effort,
+) -> tuple[float, float, float, Lists]:
+    """Search one batch size, or only round; results as of search_batch."""
+    effort.statistics[SEARCHED] += 1
+    if search:
+        return search_batch(
+            g,
+            step.weights,
+            step.capacity,
+            slots,
+            full,
+            memory_price,
+            slot_price,
+            bound,
+            value,
+            depth,
+            gap,
+            lists,
+            chosen,
+            effort,
+        )
+    rounded = _rounded(g, step, slots, memory_price, slot_price, chosen)
+    return max(rounded, value), bound, np.inf, lists
+
+
+@njit(cache=True)
+def _rounded(
     g: NDArray[np.float64],
     step: Step,
     slots: int,
@@ -272,18 +369,12 @@ def _base_value(
     slot_price: float,
     chosen: NDArray[np.bool_],
 ) -> float:
-    """Value of the requests of positive reduced gain if they are feasible, else -inf."""
-    value = 0.0
-    weight = 0.0
-    count = 0
-    for i in range(g.size):
-        chosen[i] = g[i] - memory_price * step.weights[i] - slot_price > 0.0
-        value += g[i] if chosen[i] else 0.0
-        weight += step.weights[i] if chosen[i] else 0.0
-        count += chosen[i]
-    if weight > step.capacity or count > slots or (step.exactly and count < slots):
-        return -np.inf
-    return value
+    """Value of the plan rounded from prices, written to ``chosen``; -inf if there is none."""
+    sight = first_sight(g, step.weights, memory_price, slot_price)
+    core = core_of(
+        g, step.weights, step.capacity, slots, step.exactly, memory_price, slot_price, sight
+    )
+    return round_and_swap(g, step.weights, step.capacity, slots, step.exactly, core, chosen)
 
 
 @njit(cache=True)

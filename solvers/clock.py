@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from numba import njit, types
-from numba.core import typing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,9 +14,8 @@ if TYPE_CHECKING:
 
 # POSIX clock_gettime by name: unlike a ctypes pointer it survives in the compilation cache.
 _CLOCK = int(getattr(time, "CLOCK_MONOTONIC", 1))
-_CLOCK_GETTIME = types.ExternalFunction(
-    "clock_gettime", typing.signature(types.int32, types.int32, types.intp)
-)
+_INT32: Any = types.int32
+_CLOCK_GETTIME: Any = types.ExternalFunction("clock_gettime", _INT32(_INT32, types.intp))
 
 if sys.platform == "win32":  # pragma: no cover
 

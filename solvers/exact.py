@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-import math
-import time
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numba import njit
-
 from andes_opt.families import make
-from andes_opt.gains import COSTED, FORECAST, compiled
-from andes_opt.plan import make_plan, no_solution
-from solvers._exact_batch import Effort
-from solvers._exact_lists import Lists, new_lists
-from solvers._exact_peak import Model, Step, gains_into
-from solvers._exact_sweep import sweep_all, sweep_outwards
+from solvers._exact_batch import SLACK
+from solvers._exact_step import Workspace, solve_step
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from andes_opt.instance import Instance
     from andes_opt.plan import Plan
-
-#: States per list at the start, and the most that is kept from one call to the next.
-_ROOM = 4096
-_MOST_ROOM_KEPT = 2**18
-
-#: Gain models whose rate is the token rate of andes_opt.gains.
-_RATED = (FORECAST, COSTED)
-
-_STATISTICS = ("batch_sizes_examined", "searched", "states", "deepened", "priced", "jumps")
 
 
 class Exact:
@@ -66,10 +46,7 @@ class Exact:
 
     def __init__(self, warm_start: bool = True) -> None:
         self._warm_start = bool(warm_start)
-        self._lists = new_lists(_ROOM)
-        self._clock = np.zeros(2, dtype=np.int64)
-        self._last_batch = -1
-        self._last_price = -1.0
+        self._workspace = Workspace()
 
     def solve(self, instance: Instance, *, time_limit_s: float | None = None) -> Plan:
         """
@@ -80,55 +57,13 @@ class Exact:
         ValueError
             If the gain model returns the wrong number of gains, NaN or infinity.
         """
-        started = time.perf_counter()
-        deadline_s = math.inf if time_limit_s is None else time.monotonic() + time_limit_s
-        n = instance.num_requests
-        most = _most_that_fit(instance.weights, instance.capacity)
-        first, last = instance.min_batch, instance.max_batch
-        if instance.exactly:
-            if most < first:
-                return no_solution(instance, proven=True, solve_s=time.perf_counter() - started)
-            last = min(last, most)
-        elif instance.gains.monotone:
-            # More slots than requests that fit are of no use and cost speed.
-            last = max(first, min(last, most))
-
-        kind, params, scalars = compiled(instance.gains, first, last)
-        if params.shape[1] != n:
-            raise ValueError(f"the gain model returned {params.shape[1]} gains for {n} requests.")
-        statistics = np.zeros(len(_STATISTICS), dtype=np.int64)
-        built = time.perf_counter()
-        value, batch_size, bound, price, serve, self._lists = _optimise(
-            kind,
-            params,
-            scalars,
-            instance.weights,
-            instance.capacity,
-            most,
-            first,
-            last,
-            instance.exactly,
-            bool(instance.gains.monotone),
-            bool(instance.gains.concave_in_rate) and kind in _RATED,
-            self._last_batch,
-            self._last_price,
-            self._lists,
-            Effort(deadline_s, self._clock, statistics),
-        )
-        if not math.isfinite(value):
-            raise ValueError("the gain model returned NaN or infinity.")
-        if self._warm_start:
-            self._last_batch, self._last_price = batch_size, price
-        if self._lists.keys.shape[1] > _MOST_ROOM_KEPT:
-            self._lists = new_lists(_ROOM)
-        return make_plan(
+        return solve_step(
             instance,
-            serve,
-            batch_size,
-            bound=bound,
-            build_s=built - started,
-            solve_s=time.perf_counter() - built,
-            info=dict(zip(_STATISTICS, statistics.tolist(), strict=True)),
+            self._workspace,
+            search=True,
+            gap=SLACK,
+            warm_start=self._warm_start,
+            time_limit_s=time_limit_s,
         )
 
 
@@ -138,86 +73,3 @@ def warm_up() -> None:
     # One instance for each path through the code: rates, tables, any gains, exactly.
     for family in ("hard", "ties", "not_monotone", "exactly_negative"):
         solver.solve(make(family, 12, 0))
-
-
-@njit(cache=True)
-def _most_that_fit(weights: NDArray[np.int64], capacity: int) -> int:
-    """Largest number of requests whose weights fit together."""
-    used = 0
-    most = 0
-    for weight in np.sort(weights):
-        used += weight
-        if used > capacity:
-            break
-        most += 1
-    return most
-
-
-@njit(cache=True)
-def _optimise(
-    kind: int,
-    params: NDArray[np.float64],
-    scalars: NDArray[np.float64],
-    weights: NDArray[np.int64],
-    capacity: int,
-    most: int,
-    first: int,
-    last: int,
-    exactly: bool,
-    monotone: bool,
-    concave: bool,
-    start_batch: int,
-    start_price: float,
-    lists: Lists,
-    effort: Effort,
-) -> tuple[float, int, float, float, NDArray[np.bool_], Lists]:
-    """Leave out what can't fit, round the capacity, find an incumbent, and sweep."""
-    n = weights.size
-    index = np.empty(n, np.int64)
-    size = np.empty(n)
-    m = 0
-    common = 0
-    for i in range(n):
-        if weights[i] <= capacity:
-            index[m] = i
-            size[m] = weights[i]
-            m += 1
-            a, b = common, weights[i]
-            while b > 0 and common != 1:
-                a, b = b, a % b
-            common = a if common != 1 else 1
-    serve = np.zeros(n, np.bool_)
-    if m == 0 or last == 0:
-        return 0.0, first, 0.0, -1.0, serve, lists
-
-    # Sums of weights are multiples of their common divisor (a block, say).
-    capacity = capacity // common * common
-    model = Model(kind, params, scalars, index[:m], np.empty(n))
-    step = Step(size[:m], float(capacity), most, first, last, exactly)
-    value = 0.0
-    chosen = np.zeros(m, np.bool_)
-    if exactly and first > 0:
-        # The lightest requests fit if any do.
-        chosen[np.argsort(step.weights)[:first]] = True
-        value = _value_of(model, first, chosen)
-    if monotone:
-        value, batch_size, bound, price, lists = sweep_outwards(
-            model, step, concave, start_batch, start_price, chosen, first, value, lists, effort
-        )
-    else:
-        value, batch_size, bound, price, lists = sweep_all(
-            model, step, start_price, chosen, first, value, lists, effort
-        )
-    for k in range(m):
-        serve[index[k]] = chosen[k]
-    return value, batch_size, bound, price, serve, lists
-
-
-@njit(cache=True)
-def _value_of(model: Model, batch: int, chosen: NDArray[np.bool_]) -> float:
-    g = np.empty(chosen.size)
-    gains_into(model, batch, g)
-    value = 0.0
-    for i in range(chosen.size):
-        value += g[i] if chosen[i] else 0.0
-    return value

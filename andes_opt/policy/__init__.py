@@ -1,7 +1,21 @@
 """Scheduling policies, one a file."""
 
 from andes_opt.policy.andes import Andes
+from andes_opt.policy.andes_released import AndesReleased
 from andes_opt.policy.fcfs import FCFS
+from andes_opt.policy.least_qoe import LeastQoE
+from andes_opt.policy.least_slack import LeastSlack
 from andes_opt.policy.round_robin import RoundRobin
+from andes_opt.policy.srpt_oracle import SRPTOracle
+from andes_opt.policy.thrift import Thrift
 
-__all__ = ["FCFS", "Andes", "RoundRobin"]
+__all__ = [
+    "FCFS",
+    "Andes",
+    "AndesReleased",
+    "LeastQoE",
+    "LeastSlack",
+    "RoundRobin",
+    "SRPTOracle",
+    "Thrift",
+]

@@ -90,6 +90,7 @@ def fill_stakes(
     tds: NDArray[np.float64],
     restore_s: NDArray[np.float64],
     need_tokens: NDArray[np.int64],
+    candidate: NDArray[np.bool_],
     lengths: NDArray[np.int64],
     edges: NDArray[np.float64],
     share: NDArray[np.float64],
@@ -110,6 +111,8 @@ def fill_stakes(
     ----------
     age_s, delivered, digested, ttft_s, tds, restore_s, need_tokens
         The requests, (n,), as in a snapshot.
+    candidate
+        False for requests that have no stake for now, (n,).
     lengths
         True reply lengths, (n,), or none at all: then the distribution is used.
     edges, share
@@ -132,7 +135,7 @@ def fill_stakes(
         backlog = max(delivered[i] - digested[i], speed * stalled_s)
         pause = speed * digest_s - backlog
         stake = 0.0
-        if pause > 0.0:
+        if pause > 0.0 and candidate[i]:
             behind = max(0.0, speed * max(0.0, age_s[i] - ttft_s[i]) - digested[i])
             late = lateness * behind
             if lengths.size:

@@ -21,6 +21,8 @@ from andes_opt.snapshot import Action, Decision, State
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from andes_opt.instance import GainModel
+    from andes_opt.objective import Objective
     from andes_opt.snapshot import Snapshot
     from andes_opt.solver import Solver
 
@@ -52,6 +54,8 @@ class Thrift:
     ----------
     solver
         Solves each step.
+    objective
+        What a step maximises instead of the stakes; None for the stakes.
     horizon_s
         Seconds of waiting that a stake is about, > 0.
     lateness
@@ -82,6 +86,7 @@ class Thrift:
     def __init__(
         self,
         solver: Solver,
+        objective: Objective | None = None,
         *,
         horizon_s: float = 50.0,
         lateness: float = 0.4,
@@ -116,6 +121,7 @@ class Thrift:
         if time_limit_s is not None:
             checks.positive("time_limit_s", time_limit_s)
         self._solver = solver
+        self._objective = objective
         self._horizon_s = horizon_s
         self._shape = (horizon_s, lateness, work_power, weight_power)
         self._inertia = inertia
@@ -145,28 +151,35 @@ class Thrift:
         self._ids, self._generated = snapshot.request_id, snapshot.generated_tokens
         if (calm := calm_iterations(snapshot, self._kv_pressure)) > 0:
             return Decision(replan_after=calm)
-        if self._unseen >= _REFRESH_REPLIES:
-            self._edges, self._share = self._replies.support(snapshot.generated_tokens)
-            self._unseen = 0
 
-        instance = self._instance(snapshot)
+        charge, candidate = self._preemption_charges(snapshot)
+        if self._objective is None:
+            gains: GainModel = self._stakes(snapshot, charge, candidate)
+        else:
+            gains = Charged(self._objective.gains(snapshot), charge, candidate)
+        weights, capacity = snapshot.need_tokens, snapshot.capacity_tokens
+        most = min(snapshot.max_batch, most_that_fit(weights, capacity))
+        instance = Instance(weights, capacity, min(1, most), most, gains)
         plan = self._solver.solve(instance, time_limit_s=self._time_limit_s)
         if plan.status is Status.NO_SOLUTION:
             return Decision(plan=plan, replan_after=1)
 
-        gains = instance.gains_at(plan.batch_size)
-        params = instance.gains.params  # type: ignore[attr-defined]
-        self._price = max(0.0, float((gains - params[4])[plan.serve].sum())) / self._horizon_s
-        order = np.argsort(-gains / instance.weights, kind="stable")
+        gained = instance.gains_at(plan.batch_size)
+        scalars = rate_scalars(snapshot.latency, capacity, mean_tokens(weights))
+        rate = token_rate(scalars, int(plan.serve.sum()))
+        # The tokens that keep a reader busy for the horizon take tds / rate of it.
+        per_second = np.maximum(1.0, rate / snapshot.tds) / self._horizon_s
+        self._price = max(0.0, float(((gained - charge) * per_second)[plan.serve].sum()))
+        order = np.argsort(-gained / weights, kind="stable")
         action = _fill_up(
             plan.serve,
             snapshot.kv_tokens > 0,
             order,
-            instance.weights,
-            instance.capacity,
+            weights,
+            capacity,
             snapshot.max_batch,
-            int(self._reserve * instance.capacity),
-            instance.gains.scalars,  # type: ignore[attr-defined]
+            int(self._reserve * capacity),
+            scalars,
             snapshot.tds,
         )
         return Decision(action=action, order=order, plan=plan, replan_after=1)
@@ -179,8 +192,10 @@ class Thrift:
             self._replies.observe(int(self._generated[known[0]]) + 1)
             self._unseen += 1
 
-    def _instance(self, snapshot: Snapshot) -> Instance:
-        n = snapshot.num_requests
+    def _stakes(
+        self, snapshot: Snapshot, charge: NDArray[np.float64], candidate: NDArray[np.bool_]
+    ) -> FormulaGains:
+        """The requests' stakes as gains, with the charges."""
         lengths = _NO_LENGTHS
         if self._oracle:
             if snapshot.oracle_output_tokens is None:
@@ -189,7 +204,10 @@ class Thrift:
                     "the run, too (simulations only)."
                 )
             lengths = snapshot.oracle_output_tokens
-        params = np.empty((6, n))
+        elif self._unseen >= _REFRESH_REPLIES:
+            self._edges, self._share = self._replies.support(snapshot.generated_tokens)
+            self._unseen = 0
+        params = np.empty((6, snapshot.num_requests))
         fill_stakes(
             snapshot.time_s - snapshot.arrival_s,
             snapshot.delivered,
@@ -198,36 +216,30 @@ class Thrift:
             snapshot.tds,
             snapshot.restore_s,
             snapshot.need_tokens,
+            candidate,
             lengths,
             self._edges,
             self._share,
             *self._shape,
             params,
         )
-        self._learn_round_trip(snapshot)
-        _charge_preemption(
-            snapshot.kv_tokens > 0,
-            snapshot.state == State.PREEMPTED,
-            np.maximum(0.0, snapshot.delivered - snapshot.digested) / snapshot.tds,
-            self._readmit_s,
-            np.asarray(snapshot.need_tokens * (self._round_trip_s * self._price), np.float64),
-            self._inertia,
-            self._readmission,
-            params,
-        )
-        most = min(
-            snapshot.max_batch, most_that_fit(snapshot.need_tokens, snapshot.capacity_tokens)
-        )
+        params[4], params[5] = charge, 0.0
         scalars = rate_scalars(
             snapshot.latency, snapshot.capacity_tokens, mean_tokens(snapshot.need_tokens)
         )
-        return Instance(
-            weights=snapshot.need_tokens,
-            capacity=snapshot.capacity_tokens,
-            min_batch=min(1, most),
-            max_batch=most,
-            gains=FormulaGains(COSTED, params, scalars, monotone=True, concave_in_rate=True),
-        )
+        return FormulaGains(COSTED, params, scalars, monotone=True, concave_in_rate=True)
+
+    def _preemption_charges(
+        self, snapshot: Snapshot
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """What each request gains besides by being served, and who is a candidate, (n,)."""
+        self._learn_round_trip(snapshot)
+        preempted = snapshot.state == State.PREEMPTED
+        backlog_s = np.maximum(0.0, snapshot.delivered - snapshot.digested) / snapshot.tds
+        times = np.where(snapshot.kv_tokens > 0, self._inertia, 0.0)
+        times[preempted] = -self._readmission
+        charge = times * (snapshot.need_tokens * (self._round_trip_s * self._price))
+        return charge, ~(preempted & (backlog_s > self._readmit_s))
 
     def _learn_round_trip(self, snapshot: Snapshot) -> None:
         # Swapping stalls the engine both ways, recomputing once. Which of the two it is
@@ -242,26 +254,36 @@ class Thrift:
             self._round_trip_s = min(2 * one_way_s, per_prefill_s)
 
 
-@njit(cache=True)
-def _charge_preemption(
-    resident: NDArray[np.bool_],
-    preempted: NDArray[np.bool_],
-    backlog_s: NDArray[np.float64],
-    readmit_s: float,
-    round_trip: NDArray[np.float64],
-    inertia: float,
-    readmission: float,
-    params: NDArray[np.float64],
-) -> None:
-    # Rows 4 and 5 of a COSTED model: constant charges, none that grow with the batch.
-    for i in range(resident.size):
-        params[4, i] = params[5, i] = 0.0
-        if resident[i]:
-            params[4, i] = inertia * round_trip[i]
-        elif preempted[i]:
-            params[4, i] = -readmission * round_trip[i]
-            if backlog_s[i] > readmit_s:
-                params[0, i] = params[2, i] = params[3, i] = 0.0
+class Charged:
+    """
+    Any gain model with a constant charge on top, and 0 for those who are no candidates.
+
+    Parameters
+    ----------
+    gains
+        The gain model.
+    charge
+        What is added to each request's gain, (n,).
+    candidate
+        False for requests whose own gain counts as 0, (n,).
+    """
+
+    def __init__(
+        self, gains: GainModel, charge: NDArray[np.float64], candidate: NDArray[np.bool_]
+    ) -> None:
+        self._gains = gains
+        self._charge = charge
+        self._candidate = candidate
+        self.monotone = gains.monotone
+        self.concave_in_rate = gains.concave_in_rate
+
+    def __call__(self, batch_size: int) -> NDArray[np.float64]:
+        """Gains (n,) at ``batch_size``."""
+        return np.where(self._candidate, self._gains(batch_size), 0.0) + self._charge
+
+    def table(self, first: int, last: int) -> NDArray[np.float64]:
+        """Gains (last - first + 1, n)."""
+        return np.where(self._candidate, self._gains.table(first, last), 0.0) + self._charge
 
 
 @njit(cache=True)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 #: How often the event loop is asked how late it is.
 _PROBE_EVERY_S = 0.01
 _RETRY_EVERY_S = 0.25
+_MOST_AT_ONCE = 32
 _MOST_ERROR_BYTES = 4096
 
 
@@ -189,8 +190,10 @@ async def _replay(
                 # Ready before its time, so that writing it out delays nobody.
                 body = _body(endpoint, model, seed, requests, i)
                 early_s = start_s + float(requests.arrival_s[i]) - loop.time()
-                if early_s > 0:  # else at once, not after another round of a busy loop
-                    await asyncio.sleep(early_s)
+                # A late request waits for no round of a busy loop, but a crowd of them must let
+                # the streams be read between.
+                if early_s > 0 or i % _MOST_AT_ONCE == 0:
+                    await asyncio.sleep(max(0.0, early_s))
                 stream = loop.create_task(_stream(session, endpoint, body, start_s, timeout_s))
                 stream.add_done_callback(ended)
                 streams.append(stream)

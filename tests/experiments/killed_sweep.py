@@ -12,14 +12,15 @@ import random
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 #: (launcher, where the process dies). A number: before (-k) or after (k) the k-th file that
 #: it moves into place, of three a run; "summary": when one more run is complete; "moment": at
-#: some time.
+#: some time after the first run has begun.
 KILLS = [
     ("joblib", "summary"),
-    *(("basic", kill) for kill in (-1, 1, 2, 3, "moment")),
+    *(("basic", kill) for kill in (-1, 2, 3, "moment")),
 ]
 
 
@@ -41,7 +42,7 @@ def die_at(kill):
 
 def attempt(arguments, folder, kill):
     """Start the sweep in a process group of its own, and see it die."""
-    complete = len(list(folder.glob("*/summary.json")))
+    before = newest(folder, "summary.json"), newest(folder, "config.yaml")
     pid = os.fork()
     if pid == 0:
         os.setsid()
@@ -50,16 +51,29 @@ def attempt(arguments, folder, kill):
             die_at(kill)
         os._exit(main(arguments))
     if kill == "summary":
-        deadline = time.monotonic() + 60
-        while len(list(folder.glob("*/summary.json"))) == complete:
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.002)
+        wait_for(lambda: newest(folder, "summary.json") != before[0])
         os.killpg(pid, signal.SIGKILL)
     elif kill == "moment":
-        time.sleep(random.uniform(0.05, 1.0))
+        wait_for(lambda: newest(folder, "config.yaml") != before[1])
+        time.sleep(random.uniform(0.0, 0.5))
         os.killpg(pid, signal.SIGKILL)
     return os.waitpid(pid, 0)[1]
+
+
+def newest(folder, name):
+    """When a file of this name was last written somewhere below a folder."""
+    times = [0]
+    for path in folder.rglob(name):
+        with suppress(FileNotFoundError):
+            times.append(path.stat().st_mtime_ns)
+    return max(times)
+
+
+def wait_for(happened):
+    """Look again and again, for a while."""
+    deadline = time.monotonic() + 120
+    while not happened() and time.monotonic() < deadline:
+        time.sleep(0.002)
 
 
 if __name__ == "__main__":

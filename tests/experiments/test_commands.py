@@ -19,6 +19,8 @@ TINY = {
     "quality": ("sizes=[6]", "count=1", "capture=2", "workload.requests=20"),
     "demo": ("requests=20", "capture=2", "rates=[3.0,6.0]", "solvers=[greedy,exact]"),
 }
+#: Studies of conf/experiment have a tiny form of their own.
+TINY_STUDY = ("study.tiny=true", "hydra/launcher=basic")
 
 
 def test_quality_compares_solvers_on_captured_instances(run):
@@ -131,7 +133,8 @@ def test_every_experiment_runs_tiny(experiment, tmp_path):
     assert meaning
     assert path.read_text().startswith("# @package _global_\n")  # or Hydra nests it in vain
     folders = ["hydra.run.dir=out", "hydra.sweep.dir=out"]
-    assert main([command, f"experiment={experiment}", *folders, *TINY[command]]) == 0
+    tiny = TINY_STUDY if "/study: default" in path.read_text() else TINY[command]
+    assert main([command, f"experiment={experiment}", *folders, *tiny]) == 0
     summaries = list((tmp_path / "out").rglob("summary.json"))
     assert len(summaries) > 1 or "MULTIRUN" not in path.read_text()
     assert summaries

@@ -82,8 +82,8 @@ def test_p_where_the_t_test_is_silent(a, b, p):
 
 
 def test_holm_by_hand():
-    """The example: 0.01 * 3, 0.02 * 2, 0.04 * 1, made monotone; what was not tested stays out."""
-    corrected = holm(np.array([0.04, math.nan, 0.01, 0.02]))
+    """0.01 * 3, 0.02 * 2, and 0.03 * 1 raised to the one before; what is not tested stays out."""
+    corrected = holm(np.array([0.03, math.nan, 0.01, 0.02]))
     assert corrected == pytest.approx([0.04, math.nan, 0.03, 0.04], nan_ok=True)
 
 

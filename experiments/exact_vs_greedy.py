@@ -1,0 +1,205 @@
+"""
+``andes-opt simulate experiment=exact_vs_greedy``: where does exact solving matter?
+
+Over a map of regimes (engine, KV tokens, forecast horizon, load) the same requests are served
+by Andes with the greedy and with the exact solver. In the exact runs every so many steps the
+greedy solver is given the same snapshot too, which gives the gap of a single step; the runs'
+QoE gives the difference end to end. In some regimes solves are charged to the simulated clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from omegaconf import OmegaConf, open_dict
+
+from andes_opt.formulation import step_instance
+from andes_opt.plan import Status
+from experiments import study_cells
+from experiments.configuration import build
+from experiments.grid import Cell
+from experiments.quality import gap_percent
+from experiments.study_statistics import as_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import polars as pl
+
+    from andes_opt.instance import Instance
+    from andes_opt.plan import Plan
+    from andes_opt.snapshot import Decision, Snapshot
+    from experiments.study import Lab
+
+GREEDY, EXACT = "andes", "andes_exact"
+
+#: What is measured of the steps of an exact run, beside ``docs/metrics.md``.
+METRICS = {
+    "steps": "scheduling steps that both solvers were given",
+    "step_gap_percent": "greedy's gap to the optimum of a step in %, mean over steps",
+    "step_gap_p95_percent": "95th percentile of that gap over steps",
+    "step_equal_share": "share of steps that greedy solves to optimality",
+    "step_requests": "requests of a step, mean over steps",
+    "step_batch_bound_share": "share of steps whose optimum leaves out a request that would gain "
+    "and fit, for the sake of the batch size",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Regime:
+    """
+    One engine under one forecast horizon.
+
+    Parameters
+    ----------
+    engine
+        Name in ``conf/engine``.
+    capacity_tokens
+        KV tokens it has.
+    dt_s
+        Horizon of the forecast.
+    """
+
+    engine: str
+    capacity_tokens: int
+    dt_s: float
+
+    @property
+    def name(self) -> str:
+        """How rows name it as a variant."""
+        return f"{self.engine}, {self.capacity_tokens} KV tokens, dt {self.dt_s:g} s"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What it changes of a configuration."""
+        return {
+            "engine": self.engine,
+            "engine.capacity_tokens": self.capacity_tokens,
+            "objective.dt_s": self.dt_s,
+        }
+
+
+def regime_of(variant: str) -> Regime:
+    """The regime that a name stands for."""
+    engine, capacity, dt = variant.split(", ")
+    return Regime(engine, int(capacity.split()[0]), float(dt.split()[1]))
+
+
+def stepped(
+    run: Mapping[str, Any], seed: int, other: Mapping[str, Any], every: int
+) -> list[list[Any]]:
+    """
+    Simulate with one solver, and give a sample of its steps to another one.
+
+    Parameters
+    ----------
+    run, seed
+        As for :func:`experiments.study_cells.served`; the policy's solver is exact.
+    other
+        Plain node of the other solver.
+    every
+        One step in so many is compared.
+
+    Returns
+    -------
+    list
+        The numbers of the run, and :data:`METRICS`.
+    """
+    objective = build(OmegaConf.create(dict(run["policy"]["objective"])))
+    solver = build(OmegaConf.create(dict(other)))
+    gaps: list[float] = []
+    sizes: list[int] = []
+    batch_bound: list[bool] = []
+    solves = 0
+
+    def compare(snapshot: Snapshot, decision: Decision) -> None:
+        nonlocal solves
+        plan = decision.plan
+        if plan is None or plan.status is Status.NO_SOLUTION:
+            return
+        solves += 1
+        if solves % every:
+            return
+        instance = step_instance(snapshot, objective, prune_batch=run["policy"]["prune_batch"])
+        if plan.value > 0:
+            gaps.append(gap_percent(solver.solve(instance).value, plan.value))
+            sizes.append(instance.num_requests)
+            batch_bound.append(batch_binds(instance, plan))
+
+    result = study_cells.simulated(run, seed, capture=compare)
+    numbers = study_cells.numbers_of(result)
+    numbers.append(["steps", "", len(gaps)])
+    if gaps:
+        numbers += [
+            ["step_gap_percent", "", float(np.mean(gaps))],
+            ["step_gap_p95_percent", "", float(np.percentile(gaps, 95))],
+            ["step_equal_share", "", float(np.mean(np.array(gaps) < 1e-7))],
+            ["step_requests", "", float(np.mean(sizes))],
+            ["step_batch_bound_share", "", float(np.mean(batch_bound))],
+        ]
+    return numbers
+
+
+def batch_binds(instance: Instance, plan: Plan) -> bool:
+    """Whether a plan leaves out a request that would gain at its batch size, and would fit."""
+    room = instance.capacity - int(instance.weights[plan.serve].sum())
+    gaining = ~plan.serve & (instance.gains_at(plan.batch_size) > 0)
+    return bool((gaining & (instance.weights <= room)).any())
+
+
+def rows(lab: Lab) -> pl.DataFrame:
+    """
+    Rows of the whole map, and of the regimes in which solves are charged.
+
+    Parameters
+    ----------
+    lab
+        With ``study.regimes`` (engines, capacity_tokens, dt_s), ``study.loads``,
+        ``study.charged`` (dt_s, loads, solve_s) and ``study.sample_every``.
+    """
+    study = lab.config.study
+    axes = study.regimes
+    regimes = [Regime(*point) for point in product(axes.engines, axes.capacity_tokens, axes.dt_s)]
+    with open_dict(study):
+        study.settings = {
+            **study.settings,
+            **{regime.name: regime.settings for regime in regimes},
+        }
+    rates = lab.rates(regime.name for regime in regimes)
+
+    cells = []
+    for regime, seed in product(regimes, lab.seeds):
+        greedy, exact = (lab.point(regime.name, arm) for arm in (GREEDY, EXACT))
+        for rate, load in rates[regime.name]:
+            run = study_cells.with_rate(greedy.run, rate)
+            label = {**greedy.label(rate, seed, load), "charged_solve_s": 0.0}
+            cells.append(Cell("experiments.study_cells:served", {"run": run, "seed": seed}, label))
+            options = {
+                "run": study_cells.with_rate(exact.run, rate),
+                "seed": seed,
+                "other": greedy.run["policy"]["solver"],
+                "every": study.sample_every,
+            }
+            label = {**exact.label(rate, seed, load), "charged_solve_s": 0.0}
+            cells.append(Cell("experiments.exact_vs_greedy:stepped", options, label))
+            if regime.dt_s in study.charged.dt_s and load in study.charged.loads:
+                cells += _charged(lab, regime, rate, load, seed)
+    results = lab.results(cells, "exact and greedy")
+    return as_rows((cell.label, found) for cell, found in zip(cells, results, strict=True))
+
+
+def _charged(lab: Lab, regime: Regime, rate: float, load: float | None, seed: int) -> list[Cell]:
+    """Runs whose solves cost simulated time: measured for both solvers, fixed for the exact one."""
+    cells = []
+    times = [(EXACT, float(seconds)) for seconds in lab.config.study.charged.solve_s]
+    for arm, seconds in [(GREEDY, None), (EXACT, None), *times]:
+        point = lab.point(regime.name, arm)
+        run = study_cells.with_rate(point.run, rate)
+        run["solver_time"] = "measured" if seconds is None else seconds
+        label = point.label(rate, seed, load) | {"charged_solve_s": seconds}
+        label["arm"] = f"{arm}, measured" if seconds is None else f"{arm}, {1000 * seconds:g} ms"
+        cells.append(Cell("experiments.study_cells:served", {"run": run, "seed": seed}, label))
+    return cells
