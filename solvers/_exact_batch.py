@@ -59,6 +59,20 @@ def cutoff_of(value: float, gap: float) -> float:
 
 
 @njit(cache=True)
+def least_wanted(value: float, unit: float, noise: float, gap: float) -> float:
+    """
+    Least value above the cutoff that a plan can have, if values are multiples of ``unit``.
+
+    The incumbent may come from another batch size, whose gains have another unit or none, so
+    it need not be a multiple itself.
+    """
+    cutoff = cutoff_of(value, gap)
+    if unit == 0.0:
+        return cutoff
+    return max(cutoff, unit * np.ceil((cutoff - noise) / unit - 1e-9) - noise)
+
+
+@njit(cache=True)
 def search_batch(
     g: NDArray[np.float64],
     weights: NDArray[np.float64],
@@ -108,30 +122,46 @@ def search_batch(
 
     # Gains that are whole multiples of a unit (counts of requests, say) make values multiples.
     unit, noise = common_unit(g)
+    proven = bound
     if unit > 0.0:
-        bound = min(bound, unit * np.floor((bound + noise) / unit + 1e-9) + noise)
-    if bound <= cutoff:
-        return value, bound, np.inf, lists
+        proven = min(bound, unit * np.floor((bound + noise) / unit + 1e-9) + noise)
+    if proven <= cutoff:
+        return value, proven, np.inf, lists
 
     # The first look is at the requests of the smallest loss only.
-    sight = min(bound - cutoff, first_sight(g, weights, memory_price, slot_price))
+    sight = min(
+        bound - least_wanted(value, unit, noise, gap),
+        first_sight(g, weights, memory_price, slot_price),
+    )
     budget = 1.25 * depth_hint
     best_loss = np.inf
-    proven = bound
     settled = False
     while not settled:
         core = core_of(g, weights, capacity, slots, exactly, memory_price, slot_price, sight)
         if core.indices.size > 0 and not core.fits_keys:
             break
         found, proven, budget, settled, lists = _deepen(
-            g, core, exactly, bound, value, proven, budget, sight, gap, lists, chosen, effort
+            g,
+            core,
+            exactly,
+            bound,
+            value,
+            proven,
+            budget,
+            sight,
+            unit,
+            noise,
+            gap,
+            lists,
+            chosen,
+            effort,
         )
         if found > value:
             value = found
             best_loss = bound - value
         if budget < 0.0:
             break
-        sight = max(bound - cutoff_of(value, gap), 0.0) + core.hidden
+        sight = max(bound - least_wanted(value, unit, noise, gap), 0.0) + core.hidden
     return value, proven, best_loss, lists
 
 
@@ -247,6 +277,8 @@ def _deepen(
     proven: float,
     budget: float,
     sight: float,
+    unit: float,
+    noise: float,
     gap: float,
     lists: Lists,
     chosen: NDArray[np.bool_],
@@ -260,7 +292,7 @@ def _deepen(
     outgrown the core's ``sight``.
     """
     count = core.losses.size
-    widest = bound - cutoff_of(value, gap) + core.hidden
+    widest = bound - least_wanted(value, unit, noise, gap) + core.hidden
     limits = np.empty((4, 2 * count + 3))
     cap = _FIRST_ITEMS
     if count > _FIRST_ITEMS:
@@ -326,11 +358,11 @@ def _deepen(
             total = _plan_of(g, core, lists, row_a, a, row_b, b, chosen, value)
             if total > value:
                 value = total
-                widest = min(widest, bound - cutoff_of(value, gap) + core.hidden)
+                widest = bound - least_wanted(value, unit, noise, gap) + core.hidden
         # Whatever is missing in the lists loses more than this.
         complete = budget if used == within else min(budget, core.losses[used])
         if complete >= widest:
-            return value, min(bound, cutoff_of(value, gap)), budget, True, lists
+            return value, min(proven, cutoff_of(value, gap)), budget, True, lists
         proven = min(proven, bound - complete + core.hidden)
 
         brief = size_a + size_b < _LONG_LISTS

@@ -12,7 +12,6 @@ from andes_opt.forecast import mean_tokens
 from andes_opt.formulation import most_that_fit
 from andes_opt.gains import COSTED, FormulaGains, rate_scalars, token_rate
 from andes_opt.instance import Instance
-from andes_opt.plan import Status
 from andes_opt.policy.andes import calm_iterations
 from andes_opt.policy.stakes import fill_stakes
 from andes_opt.policy.survival import ReplyLengths
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from andes_opt.instance import GainModel
     from andes_opt.objective import Objective
+    from andes_opt.plan import Plan
     from andes_opt.snapshot import Snapshot
     from andes_opt.solver import Solver
 
@@ -41,14 +41,19 @@ class Thrift:
     it is left alone for ``horizon_s`` (:mod:`andes_opt.policy.stakes`), with the length of
     the reply unknown but its distribution learned from the replies so far
     (:mod:`andes_opt.policy.survival`). (2) Preemption is charged, not capped. Evicting a
-    request and restoring it later stalls the engine for a time known from the snapshots; a
-    second of the engine is worth the value of the last plan over the horizon. A resident
-    request gains ``inertia`` times that price by staying, a preempted one loses
-    ``readmission`` times it by coming back. (3) A preempted request whose reader has text
-    for more than ``readmit_s`` seconds is no candidate. (4) What the solver leaves free is
-    given to residents first; others come in only if ``reserve`` of the cache stays free for
-    what is running to grow into. Residents without a use for the next tokens are held, not
+    request and restoring it later stalls the engine for a time known from the snapshots.
+    A second of the engine is worth the last plan's value over the seconds in which it is
+    earned: at r tokens/s it takes ``horizon_s * tds / r`` to make a reader's text for the
+    horizon. A resident request gains ``inertia`` times that price by staying, a preempted
+    one loses ``readmission`` times it by coming back. (3) A preempted request whose reader
+    has text for more than ``readmit_s`` seconds is no candidate. (4) What the solver leaves
+    free is given to residents first; others come in only if ``reserve`` of the cache stays
+    free for what is running to grow into. Residents that are not served are held, not
     evicted, while there is room.
+
+    Where an iteration with all that fits is slower than the fastest reader, the batch size
+    is settled by a first solve without the residents' bonus, which would inflate it, and
+    who is in the batch by a second one with it.
 
     Parameters
     ----------
@@ -89,11 +94,11 @@ class Thrift:
         objective: Objective | None = None,
         *,
         horizon_s: float = 50.0,
-        lateness: float = 0.4,
-        work_power: float = 0.7,
+        lateness: float = 0.7,
+        work_power: float = 0.0,
         weight_power: float = 0.2,
-        inertia: float = 4.0,
-        readmission: float = 1.0,
+        inertia: float = 3.0,
+        readmission: float = 2.0,
         readmit_s: float = 6.0,
         reserve: float = 0.03,
         kv_pressure: float = 0.9,
@@ -153,35 +158,28 @@ class Thrift:
             return Decision(replan_after=calm)
 
         charge, candidate = self._preemption_charges(snapshot)
-        if self._objective is None:
-            gains: GainModel = self._stakes(snapshot, charge, candidate)
-        else:
-            gains = Charged(self._objective.gains(snapshot), charge, candidate)
+        resident = snapshot.kv_tokens > 0
         weights, capacity = snapshot.need_tokens, snapshot.capacity_tokens
-        most = min(snapshot.max_batch, most_that_fit(weights, capacity))
-        instance = Instance(weights, capacity, min(1, most), most, gains)
-        plan = self._solver.solve(instance, time_limit_s=self._time_limit_s)
-        if plan.status is Status.NO_SOLUTION:
-            return Decision(plan=plan, replan_after=1)
-
-        gained = instance.gains_at(plan.batch_size)
         scalars = rate_scalars(snapshot.latency, capacity, mean_tokens(weights))
+        most = min(snapshot.max_batch, most_that_fit(weights, capacity))
+        slots = int(_reading_batch(scalars, float(snapshot.tds.max()), snapshot.max_batch))
+        if slots < most:
+            # Compute binds, too. What residents gain by staying says nothing about how
+            # large the batch should be (they can be held), so that is settled without it.
+            bare = self._gains(snapshot, np.minimum(charge, 0.0), candidate)
+            plan = self._solve(Instance(weights, capacity, min(1, most), most, bare))
+            slots = most = max(slots, int(plan.serve.sum()))
+        gains = self._gains(snapshot, charge, candidate)
+        plan = self._solve(Instance(weights, capacity, min(1, most), most, gains))
+
+        gained = gains(plan.batch_size)
         rate = token_rate(scalars, int(plan.serve.sum()))
         # The tokens that keep a reader busy for the horizon take tds / rate of it.
         per_second = np.maximum(1.0, rate / snapshot.tds) / self._horizon_s
         self._price = max(0.0, float(((gained - charge) * per_second)[plan.serve].sum()))
         order = np.argsort(-gained / weights, kind="stable")
-        action = _fill_up(
-            plan.serve,
-            snapshot.kv_tokens > 0,
-            order,
-            weights,
-            capacity,
-            snapshot.max_batch,
-            int(self._reserve * capacity),
-            scalars,
-            snapshot.tds,
-        )
+        reserve = int(self._reserve * capacity)
+        action = _fill_up(plan.serve, resident, order, weights, capacity, slots, reserve)
         return Decision(action=action, order=order, plan=plan, replan_after=1)
 
     def finished(self, request_id: int) -> None:
@@ -191,6 +189,16 @@ class Thrift:
             # At least one token has come since the last snapshot: the one that ended it.
             self._replies.observe(int(self._generated[known[0]]) + 1)
             self._unseen += 1
+
+    def _solve(self, instance: Instance) -> Plan:
+        return self._solver.solve(instance, time_limit_s=self._time_limit_s)
+
+    def _gains(
+        self, snapshot: Snapshot, charge: NDArray[np.float64], candidate: NDArray[np.bool_]
+    ) -> GainModel:
+        if self._objective is None:
+            return self._stakes(snapshot, charge, candidate)
+        return Charged(self._objective.gains(snapshot), charge, candidate)
 
     def _stakes(
         self, snapshot: Snapshot, charge: NDArray[np.float64], candidate: NDArray[np.bool_]
@@ -233,25 +241,30 @@ class Thrift:
         self, snapshot: Snapshot
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """What each request gains besides by being served, and who is a candidate, (n,)."""
-        self._learn_round_trip(snapshot)
-        preempted = snapshot.state == State.PREEMPTED
-        backlog_s = np.maximum(0.0, snapshot.delivered - snapshot.digested) / snapshot.tds
-        times = np.where(snapshot.kv_tokens > 0, self._inertia, 0.0)
-        times[preempted] = -self._readmission
-        charge = times * (snapshot.need_tokens * (self._round_trip_s * self._price))
-        return charge, ~(preempted & (backlog_s > self._readmit_s))
-
-    def _learn_round_trip(self, snapshot: Snapshot) -> None:
-        # Swapping stalls the engine both ways, recomputing once. Which of the two it is
-        # shows as soon as somebody has been preempted; until then, the dearer one.
         per_prefill_s = snapshot.latency.per_prefill_token_s
         if self._round_trip_s < 0:
             self._round_trip_s = per_prefill_s
-        away = snapshot.state == State.PREEMPTED
-        if away.any():
-            context = (snapshot.prompt_tokens + snapshot.generated_tokens)[away].sum()
-            one_way_s = float(snapshot.restore_s[away].sum() / context)
-            self._round_trip_s = min(2 * one_way_s, per_prefill_s)
+        charge = np.empty(snapshot.num_requests)
+        candidate = np.empty(snapshot.num_requests, dtype=np.bool_)
+        self._round_trip_s = _charge(
+            snapshot.kv_tokens,
+            snapshot.state,
+            snapshot.prompt_tokens,
+            snapshot.generated_tokens,
+            snapshot.need_tokens,
+            snapshot.restore_s,
+            snapshot.delivered,
+            snapshot.digested,
+            snapshot.tds,
+            self._readmit_s,
+            self._inertia * self._price,
+            self._readmission * self._price,
+            self._round_trip_s,
+            per_prefill_s,
+            charge,
+            candidate,
+        )
+        return charge, candidate
 
 
 class Charged:
@@ -287,41 +300,88 @@ class Charged:
 
 
 @njit(cache=True)
+def _charge(
+    kv_tokens: NDArray[np.int64],
+    state: NDArray[np.int8],
+    prompt_tokens: NDArray[np.int64],
+    generated_tokens: NDArray[np.int64],
+    need_tokens: NDArray[np.int64],
+    restore_s: NDArray[np.float64],
+    delivered: NDArray[np.int64],
+    digested: NDArray[np.float64],
+    tds: NDArray[np.float64],
+    readmit_s: float,
+    stay_price: float,
+    return_price: float,
+    round_trip_s: float,
+    per_prefill_s: float,
+    charge: NDArray[np.float64],
+    candidate: NDArray[np.bool_],
+) -> float:
+    # Fills charge and candidate; returns the seconds that a round trip takes per KV token.
+    # Swapping stalls the engine both ways, recomputing once. Which of the two it is shows
+    # as soon as somebody has been preempted; until then, the dearer one is assumed.
+    away_s, away_tokens = 0.0, 0
+    for i in range(state.size):
+        if state[i] == State.PREEMPTED:
+            away_s += restore_s[i]
+            away_tokens += prompt_tokens[i] + generated_tokens[i]
+    if away_tokens > 0:
+        round_trip_s = min(2.0 * away_s / away_tokens, per_prefill_s)
+
+    for i in range(state.size):
+        charge[i] = 0.0
+        candidate[i] = True
+        if kv_tokens[i] > 0:
+            charge[i] = stay_price * round_trip_s * need_tokens[i]
+        elif state[i] == State.PREEMPTED:
+            charge[i] = -return_price * round_trip_s * need_tokens[i]
+            candidate[i] = delivered[i] - digested[i] <= readmit_s * tds[i]
+    return round_trip_s
+
+
+@njit(cache=True)
+def _reading_batch(scalars: NDArray[np.float64], fastest_tds: float, max_batch: int) -> int:
+    # The largest batch that is still faster than the fastest reader, at least 1.
+    slots = max_batch
+    while slots > 1 and token_rate(scalars, slots) < fastest_tds:
+        slots -= 1
+    return slots
+
+
+@njit(cache=True)
 def _fill_up(
     serve: NDArray[np.bool_],
     resident: NDArray[np.bool_],
     order: NDArray[np.int64],
     weights: NDArray[np.int64],
     capacity: int,
-    max_batch: int,
+    slots: int,
     reserve: int,
-    scalars: NDArray[np.float64],
-    tds: NDArray[np.float64],
 ) -> NDArray[np.int8]:
+    # Serve the plan and, up to `slots`, residents and then others; hold what still fits.
     action = np.zeros(serve.size, dtype=np.int8)
-    served = 0
     for i in range(serve.size):
         if serve[i]:
             action[i] = Action.SERVE
             capacity -= weights[i]
-            served += 1
-    # Filling up must not make the batch slower than the fastest reader.
-    fastest = tds.max()
-    slots = max_batch
-    while slots > max(served, 1) and token_rate(scalars, slots) < fastest:
-        slots -= 1
-    for residents_turn in (True, False):
-        for i in order:
-            if action[i] == Action.WAIT and resident[i] == residents_turn and served < slots:
-                spare = 0 if residents_turn or served == 0 else reserve
-                if weights[i] + spare <= capacity:
-                    action[i] = Action.SERVE
-                    capacity -= weights[i]
-                    served += 1
-        if residents_turn:
-            for i in order:
-                idle = action[i] == Action.WAIT and resident[i]
-                if idle and weights[i] + reserve <= capacity:
-                    action[i] = Action.HOLD
-                    capacity -= weights[i]
+            slots -= 1
+    for i in order:
+        if action[i] == Action.WAIT and resident[i] and weights[i] <= capacity and slots > 0:
+            action[i] = Action.SERVE
+            capacity -= weights[i]
+            slots -= 1
+    for i in order:
+        idle = action[i] == Action.WAIT and resident[i]
+        if idle and weights[i] + reserve <= capacity:
+            action[i] = Action.HOLD
+            capacity -= weights[i]
+    empty = not action.any()
+    for i in order:
+        spare = 0 if empty else reserve
+        if action[i] == Action.WAIT and weights[i] + spare <= capacity and slots > 0:
+            action[i] = Action.SERVE
+            capacity -= weights[i]
+            slots -= 1
+            empty = False
     return action

@@ -132,9 +132,7 @@ def test_no_batch_size_is_lost_by_a_jump(family: str) -> None:
     solver = Exact()
     for batch in range(instance.min_batch, instance.max_batch + 1):
         table = GainTable(instance.gains_at(batch)[None, :], batch)
-        one = Instance(
-            instance.weights, instance.capacity, batch, batch, table, instance.exactly
-        )
+        one = Instance(instance.weights, instance.capacity, batch, batch, table, instance.exactly)
         best = max(best, solver.solve(one).value)
     assert_certified(instance, best)
 
@@ -270,6 +268,25 @@ def test_units_of_gains() -> None:
     assert noise < 1e-12
     assert common_unit(np.random.default_rng(0).random(50)) == (0.0, 0.0)
     assert common_unit(np.zeros(3)) == (0.0, 0.0)
+
+
+def test_an_incumbent_of_another_unit() -> None:
+    """
+    Each batch size has gains in multiples of its own unit (a bug once: the incumbent was taken
+    for a multiple of the unit at hand, and better plans were lost with a false certificate).
+    """
+    solver = Exact()
+    for seed in (1084, 1180, 1382, *range(300)):
+        rng = np.random.default_rng(seed)
+        n, k = int(rng.integers(4, 11)), int(rng.integers(2, 7))
+        weights, base = rng.integers(1, 40, n), rng.integers(1, 30, n).astype(float)
+        own_unit = np.cumprod(np.r_[1.0, rng.uniform(0.9, 1.0, k - 1)])
+        if rng.random() < 0.5:
+            rng.shuffle(own_unit)
+        capacity = int(weights.sum() * rng.uniform(0.2, 0.7))
+        table = GainTable(own_unit[:, None] * base, 1)
+        instance = Instance(weights, capacity, 1, k, table, bool(rng.random() < 0.3))
+        assert_certified(instance, enumerated(instance), solver)
 
 
 def test_perfect_requests_close_by_their_unit() -> None:
