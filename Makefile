@@ -18,7 +18,7 @@ demo: $(CORE) ## Install if need be, and run the main job: two tables and the fi
 	$(BIN)/andes-opt demo hydra.run.dir=demo_output
 
 test: $(DEV) ## Install if need be, and run the core tests.
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n auto
 
 test-torch: $(TORCH) ## Run the tests that need PyTorch, in an environment of their own.
 	.venv-torch/bin/python -m pytest -q -m torch
