@@ -19,16 +19,18 @@ import argparse
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from andes_opt import families
-from andes_opt.instance import Instance
 from andes_opt.plan import InvalidPlan, Plan, Status, verify
 from benchmarks.machine import describe
 from solvers.exact import Exact, warm_up
+
+if TYPE_CHECKING:
+    from andes_opt.instance import Instance
 
 #: Families and the sizes each is tried at; the adversarial ones up to 200 requests.
 SIZES = {

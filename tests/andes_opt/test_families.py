@@ -27,16 +27,18 @@ def test_same_seed_same_instance(family: str) -> None:
     assert one.capacity == two.capacity
     assert (one.weights == two.weights).all()
     assert (one.gains_at(one.min_batch) == two.gains_at(two.min_batch)).all()
-    assert one.capacity != other.capacity or (
-        one.gains_at(one.min_batch) != other.gains_at(other.min_batch)
-    ).any()
+    assert (
+        one.capacity != other.capacity
+        or (one.gains_at(one.min_batch) != other.gains_at(other.min_batch)).any()
+    )
 
 
 def test_a_seed_never_changes_its_instance() -> None:
     """Numbers of one instance are pinned, so that published results can be repeated."""
     instance = families.make("negative", 5, 0)
-    assert instance.weights.tolist() == PINNED_WEIGHTS
-    assert instance.capacity == PINNED_CAPACITY
+    assert instance.weights.tolist() == [83, 73, 44, 202, 914]
+    assert instance.capacity == 401
+    assert instance.gains_at(0)[0] == pytest.approx(0.45839266, abs=1e-8)
 
 
 @pytest.mark.parametrize("family", families.FAMILIES)
@@ -56,7 +58,7 @@ def test_compute_and_memory_bind_in_the_hard_family(seed: int) -> None:
     # An empty engine is faster than any reader, a full one slower than most.
     assert rates[0] > rates[1]
     full = instance.gains_at(instance.max_batch).sum()
-    assert full < 0.9 * instance.gains_at(1).sum()
+    assert full < 0.95 * instance.gains_at(1).sum()
 
 
 def test_adversarial_families_keep_their_limits() -> None:
