@@ -11,14 +11,20 @@ The step (design section 3; Andes, arXiv 2404.16283, section 4) is
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
+from andes_opt.checks import whole
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
+#: Most that weights may sum to: compiled code adds them up as int64.
+_MOST_TOKENS = 2**62
 
 _NPZ_KEYS = ("weights", "capacity", "min_batch", "max_batch", "exactly", "values", "first_batch")
 
@@ -68,7 +74,8 @@ class GainTable:
     Raises
     ------
     ValueError
-        If the values are not a finite (k, n) table with k >= 1, or first_batch < 0.
+        If the values are not a finite (k, n) table with k >= 1, or first_batch is no whole
+        number >= 0.
     """
 
     __slots__ = ("concave_in_rate", "first_batch", "monotone", "values")
@@ -76,15 +83,19 @@ class GainTable:
     def __init__(
         self, values: ArrayLike, first_batch: int = 0, *, concave_in_rate: bool = False
     ) -> None:
-        table = np.array(values, dtype=np.float64, order="C")
+        try:
+            table = np.array(values, dtype=np.float64, order="C")
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"gain values not understood: need (k, n) numbers; {error}."
+            ) from error
         if table.ndim != 2 or table.shape[0] == 0:
             raise ValueError(
                 f"gain values of shape {table.shape} not understood: need (k >= 1, n)."
             )
         if not np.isfinite(table).all():
             raise ValueError("gain values must be finite; found NaN or infinity.")
-        if first_batch < 0:
-            raise ValueError(f"first_batch = {first_batch} < 0 not understood.")
+        whole("first_batch", first_batch, 0)
 
         table.flags.writeable = False
         self.values: NDArray[np.float64] = table
@@ -132,8 +143,8 @@ class Instance:
     Raises
     ------
     ValueError
-        On a wrong shape, a weight < 1, a bad range, or a gain table that does not
-        cover [min_batch, max_batch] and n.
+        On a wrong shape, a weight < 1, a bad range, no gain model, or a gain table that
+        does not cover [min_batch, max_batch] and n.
     """
 
     weights: NDArray[np.int64]
@@ -149,18 +160,25 @@ class Instance:
             raise ValueError(f"weights of shape {raw.shape} not understood: need (n,).")
         if raw.size and raw.dtype.kind not in "iu":
             raise ValueError(f"weights must be integers, not {raw.dtype}.")
+        if raw.size and raw.min() < 1:
+            raise ValueError(f"weights must be >= 1; the smallest is {raw.min()}.")
+        if raw.size and raw.max() > _MOST_TOKENS // raw.size:
+            raise ValueError(f"weights must sum to 2**62 at most; the largest is {raw.max()}.")
         weights = np.array(raw, dtype=np.int64)
-        if weights.size and weights.min() < 1:
-            raise ValueError(f"weights must be >= 1; the smallest is {weights.min()}.")
-        if self.capacity < 0:
-            raise ValueError(f"capacity = {self.capacity} < 0 not understood.")
-        if not 0 <= self.min_batch <= self.max_batch:
+        for name in ("capacity", "min_batch", "max_batch"):
+            whole(name, getattr(self, name), 0)
+        if self.min_batch > self.max_batch:
             raise ValueError(
                 f"batch range [{self.min_batch}, {self.max_batch}] not understood: "
                 "need 0 <= min_batch <= max_batch."
             )
 
         gains = self.gains
+        if not callable(gains):
+            raise ValueError(
+                f"gains of type {type(gains).__name__} not understood: need a gain model, "
+                "GainTable(values, first_batch) say."
+            )
         if isinstance(gains, GainTable):
             if gains.values.shape[1] != weights.size:
                 raise ValueError(
@@ -175,7 +193,8 @@ class Instance:
 
         weights.setflags(write=False)
         object.__setattr__(self, "weights", weights)
-        object.__setattr__(self, "capacity", int(self.capacity))
+        # More capacity than all weights together need is no use, and might not fit an int64.
+        object.__setattr__(self, "capacity", min(int(self.capacity), _MOST_TOKENS))
         object.__setattr__(self, "min_batch", int(self.min_batch))
         object.__setattr__(self, "max_batch", int(self.max_batch))
         object.__setattr__(self, "exactly", bool(self.exactly))
@@ -244,17 +263,19 @@ class Instance:
             sentence names the file.
         """
         try:
+            if Path(path).is_file() and not zipfile.is_zipfile(path):
+                raise ValueError("it is no .npz file.")
             with np.load(path, allow_pickle=False) as data:
                 missing = [key for key in _NPZ_KEYS if key not in data]
                 if missing:
                     raise ValueError(f"it lacks {', '.join(missing)}.")
                 return cls(
                     weights=data["weights"],
-                    capacity=int(data["capacity"]),
-                    min_batch=int(data["min_batch"]),
-                    max_batch=int(data["max_batch"]),
-                    gains=GainTable(data["values"], int(data["first_batch"])),
-                    exactly=bool(data["exactly"]),
+                    capacity=data["capacity"].item(),
+                    min_batch=data["min_batch"].item(),
+                    max_batch=data["max_batch"].item(),
+                    gains=GainTable(data["values"], data["first_batch"].item()),
+                    exactly=bool(data["exactly"].item()),
                 )
         except FileNotFoundError:
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from enum import Enum
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -156,11 +157,15 @@ def verify(instance: Instance, plan: Plan) -> None:
         If a constraint is violated, the value is not the sum of the gains, the bound is
         below the value, or the status does not fit value and bound.
     """
-    serve = plan.serve
+    serve = np.asarray(plan.serve)
     if serve.shape != (instance.num_requests,) or serve.dtype != np.bool_:
         raise InvalidPlan(
             f"serve is {serve.dtype}{serve.shape}, not bool({instance.num_requests},)."
         )
+    if not isinstance(plan.status, Status):
+        raise InvalidPlan(f"status {plan.status!r} is no Status.")
+    if not isinstance(plan.batch_size, Integral):
+        raise InvalidPlan(f"batch_size {plan.batch_size!r} is no whole number.")
     if plan.status is Status.NO_SOLUTION:
         _verify_no_solution(instance, plan)
         return
@@ -193,7 +198,7 @@ def verify(instance: Instance, plan: Plan) -> None:
 def _verify_no_solution(instance: Instance, plan: Plan) -> None:
     if not instance.exactly:
         raise InvalidPlan("NO_SOLUTION for an instance whose empty plan is feasible.")
-    if plan.serve.any() or plan.batch_size != instance.min_batch:
+    if np.any(plan.serve) or plan.batch_size != instance.min_batch:
         raise InvalidPlan("NO_SOLUTION must serve nobody at batch_size min_batch.")
     if plan.value != -math.inf or plan.bound not in (-math.inf, math.inf):
         raise InvalidPlan(

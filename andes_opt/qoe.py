@@ -417,14 +417,14 @@ class QoEAccumulator:
 
 
 def _checked(token_times_s: ArrayLike) -> NDArray[np.float64]:
-    times = np.ascontiguousarray(token_times_s, dtype=np.float64)
+    times = np.asarray(token_times_s, dtype=np.float64)
     if times.ndim != 1:
         raise ValueError(f"token_times_s of shape {times.shape} not understood: need (n,).")
     if times.size and not (
         np.isfinite(times).all() and times[0] >= 0 and (times[1:] >= times[:-1]).all()
     ):
         raise ValueError("token_times_s must be finite, >= 0 and non-decreasing.")
-    return times
+    return np.ascontiguousarray(times)
 
 
 @njit(cache=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -117,8 +118,19 @@ def test_instance_does_not_share_the_callers_arrays() -> None:
         ({"weights": [[30, 20, 10]]}, r"weights of shape \(1, 3\)"),
         ({"weights": [30.0, 20.0, 10.0]}, "must be integers, not float64"),
         ({"weights": [30, 0, 10]}, "the smallest is 0"),
-        ({"capacity": -1}, "capacity = -1 < 0"),
-        ({"min_batch": -1}, r"batch range \[-1, 2\]"),
+        ({"weights": np.array([30, 20, 2**63], np.uint64)}, "the largest is 9223372036854775808"),
+        ({"weights": [2**61, 2**61, 2**61]}, r"must sum to 2\*\*62 at most"),
+        ({"capacity": -1}, "capacity = -1 not understood"),
+        ({"capacity": 40.5}, "capacity = 40.5 not understood"),
+        ({"capacity": math.nan}, "capacity = nan not understood"),
+        ({"capacity": math.inf}, "capacity = inf not understood"),
+        ({"capacity": None}, "capacity = None not understood"),
+        ({"min_batch": -1}, "min_batch = -1 not understood"),
+        ({"min_batch": 1.5}, "min_batch = 1.5 not understood"),
+        ({"max_batch": 1.5}, "max_batch = 1.5 not understood"),
+        ({"max_batch": "2"}, "max_batch = '2' not understood"),
+        ({"gains": None}, "gains of type NoneType"),
+        ({"gains": np.ones((2, 3))}, "gains of type ndarray"),
         ({"min_batch": 3}, r"batch range \[3, 2\]"),
         ({"min_batch": 0}, "covers batch sizes 1 to 2, not 0 to 2"),
         ({"max_batch": 3}, "covers batch sizes 1 to 2, not 1 to 3"),
@@ -136,6 +148,11 @@ def test_instance_of_nobody() -> None:
     instance = Instance([], 40, 0, 0, GainTable(np.empty((1, 0))))
     assert instance.num_requests == 0
     assert instance.weights.dtype == np.int64
+
+
+def test_any_capacity_fits() -> None:
+    """A capacity beyond what compiled code counts with is as good as the most that it can."""
+    assert small(capacity=2**70).capacity == 2**62
 
 
 def test_max_batch_may_exceed_the_number_of_requests() -> None:
@@ -182,6 +199,11 @@ def test_gain_table_rows_start_at_first_batch() -> None:
         ([[1.0, np.nan]], 0, "finite"),
         ([[1.0, -np.inf]], 0, "finite"),
         ([[1.0]], -1, "first_batch = -1"),
+        ([[1.0]], 1.5, "first_batch = 1.5"),
+        ([[1.0]], None, "first_batch = None"),
+        ([["a"]], 0, "gain values not understood"),
+        ([[1j]], 0, "gain values not understood"),
+        ([[1.0, 2.0], [1.0]], 0, "gain values not understood"),
     ],
 )
 def test_gain_table_refuses(values: Any, first: int, sentence: str) -> None:
@@ -236,8 +258,25 @@ def test_load_names_the_file(tmp_path: Path) -> None:
     with np.load(wrong) as data:
         numbers = dict(data)
     np.savez(wrong, **(numbers | {"capacity": -4}))
-    for path, sentence in [(text, ""), (lacking, "lacks capacity"), (wrong, "capacity = -4")]:
+    for path, sentence in [
+        (text, r"it is no \.npz file"),
+        (lacking, "lacks capacity"),
+        (wrong, "capacity = -4 not"),
+    ]:
         with pytest.raises(ValueError, match=rf"{path.name} holds no instance: .*{sentence}"):
             Instance.load(path)
     with pytest.raises(FileNotFoundError):
         Instance.load(tmp_path / "missing.npz")
+
+
+def test_load_takes_scalars_of_any_shape(tmp_path: Path) -> None:
+    """Files of another make may hold their numbers as arrays of one element."""
+    path = tmp_path / "other.npz"
+    small().save(path)
+    with np.load(path) as data:
+        numbers = dict(data)
+    scalars = ("capacity", "min_batch", "max_batch", "exactly", "first_batch")
+    np.savez(path, **(numbers | {name: np.array([numbers[name]]) for name in scalars}))
+    loaded = Instance.load(path)
+    assert (loaded.capacity, loaded.min_batch, loaded.max_batch) == (40, 1, 2)
+    assert loaded.exactly is False

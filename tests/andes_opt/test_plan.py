@@ -108,6 +108,7 @@ def test_verify_accepts_what_is_right() -> None:
     verify(INSTANCE, plan(serve=chosen(0), value=4.0, bound=9.0, status=Status.FEASIBLE))
     verify(INSTANCE, plan(serve=chosen(), value=0.0, bound=9.0, status=Status.FEASIBLE))
     verify(EXACTLY, plan())
+    verify(INSTANCE, plan(serve=[False, True, True]))
 
 
 @pytest.mark.parametrize(
@@ -115,6 +116,10 @@ def test_verify_accepts_what_is_right() -> None:
     [
         ({"serve": chosen(1, 2)[:2]}, r"serve is bool\(2,\)"),
         ({"serve": chosen(1, 2).astype(int)}, "serve is int"),
+        ({"serve": [1, 2]}, "serve is int"),
+        ({"serve": None}, r"serve is object\(\)"),
+        ({"batch_size": 2.0}, "batch_size 2.0 is no whole number"),
+        ({"status": "optimal"}, "status 'optimal' is no Status"),
         ({"batch_size": 0}, r"batch_size 0 is outside \[1, 2\]"),
         ({"batch_size": 3}, r"batch_size 3 is outside \[1, 2\]"),
         ({"serve": chosen(0, 1), "value": 7.0, "bound": 7.0}, "needs 50 KV tokens of 40"),

@@ -204,9 +204,9 @@ def test_target_refuses(ttft_s: float, tds: float, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "times", [[[1.0]], [-0.1, 1.0], [2.0, 1.0], [1.0, math.nan], [1.0, math.inf]]
+    "times", [[[1.0]], 1.0, [-0.1, 1.0], [2.0, 1.0], [1.0, math.nan], [1.0, math.inf]]
 )
-def test_scores_refuse_bad_times(times: list[float]) -> None:
+def test_scores_refuse_bad_times(times: list[float] | float) -> None:
     """Times that are no non-decreasing row of numbers >= 0 are refused by all three."""
     for score in SCORES:
         with pytest.raises(ValueError, match="token_times_s"):
