@@ -11,24 +11,26 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from andes_opt import kernel
+from andes_opt.checks import whole
 from andes_opt.qoe import ideal_area_capped
-from andes_opt.snapshot import NEVER, Snapshot, State
+from andes_opt.snapshot import NEVER, Decision, Snapshot, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from andes_opt.engine import EngineProfile
-    from andes_opt.snapshot import Decision, Policy
+    from andes_opt.snapshot import Policy
     from andes_opt.workload import Requests
 
 _NO_ACTION = np.empty(0, dtype=np.int8)
+_NO_ORDER = np.empty(0, dtype=np.int64)
 _SAMPLES_PER_CHUNK = 4096
 
 #: Columns of :attr:`SimulationResult.timeline`.
@@ -178,6 +180,10 @@ def simulate(
         before = time.perf_counter()
         decision = policy.decide(snapshot)
         elapsed = time.perf_counter() - before
+        if not isinstance(decision, Decision):
+            raise ValueError(
+                f"{type(policy).__name__} decided {type(decision).__name__}, not a Decision."
+            )
         decide_s += elapsed
         decisions += 1
         cost = elapsed if charge is None else 0.0
@@ -193,6 +199,8 @@ def simulate(
         if progress is not None:
             progress(state.num_finished)
 
+    for request_id in state.take_finished():
+        policy.finished(request_id)
     if progress is not None:
         progress(state.num_finished)
     return state.result(
@@ -213,13 +221,30 @@ def _charge(solver_time: str | float) -> float | None:
         return None
     try:
         seconds = float(solver_time)
-    except ValueError:
+    except (TypeError, ValueError):
         seconds = -1.0
     if not (np.isfinite(seconds) and seconds >= 0):
         raise ValueError(
             f"solver_time = {solver_time!r} not understood: need free, measured, or seconds >= 0."
         )
     return seconds
+
+
+def _integers(name: str, values: ArrayLike, dtype: type[np.signedinteger]) -> NDArray[Any]:
+    """Part of a decision as the kernel takes it: a list will do, fractions will not."""
+    array = np.asarray(values)
+    if array.dtype != dtype:
+        whole_numbers = array.dtype.kind in "biu" or (
+            array.dtype.kind == "f" and bool((array == np.floor(array)).all())
+        )
+        if not whole_numbers:
+            raise ValueError(f"a decision's {name} of {array.dtype} not understood: need integers.")
+        # Clipped, lest 257 turn into 1; numbers of requests are exact as floats.
+        most = min(np.iinfo(dtype).max, 2**53)
+        array = array.astype(np.float64).clip(-1, most).astype(dtype)
+    if array.ndim != 1:
+        raise ValueError(f"a decision's {name} of shape {array.shape} not understood: need (n,).")
+    return np.ascontiguousarray(array)
 
 
 class _EngineState:
@@ -349,12 +374,14 @@ class _EngineState:
 
     def apply(self, decision: Decision, cost_s: float) -> None:
         """Carry out a decision that took ``cost_s`` seconds on the simulated clock."""
-        action = _NO_ACTION if decision.action is None else decision.action
-        if decision.replan_after < 1:
-            raise ValueError(f"replan_after = {decision.replan_after} < 1 not understood.")
-        if decision.action is not None and action.size != self.num_active:
-            raise ValueError(f"a decision on {action.size} of {self.num_active} requests.")
-        countdown = -1 if decision.replan_after >= NEVER else decision.replan_after
+        action, order = _NO_ACTION, _NO_ORDER
+        if decision.action is not None:
+            action = _integers("action", decision.action, np.int8)
+            order = _integers("order", decision.order, np.int64)
+            if action.size != self.num_active:
+                raise ValueError(f"a decision on {action.size} of {self.num_active} requests.")
+        whole("replan_after", decision.replan_after, 1)
+        countdown = -1 if decision.final else min(int(decision.replan_after), NEVER)
         self._clock[kernel.NOW] += cost_s
         understood = kernel.apply(
             self._ints,
@@ -364,7 +391,7 @@ class _EngineState:
             self._running,
             self._admit,
             action,
-            decision.order,
+            order,
             countdown,
         )
         if not understood:

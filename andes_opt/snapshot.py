@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from andes_opt.latency import LatencyModel
     from andes_opt.plan import Plan
 
-#: ``replan_after`` of a policy that need not be asked again, whatever happens.
+#: ``replan_after`` of a pass-through that need not be asked again, whatever happens.
 NEVER = 2**62
 
 
@@ -133,13 +133,23 @@ class Decision:
         The solver's plan behind the decision, if there was one.
     replan_after
         Iterations after which the engine asks again, >= 1. An arrival, a finish or a KV
-        shortage asks sooner, except after :data:`NEVER`.
+        shortage asks sooner, except after a pass-through for :data:`NEVER`.
     """
 
     action: NDArray[np.int8] | None = None
     order: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     plan: Plan | None = None
     replan_after: int = 1
+
+    @property
+    def final(self) -> bool:
+        """
+        True if the engine need not ask again: pass-through for exactly :data:`NEVER`.
+
+        A plan covers the requests that it was made for, so that it can't be final, and any
+        other large number means no more than "when something happens".
+        """
+        return self.action is None and self.replan_after == NEVER
 
 
 @runtime_checkable

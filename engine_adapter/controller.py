@@ -249,7 +249,7 @@ class StepController:
         self._next_plan_s = now_s + self._plan_cost_s / share if share < 1.0 else now_s
 
     def _follow(self, decision: Decision, keys: list[str], newest: int, now_s: float) -> None:
-        self._replan_after = decision.replan_after
+        self._replan_after = NEVER if decision.final else min(decision.replan_after, NEVER - 1)
         self.report.plans += 1
         if decision.action is None:
             self._plan = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -247,8 +248,9 @@ def test_solver_time_is_charged() -> None:
     assert slow.makespan_s > free.makespan_s
     assert slow.busy_s + slow.charged_s <= slow.makespan_s + 1e-9
     assert simulate(requests, make_engine(), Thinker(0), solver_time="measured").charged_s > 0
-    with pytest.raises(ValueError, match="free, measured, or seconds"):
-        simulate(requests, make_engine(), Thinker(0), solver_time="slow")
+    for nonsense in ("slow", None, [1], -1.0, math.inf):
+        with pytest.raises(ValueError, match="free, measured, or seconds"):
+            simulate(requests, make_engine(), Thinker(0), solver_time=nonsense)  # type: ignore[arg-type]
 
 
 def test_policy_that_serves_nobody_is_an_error() -> None:
@@ -272,38 +274,118 @@ def test_policy_that_serves_nobody_is_an_error() -> None:
         ([1, 7], [0, 1], 1, "known actions"),
         ([1], [0], 1, "1 of 2 requests"),
         ([1, 1], [0, 1], 0, "replan_after = 0"),
+        ([1, 1], [0, 1], 1.5, "replan_after = 1.5"),
+        ([1, 1], [0, 1], None, "replan_after = None"),
+        ([1, 257], [0, 1], 1, "known actions"),
+        ([1, 2**80], [0, 1], 1, "action of object"),
+        ([1, 0.5], [0, 1], 1, "action of float64"),
+        ([1, math.nan], [0, 1], 1, "action of float64"),
+        ([1, math.inf], [0, 1], 1, "known actions"),
+        ([[1, 1]], [0, 1], 1, r"action of shape \(1, 2\)"),
+        ([1, 1], ["a", "b"], 1, "order of <U1"),
     ],
 )
 def test_malformed_decisions_are_refused(
     action: list[int], order: list[int], replan_after: int, message: str
 ) -> None:
     """A decision that does not fit its snapshot ends the run with a sentence."""
+    malformed = Decision(action, order, replan_after=replan_after)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=message):
+        simulate(two_requests(), make_engine(), Fixed(malformed))
 
-    class Malformed(Storm):
-        def decide(self, snapshot: Snapshot) -> Decision:
-            return Decision(
-                action=np.array(action, dtype=np.int8),
-                order=np.array(order, dtype=np.int64),
-                replan_after=replan_after,
-            )
 
-    requests = Requests(
+@pytest.mark.parametrize("answer", [None, np.ones(2, dtype=np.int8)])
+def test_what_is_no_decision_is_refused(answer: object) -> None:
+    """A policy that answers with something else is named in one sentence."""
+    with pytest.raises(ValueError, match=r"Fixed decided \w+, not a Decision\."):
+        simulate(two_requests(), make_engine(), Fixed(answer))
+
+
+@pytest.mark.parametrize(
+    ("action", "order"),
+    [
+        ([Action.SERVE, Action.SERVE], [0, 1]),
+        (np.ones(2, dtype=bool), np.array([0, 1], dtype=np.int32)),
+        (np.ones(2), np.array([0.0, 1.0])),
+        (np.ones((2, 2), dtype=np.int8)[:, 0], np.arange(4)[::2] // 2),
+    ],
+)
+def test_decisions_in_other_types_mean_the_same(action: object, order: object) -> None:
+    """Lists, switches, whole floats and strided views decide what int8 and int64 would."""
+    plain = Fixed(Decision(np.ones(2, dtype=np.int8), np.arange(2), replan_after=99))
+    other = Fixed(Decision(action, order, replan_after=99))  # type: ignore[arg-type]
+    results = [simulate(two_requests(), make_engine(), policy) for policy in (plain, other)]
+    assert np.array_equal(results[0].completion_s, results[1].completion_s)
+
+
+class Fixed:
+    """Answers every snapshot of :func:`two_requests` alike."""
+
+    def __init__(self, answer: object) -> None:
+        self._answer = answer
+
+    def decide(self, snapshot: Snapshot) -> Decision:
+        return self._answer  # type: ignore[return-value]
+
+    def finished(self, request_id: int) -> None:
+        pass
+
+
+def two_requests() -> Requests:
+    return Requests(
         arrival_s=np.zeros(2),
         prompt_tokens=np.array([20, 20]),
         output_tokens=np.array([5, 5]),
         ttft_s=np.ones(2),
         tds=np.full(2, 5.0),
     )
-    with pytest.raises(ValueError, match=message):
-        simulate(requests, make_engine(), Malformed(0))
 
 
 def test_policy_hears_of_every_finish() -> None:
-    """``finished`` is called once for each request that a policy has seen, before the next ask."""
-    policy = Storm(1)
+    """``finished`` is called once for each request that a policy has seen, the last included."""
+
+    class Asked(Storm):
+        def decide(self, snapshot: Snapshot) -> Decision:
+            return Decision(replan_after=3)
+
+    policy = Asked(1)
     simulate(make_requests(30, 2), make_engine(), policy)
-    assert len(policy.left) == len(set(policy.left))
-    assert len(policy.left) >= 28  # nobody is asked after the last ones
+    assert sorted(policy.left) == list(range(30))
+
+
+@pytest.mark.parametrize("plan", [False, True])
+@pytest.mark.parametrize("replan_after", [10**9, NEVER + 1, sys.maxsize, 2**80])
+def test_an_arrival_asks_again_however_long_a_plan_was_meant_to_last(
+    plan: bool, replan_after: int
+) -> None:
+    """Only a pass-through for exactly NEVER is final: any other number waits for an event."""
+
+    class Patient(Storm):
+        asked = 0
+
+        def decide(self, snapshot: Snapshot) -> Decision:
+            self.asked += 1
+            n = snapshot.num_requests
+            if not plan:
+                return Decision(replan_after=replan_after)
+            return Decision(np.ones(n, dtype=np.int8), np.arange(n), replan_after=replan_after)
+
+    policy = Patient(0)
+    result = simulate(make_requests(20, 3), make_engine(), policy)
+    assert np.isfinite(result.completion_s).all()
+    assert policy.asked >= 20
+
+
+def test_a_plan_is_never_final() -> None:
+    """A plan for NEVER is asked again at the next event, for it knows no newcomers."""
+
+    class Planned(Storm):
+        def decide(self, snapshot: Snapshot) -> Decision:
+            n = snapshot.num_requests
+            return Decision(np.ones(n, dtype=np.int8), np.arange(n), replan_after=NEVER)
+
+    result = simulate(make_requests(20, 3), make_engine(), Planned(0))
+    assert np.isfinite(result.completion_s).all()
 
 
 def test_held_request_keeps_its_cache_and_computes_nothing() -> None:
