@@ -18,7 +18,7 @@ import numpy as np
 from andes_opt import kernel
 from andes_opt.checks import whole
 from andes_opt.qoe import ideal_area_capped
-from andes_opt.snapshot import NEVER, Decision, Snapshot, State
+from andes_opt.snapshot import NEVER, Decision, Snapshot, Starved, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -158,7 +158,7 @@ def simulate(
     ------
     ValueError
         If ``solver_time`` is not understood, or a decision does not fit its snapshot.
-    RuntimeError
+    Starved
         If the policy leaves the engine empty for good while requests wait.
     """
     charge = _charge(solver_time)
@@ -169,7 +169,7 @@ def simulate(
 
     while (event := state.run()) != kernel.DONE:
         if event == kernel.STARVED:
-            raise RuntimeError(
+            raise Starved(
                 f"{type(policy).__name__} served nobody for {kernel.MAX_IDLE_STEPS} steps in a "
                 f"row while {state.num_active} requests waited."
             )

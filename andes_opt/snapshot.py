@@ -152,6 +152,10 @@ class Decision:
         return self.action is None and self.replan_after == NEVER
 
 
+class Starved(RuntimeError):
+    """A policy left its engine empty for good while requests waited."""
+
+
 @runtime_checkable
 class Policy(Protocol):
     """Decides which requests get the KV cache. A fresh object per run; it may keep state."""

@@ -129,6 +129,10 @@ def _run(name: str, arguments: list[str]) -> None:
     if not command.hydra:
         importlib.import_module(command.module).main(arguments)
         return
+    if any("._target_=" in text for text in arguments):
+        from experiments.configuration import own_classes
+
+        arguments = own_classes(name, arguments)
     check_overrides(name, arguments)
     argv, setting = sys.argv, os.environ.get(_USER_WANTS_TRACEBACKS)
     sys.argv = [f"andes-opt {name}", *arguments]

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
+from inspect import Parameter, signature
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import InstantiationException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import OverrideType
+from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -17,6 +22,8 @@ from experiments.usage import UsageError, not_understood
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from hydra.core.override_parser.types import Override
 
 #: Next to the installed package, so that a folder ``conf/`` of the user's can't hide it.
 CONF_DIR = Path(__file__).resolve().parents[1] / "conf"
@@ -70,8 +77,94 @@ def load(command: str, overrides: Iterable[str] = ()) -> DictConfig:
     overrides
         As on the command line, ``policy=fcfs`` say.
     """
+    return _composed(command, own_classes(command, list(overrides)))
+
+
+def _composed(command: str, overrides: list[str]) -> DictConfig:
     with initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
-        return compose(config_name=command, overrides=list(overrides))
+        return compose(config_name=command, overrides=overrides)
+
+
+def own_classes(command: str, overrides: Sequence[str]) -> list[str]:
+    """
+    Overrides under which a class of one's own gets the options that it takes.
+
+    ``solver._target_=my.module.Class`` replaces the class of the chosen file, but leaves the
+    file's options, which the constructor of the new class need not know. Those that it does
+    not know are removed, and options that only it knows may be set without Hydra's ``+``.
+
+    Parameters
+    ----------
+    command
+        The command.
+    overrides
+        As on the command line; what is no override is passed on.
+
+    Returns
+    -------
+    list[str]
+        The same overrides, if none of them replaces a class.
+    """
+    if not any("._target_=" in text for text in overrides):
+        return list(overrides)
+    parsed = _parsed(overrides)
+    targets = {
+        key.removesuffix("._target_"): str(override.value())
+        for key, override in parsed.items()
+        if key.endswith("._target_") and not override.is_sweep_override()
+    }
+    choices = [
+        str(override.input_line)
+        for key, override in parsed.items()
+        if "." not in key and not override.is_sweep_override()
+    ]
+    try:
+        config = _composed(command, choices)
+    except HydraException:
+        return list(overrides)  # whoever composes them all will say what is wrong
+
+    fitted = list(overrides)
+    for group, target in targets.items():
+        taken = _parameters(target)
+        options = config.get(group)
+        if taken is None or not isinstance(options, DictConfig):
+            continue
+        for key, override in parsed.items():
+            name = key.removeprefix(f"{group}.")
+            unknown = name != key and name in taken and name not in options
+            if unknown and override.type is OverrideType.CHANGE:
+                line = str(override.input_line)
+                fitted[fitted.index(line)] = f"+{line}"
+        for name in map(str, options):
+            key = f"{group}.{name}"
+            if name.startswith("_") or name in taken or key in parsed:
+                continue
+            if OmegaConf.select(config, key) is None:
+                fitted.append(f"{key}=0")  # Hydra takes null for absent, and deletes no such key
+            fitted.append(f"~{key}")
+    return fitted
+
+
+def _parsed(overrides: Iterable[str]) -> dict[str, Override]:
+    """The overrides among some arguments, by key."""
+    grammar = OverridesParser.create()
+    parsed = {}
+    for text in overrides:
+        with suppress(HydraException):
+            override = grammar.parse_override(text)
+            parsed[override.key_or_group] = override
+    return parsed
+
+
+def _parameters(target: str) -> set[str] | None:
+    """Names that a class's constructor takes; None if there is no such class, or any will do."""
+    try:
+        parameters = signature(resolve_name(target)).parameters.values()
+    except Exception:  # whatever importing it raises, building it will raise again and tell
+        return None
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return {parameter.name for parameter in parameters}
 
 
 def load_choice(group: str, name: str) -> DictConfig:

@@ -38,14 +38,16 @@ def is_user_error(error: BaseException) -> bool:
     Whether an error says what the user can mend.
 
     Constructors and readers state bad values as ValueError and files as OSError, each in
-    one sentence. An invalid plan is a ValueError too, but a solver's fault.
+    one sentence. An invalid plan is a ValueError too, but a solver's fault. A policy that
+    serves nobody is one of the user's own.
     """
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     from andes_opt.plan import InvalidPlan
+    from andes_opt.snapshot import Starved
 
-    kinds = (UsageError, HydraException, OmegaConfBaseException, ValueError, OSError)
+    kinds = (UsageError, HydraException, OmegaConfBaseException, ValueError, OSError, Starved)
     return isinstance(error, kinds) and not isinstance(error, InvalidPlan)
 
 

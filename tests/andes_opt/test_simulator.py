@@ -16,7 +16,7 @@ from andes_opt.latency import LatencyModel
 from andes_opt.policy.fcfs import FCFS
 from andes_opt.policy.round_robin import RoundRobin
 from andes_opt.simulator import simulate
-from andes_opt.snapshot import NEVER, Action, Decision, Snapshot, State
+from andes_opt.snapshot import NEVER, Action, Decision, Snapshot, Starved, State
 from andes_opt.workload import Requests
 
 LATENCY = LatencyModel(
@@ -261,7 +261,7 @@ def test_policy_that_serves_nobody_is_an_error() -> None:
             n = snapshot.num_requests
             return Decision(action=np.zeros(n, dtype=np.int8), order=np.arange(n))
 
-    with pytest.raises(RuntimeError, match="served nobody"):
+    with pytest.raises(Starved, match="served nobody"):
         simulate(make_requests(3, 1), make_engine(), Nobody(0))
 
 

@@ -129,6 +129,89 @@ def test_a_class_of_ones_own_serves(run, tmp_path, monkeypatch):
     sys.modules.pop("mine")
 
 
+OWN = """
+import numpy as np
+
+from andes_opt import Decision, make_plan
+
+
+class Lightest:
+    exact = False
+
+    def __init__(self, most: int = 1000) -> None:
+        self.most = most
+
+    def solve(self, instance, *, time_limit_s=None):
+        order = np.argsort(instance.weights, kind="stable")
+        fits = np.cumsum(instance.weights[order]) <= instance.capacity
+        serve = np.zeros(instance.num_requests, dtype=bool)
+        serve[order[: min(fits.sum(), instance.max_batch, self.most)]] = True
+        return make_plan(instance, serve, max(instance.min_batch, int(serve.sum())))
+
+
+class NewestFirst:
+    def decide(self, snapshot):
+        order = np.arange(snapshot.num_requests)[::-1]
+        fits = np.cumsum(snapshot.need_tokens[order]) <= snapshot.capacity_tokens
+        action = np.zeros(order.size, dtype=np.int8)
+        action[order[fits]] = 1
+        return Decision(action, order)
+
+    def finished(self, request_id):
+        pass
+
+
+class HoldsAll(NewestFirst):
+    def decide(self, snapshot):
+        n = snapshot.num_requests
+        return Decision(np.full(n, 2, dtype=np.int8), np.arange(n))
+"""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "column", "name"),
+    [
+        (["solver._target_=own.Lightest"], "solver", "own.Lightest"),
+        (["solver=cp_sat", "solver._target_=own.Lightest"], "solver", "own.Lightest"),
+        (["solver._target_=own.Lightest", "solver.most=3"], "solver", "own.Lightest"),
+        (["policy._target_=own.NewestFirst"], "policy", "own.NewestFirst"),
+        (["policy=fcfs", "policy._target_=own.NewestFirst"], "policy", "own.NewestFirst"),
+    ],
+)
+def test_a_class_of_ones_own_does_not_inherit_options(
+    run, tmp_path, monkeypatch, overrides, column, name
+):
+    """It gets no options of the file's class, and its own need no plus sign."""
+    (tmp_path / "own.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    busy = ["workload.rate=50", "engine=kv_12k", "workload.requests=20"]
+    folder, _ = run("simulate", *TINY, *busy, *overrides)
+    assert pl.read_parquet(folder / "rows.parquet")[column][0] == name
+    sys.modules.pop("own")
+
+
+def test_a_wrong_option_of_ones_own_class_is_refused(tmp_path, monkeypatch, capsys):
+    """What neither the file nor the class knows is an unknown option, as ever."""
+    (tmp_path / "own.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["simulate", *TINY, "solver._target_=own.Lightest", "solver.mst=3"]) == 2
+    assert "solver.mst" in capsys.readouterr().err
+    assert main(["simulate", *TINY, "solver._target_=own.Lightest", "solver.warm_start=true"]) == 2
+    assert "warm_start" in capsys.readouterr().err
+    sys.modules.pop("own")
+
+
+def test_a_policy_that_serves_nobody_is_told_in_one_line(tmp_path, monkeypatch, capsys):
+    """A policy of one's own that starves the engine gets a sentence, not a traceback."""
+    (tmp_path / "own.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["simulate", *TINY, "policy._target_=own.HoldsAll"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert "HoldsAll served nobody" in error
+    assert len(error.splitlines()) == 1
+    sys.modules.pop("own")
+
+
 def test_a_rerun_in_the_same_folder_is_not_complete_before_its_end(run, monkeypatch):
     """The old summary goes when a run starts, so that old and new files never mix."""
     folder, _ = run("simulate", *TINY, "policy=fcfs")
