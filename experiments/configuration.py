@@ -223,13 +223,14 @@ def build(config: DictConfig, key: str | None = None) -> Any:
 
 
 def _reason(error: InstantiationException) -> str:
-    """The sentence of the innermost error that an instantiation failed with."""
+    """The sentence of the error that an instantiation failed with, Hydra's own aside."""
+    unknown = re.match(r"Error locating target '([^']+)'", str(error))
     cause: BaseException = error
-    while cause.__cause__ is not None:
+    # Without such a class the innermost error says why; else what the constructor raised.
+    while cause.__cause__ is not None and (unknown or isinstance(cause, InstantiationException)):
         cause = cause.__cause__
     lines = str(cause).splitlines()
     sentence = lines[0] if lines else type(cause).__name__
-    unknown = re.match(r"Error locating target '([^']+)'", str(error))
     return f"{unknown[1]} not understood: {sentence}." if unknown else sentence
 
 

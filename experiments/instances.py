@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from hydra.utils import instantiate
 
 from andes_opt import families
+from andes_opt.checks import whole
 from andes_opt.instance import Instance
 from andes_opt.simulator import simulate
 from experiments.configuration import build
@@ -155,7 +156,14 @@ def generated(names: Sequence[str], sizes: Sequence[int], count: int, seed: int)
     ------
     UsageError
         If there is no such family.
+    ValueError
+        If a size or the count is out of range.
     """
+    if not (names and sizes):
+        raise UsageError("families= and sizes= name no instance.")
+    whole("count", count, 1)
+    for size in sizes:
+        whole("sizes", size, 0)
     for name in names:
         if name not in families.FAMILIES:
             raise not_understood("families", name, families.FAMILIES)
@@ -181,7 +189,8 @@ def collect(config: DictConfig) -> list[Named]:
     if config.corpus is not None:
         return from_folder(Path(config.corpus))
     if config.families:
-        return generated(config.families, config.sizes, config.count, config.seed)
+        names = [config.families] if isinstance(config.families, str) else config.families
+        return generated(names, config.sizes, config.count, config.seed)
     return captured(config, config.capture)
 
 

@@ -15,6 +15,7 @@ import polars as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
+from andes_opt.checks import non_negative, whole
 from andes_opt.plan import TOLERANCE_MIP, Plan, Status, verify
 from experiments import figures, instances
 from experiments.configuration import CONF_DIR, build, load_choice
@@ -344,6 +345,9 @@ def run(config: DictConfig) -> dict[str, float]:
         return portfolio.run(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
     with recorded_run(folder) as record:
+        whole("repeats", config.repeats, 1)
+        if config.time_limit_s is not None:
+            non_negative("time_limit_s", config.time_limit_s)
         solvers = build_solvers(config.solvers, config.options)
         with jit_seconds() as jit:
             problems = instances.collect(config)

@@ -214,8 +214,8 @@ def _check_key(defaults: DictConfig, key: str) -> None:
 
 
 def _check_type(defaults: DictConfig, key: str, value: Any) -> None:
-    """Numbers stay numbers and switches stay switches; None and text say nothing."""
-    from omegaconf import OmegaConf
+    """Numbers stay numbers, switches switches and lists lists; None and text say nothing."""
+    from omegaconf import ListConfig, OmegaConf
 
     if isinstance(value, str) and "${" in value:
         return
@@ -227,6 +227,8 @@ def _check_type(defaults: DictConfig, key: str, value: Any) -> None:
     elif isinstance(default, float):
         valid = isinstance(value, int | float) and not isinstance(value, bool)
         need = "a number"
+    elif isinstance(default, ListConfig):
+        valid, need = isinstance(value, list), f"a list, '{key}=[{value}]' say"
     else:
         return
     if not valid and value is not None:

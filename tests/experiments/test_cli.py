@@ -50,6 +50,22 @@ def test_command_help_shows_groups_defaults_and_three_examples(command, capsys):
     assert examples[0] == command  # a later one may show what to do with the result
 
 
+def test_a_constructors_own_sentence_is_told(tmp_path, monkeypatch, capsys):
+    """What a constructor says counts, not the error that it made it from."""
+    (tmp_path / "lacking.py").write_text(
+        "class Lacking:\n"
+        "    def __init__(self):\n"
+        "        try:\n"
+        "            import no_such_backend\n"
+        "        except ImportError as error:\n"
+        "            raise ImportError('install the back-end first.') from error\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["simulate", "policy._target_=lacking.Lacking"]) == 2
+    assert capsys.readouterr().err == "andes-opt simulate: policy: install the back-end first.\n"
+    sys.modules.pop("lacking")
+
+
 @pytest.mark.parametrize(
     ("arguments", "fragments"),
     [
@@ -75,6 +91,14 @@ def test_command_help_shows_groups_defaults_and_three_examples(command, capsys):
         (["quality", "solvers=[gredy]"], ["gredy", "did you mean greedy?"]),
         (["quality", "solvers=[]"], ["solvers=[]"]),
         (["quality", "solvers=[greedy]", "options={exact:{}}"], ["exact", "not among"]),
+        (["quality", "solvers=greedy"], ["solvers=greedy", "'solvers=[greedy]'"]),
+        (["quality", "families=hrd"], ["families=hrd", "did you mean hard?"]),
+        (["quality", "families=[hard]", "sizes=3"], ["sizes=3", "a list"]),
+        (["quality", "families=[hard]", "sizes=[a]"], ["sizes = 'a'"]),
+        (["quality", "families=[hard]", "sizes=[]"], ["no instance"]),
+        (["quality", "families=[hard]", "count=0"], ["count = 0"]),
+        (["quality", "repeats=0"], ["repeats = 0"]),
+        (["quality", "time_limit_s=-1"], ["time_limit_s = -1"]),
         (["quality", "corpus=nowhere"], ["corpus=nowhere"]),
         (["quality", "corpus=.", "families=[hard]"], ["corpus", "families"]),
         (["quality", "families=[nosuch]"], ["families=nosuch"]),
