@@ -169,7 +169,8 @@ class StepController:
         self._failed = True
 
     def close(self) -> None:
-        """End the background process, and write the last report."""
+        """End the background process, and write the last report and the last iterations."""
+        self._observer.close()
         if self._background is not None:
             self._background.close()
         if self._settings.report_path is not None:

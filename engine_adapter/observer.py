@@ -7,6 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from andes_opt.snapshot import State
+from engine_adapter.iteration_log import IterationLog
 from engine_adapter.targets import read_target
 from engine_adapter.tracker import ReaderTracker
 
@@ -75,6 +76,8 @@ class Observer:
         self._in_flight: deque[tuple[int, int, int] | None] = deque(maxlen=engine.depth)
         self._prompt_tokens = 0  # that the next iteration may compute of prompts under way
         self._cached_share = [0.0, 0.0]  # of new requests, of preempted ones
+        path = settings.iterations_path
+        self._log = None if path is None else IterationLog(path)
 
     def iteration_starts(self, now_s: float) -> tuple[int, list[int], bool]:
         """
@@ -100,6 +103,12 @@ class Observer:
         """After an error: forget requests that left unnoticed; their numbers come back."""
         return [self._left(key) for key in self.tracker if self._engine.find(key) is None]
 
+    def close(self) -> None:
+        """Close the file of iterations."""
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
     def lost(self, request: Any) -> None:
         """A request's KV was taken away; its last tokens may still be on their way."""
         self.tracker.preempted(request.request_id, request.num_tokens, request.num_preemptions)
@@ -124,8 +133,12 @@ class Observer:
         for request in admitted:
             tokens = scheduled.get(request.request_id, 0)
             if tokens and request.num_tokens:
-                share = max(0.0, (request.num_computed_tokens - tokens) / request.num_tokens)
+                cached = max(0, request.num_computed_tokens - tokens)
+                share = cached / request.num_tokens
                 kind = int(request.num_preemptions > 0)
+                if kind:
+                    self._report.resumed_tokens += request.num_tokens
+                    self._report.resumed_cached_tokens += cached
                 self._cached_share[kind] += _HIT_GAIN * (share - self._cached_share[kind])
         self._in_flight.append(self._features(scheduled))
 
@@ -218,6 +231,8 @@ class Observer:
             oldest = in_flight[0]
             if oldest is not None and len(in_flight) == self._engine.depth:
                 self._learner.observe(duration_s, *oldest)
+                if self._log is not None:
+                    self._log.add(duration_s, *oldest)
         self._last_start_s = now_s
 
     def _deliver(self, now_s: float) -> int:

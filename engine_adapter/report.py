@@ -36,6 +36,9 @@ class Report:
         Age of background plans when they were applied.
     rescues
         Times that the engine took over because a plan moved nothing.
+    resumed_tokens, resumed_cached_tokens
+        Context of the preempted requests that came back, in tokens, and how much of it the
+        prefix cache still had.
     finished, qoe_area_sum, qoe_area_tenths
         Readers who have left after at least one token, the sum of their QoE (`area` of
         design section 2, as far as the engine can see: the network is not in it), and how
@@ -51,6 +54,8 @@ class Report:
     held: int = 0
     engine_preemptions: int = 0
     rescues: int = 0
+    resumed_tokens: int = 0
+    resumed_cached_tokens: int = 0
     observe_s: float = 0.0
     snapshot_s: float = 0.0
     decide_s: float = 0.0

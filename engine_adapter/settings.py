@@ -83,6 +83,8 @@ class Settings:
         ``"fall_back"`` to vLLM's own scheduling.
     report_path
         File to write counters to, once a second (JSON); None for none.
+    iterations_path
+        File to write every timed iteration to (CSV, for ``andes-opt calibrate``); None for none.
     """
 
     policy: Mapping[str, Any] = field(default_factory=_default_policy)
@@ -99,6 +101,7 @@ class Settings:
     planner_share: float = 0.01
     on_mismatch: str = "refuse"
     report_path: str | None = None
+    iterations_path: str | None = None
 
     def __post_init__(self) -> None:
         if self.headroom_blocks is not None and self.headroom_blocks < 0:

@@ -53,6 +53,7 @@ COMMANDS = {
     "calibrate": Command("fit an engine profile to measured iterations", "experiments.calibrate"),
     "demo": Command("run the main job: solver table, QoE table, figures", "experiments.demo"),
     "bench": Command("send a workload to a live server and score its readers", "experiments.bench"),
+    "live": Command("run a workload on a live engine of its own, once", "experiments.live"),
     "serve": Command("start vLLM's server with our scheduler in it", "experiments.serve", False),
     "smollm": Command(
         "write a small real model for live runs to a folder", "experiments.smollm", False

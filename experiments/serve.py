@@ -21,6 +21,8 @@ from experiments.usage import UsageError, check_overrides
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from omegaconf import DictConfig
+
 SCHEDULER = "engine_adapter.scheduler.AndesScheduler"
 
 #: How long a server may take to end by itself before it is ended.
@@ -105,11 +107,23 @@ def adapter_settings(overrides: Sequence[str] = ()) -> dict[str, Any]:
     UsageError
         If an override is not understood, or a constructor refuses its options.
     """
+    check_overrides("serve", overrides)
+    return checked_settings(load("serve", overrides).live)
+
+
+def checked_settings(live: DictConfig) -> dict[str, Any]:
+    """
+    The node ``live`` of a configuration as plain values, after building all that it names.
+
+    Raises
+    ------
+    UsageError
+        As :func:`adapter_settings` does.
+    """
     from engine_adapter.settings import KEY, instantiate, read_settings
 
-    check_overrides("serve", overrides)
     try:
-        settings = OmegaConf.to_container(load("serve", overrides).live, resolve=True)
+        settings = OmegaConf.to_container(live, resolve=True)
         # Built here once, so that a wrong option is told now and in a sentence, rather than
         # in a minute by a traceback of the engine's process.
         read = read_settings({KEY: settings})

