@@ -11,6 +11,7 @@ the engine's business, and a controller that does nothing leaves plain vLLM.
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from andes_opt.snapshot import NEVER
@@ -59,6 +60,8 @@ class StepController:
         A slow policy in its own process, or None.
     clock
         Seconds, monotonic: the engine's clock.
+    scratch_report
+        File for the counters while the engine lives, if the settings name none.
     """
 
     def __init__(
@@ -70,6 +73,8 @@ class StepController:
         events: Events,
         background: BackgroundPlanner | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        scratch_report: str | None = None,
     ) -> None:
         self._engine = engine
         self._settings = settings
@@ -100,6 +105,7 @@ class StepController:
 
         self._failed = False
         self._own_s = 0.0
+        self._scratch_report = scratch_report
         self._report_s = -float("inf")
 
     def before(self) -> None:
@@ -156,7 +162,7 @@ class StepController:
         spent_s = time.perf_counter() - start_s
         self.report.observe_s += spent_s
         self.report.add_iteration(self._own_s + spent_s)
-        path = self._settings.report_path
+        path = self._settings.report_path or self._scratch_report
         if path is not None and start_s >= self._report_s + 1.0:
             self._report_s = start_s
             self._write_report(path)
@@ -175,6 +181,8 @@ class StepController:
             self._background.close()
         if self._settings.report_path is not None:
             self._write_report(self._settings.report_path)
+        elif self._scratch_report is not None:
+            Path(self._scratch_report).unlink(missing_ok=True)
 
     def summary(self) -> dict[str, Any]:
         """Counters, events and the latency model as learnt, ready for JSON."""

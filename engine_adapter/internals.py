@@ -102,6 +102,16 @@ def installed_version() -> str:
     return "unknown"
 
 
+def instance_of(vllm_config: Any) -> str:
+    """vLLM's name of an instance, the same in all of its processes; empty if it has none."""
+    return str(getattr(vllm_config, "instance_id", ""))
+
+
+def shows_metrics(scheduler: Any) -> bool:
+    """Whether anybody may ask for this engine's metrics."""
+    return bool(getattr(scheduler, "log_stats", False))
+
+
 def check_installed() -> str | None:
     """
     Look for everything that the adapter touches in the installed vLLM's sources.

@@ -22,8 +22,15 @@ from andes_opt.snapshot import State
 from engine_adapter.background import BackgroundPlanner
 from engine_adapter.controller import StepController
 from engine_adapter.guard import LOGGER, Events, Guard
-from engine_adapter.internals import EngineView, Incompatible, check_installed
+from engine_adapter.internals import (
+    EngineView,
+    Incompatible,
+    check_installed,
+    instance_of,
+    shows_metrics,
+)
 from engine_adapter.latency_learning import LatencyLearner
+from engine_adapter.metrics import scratch_report
 from engine_adapter.settings import instantiate, read_settings
 from engine_adapter.tracker import ReaderTracker
 
@@ -153,6 +160,7 @@ def make_controller(
     if settings.background is not None:
         background = BackgroundPlanner(settings.background, events, clock)
     _warm_up(settings, engine, events)
+    instance = instance_of(scheduler.vllm_config) if shows_metrics(scheduler) else ""
     LOGGER.info("Scheduling by %s", settings.policy.get("_target_"))
     return StepController(
         engine,
@@ -162,6 +170,7 @@ def make_controller(
         events,
         background,
         clock,
+        scratch_report=scratch_report(instance) if instance else None,
     )
 
 

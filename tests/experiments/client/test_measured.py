@@ -84,14 +84,21 @@ def test_scores_equal_the_reference_vectors():
         assert getattr(measured, f"qoe_{definition}") == pytest.approx(expected, abs=1e-6)
 
 
-def test_what_did_not_complete_scores_0():
-    """Refused, broken and abandoned requests count 0 in every score, and keep their tokens."""
+def test_what_broke_off_is_scored_by_what_came():
+    """A broken stream scores as a reply of its tokens would, one without a token 0 throughout."""
     measured = measure(mixed(), 1.0)
     scores = ("qoe_area", "qoe_delay", "qoe_window", "fluidity", "smooth_benefit_tokens")
     for name in scores:
         values = getattr(measured, name)
         assert values[0] > 0
-        assert (values[2:] == 0).all()
+        assert values[2] == 0
+    for name in ("fluidity", "smooth_benefit_tokens"):
+        assert (getattr(measured, name)[3:] == 0).all()
+    target = QoETarget(1.0, 5.0)
+    for definition in (qoe.area, qoe.delay, qoe.window):
+        values = getattr(measured, f"qoe_{definition.__name__}")
+        assert values[3] == definition([0.5, 0.6], target)
+        assert values[4] == definition([0.5], target)
     assert measured.output_tokens.tolist() == [4, 4, 0, 2, 1]
     assert measured.rejected.tolist() == [False, False, True, False, False]
     assert np.isnan(measured.completion_s).tolist() == [False, False, True, True, True]

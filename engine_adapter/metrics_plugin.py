@@ -1,0 +1,112 @@
+"""
+vLLM's plug-in for the server's ``/metrics``: entry point ``vllm.stat_logger_plugins``.
+
+vLLM loads it in every server of an environment that has andes-opt, so it does nothing where our
+scheduler does not run, and never fails. The adapter lives in the engine's process and this in
+the server's; the counters come by the adapter's file, which is at most a second old.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import REGISTRY
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
+from prometheus_client.registry import Collector
+from vllm.v1.metrics.loggers import AggregateStatLoggerBase
+
+from engine_adapter.guard import LOGGER
+from engine_adapter.internals import instance_of
+from engine_adapter.metrics import Family, families, read_report, scratch_report
+from engine_adapter.settings import read_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from prometheus_client.metrics_core import Metric
+
+#: The collector that stands in the registry; a new server of the same process replaces it.
+_registered: list[ReportCollector] = []
+
+
+class ReportCollector(Collector):
+    """
+    Shows what a report says whenever it is asked.
+
+    Parameters
+    ----------
+    path
+        The adapter's file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def describe(self) -> list[Metric]:
+        """Nothing before the engine has served."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics of the report; none if there is no report."""
+        report = read_report(self._path)
+        if report is not None:
+            yield from map(metric, families(report))
+
+
+class AndesStatLogger(AggregateStatLoggerBase):
+    """
+    Puts the adapter's metrics beside vLLM's own.
+
+    Parameters
+    ----------
+    vllm_config
+        vLLM's configuration.
+    engine_indexes
+        Numbers of the engines; the metrics are those of the one that wrote last.
+    """
+
+    def __init__(self, vllm_config: Any, engine_indexes: list[int]) -> None:
+        del engine_indexes
+        try:
+            settings = read_settings(vllm_config.additional_config)
+            path = settings.report_path or scratch_report(instance_of(vllm_config))
+            register(path)
+        except Exception as error:
+            LOGGER.warning("No andes_opt metrics: %s", error)
+
+    def record(self, *args: Any, **kwargs: Any) -> None:
+        """The engine keeps count itself."""
+
+    def log_engine_initialized(self) -> None:
+        """Nothing to say."""
+
+
+def register(path: str) -> None:
+    """Show the report at ``path`` at ``/metrics``, in place of an earlier one."""
+    if os.environ.get("PROMETHEUS_MULTIPROC_DIR") is not None:
+        LOGGER.warning("No andes_opt metrics with several API servers: run one.")
+        return
+    while _registered:
+        REGISTRY.unregister(_registered.pop())
+    collector = ReportCollector(path)
+    REGISTRY.register(collector)
+    _registered.append(collector)
+
+
+def metric(family: Family) -> Metric:
+    """A family as Prometheus' client has it."""
+    if family.kind == "histogram":
+        histogram = HistogramMetricFamily(family.name, family.help)
+        histogram.add_metric([], list(family.samples.items()), family.total)
+        return histogram
+    kinds = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
+    labels = [family.label] if family.label else []
+    shown = kinds[family.kind](family.name, family.help, labels=labels)
+    for value, number in family.samples.items():
+        shown.add_metric([value] if labels else [], number)
+    return shown
