@@ -24,10 +24,10 @@ from experiments.simulate import run_columns
 from experiments.study_cells import with_rate
 from experiments.study_settings import (
     ARM_GROUPS,
-    TINY,
     VARIANT_GROUPS,
     patched,
     settings_of,
+    shrink_point,
     shrunk,
 )
 from experiments.study_statistics import as_rows
@@ -148,8 +148,7 @@ class Lab:
                 settings = settings_of(name, study.settings, known)
                 config = patched(config, settings, replaced, self._choice)
             if study.tiny:
-                tokens = min(config.engine.capacity_tokens, TINY["capacity_tokens"])
-                config.engine.capacity_tokens = tokens
+                shrink_point(config)
             columns = run_columns(config, self.hydra_config, **replaced)
             self._points[key] = Point(variant, arm, config, columns)
         return self._points[key]

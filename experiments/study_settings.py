@@ -20,7 +20,7 @@ ARM_GROUPS = ("policy",)
 VARIANT_GROUPS = ("engine", "workload", "readers", "lengths")
 
 #: What ``study.tiny=true`` leaves of a study, and the KV tokens that press so few requests.
-TINY = {"seeds": 2, "variants": 2, "arms": 2, "requests": 16, "capacity_tokens": 2000}
+TINY = {"seeds": 2, "variants": 2, "arms": 2, "requests": 10, "capacity_tokens": 2000}
 
 _ABSENT = object()
 
@@ -114,8 +114,16 @@ def shrunk(config: DictConfig) -> DictConfig:
         study.regimes[name] = list(study.regimes[name])[: TINY["variants"]]
     study.capacity.tolerance = 0.5
     study.capacity.highest = 8.0
+    if "charged" in study:
+        study.charged.solve_s = list(study.charged.solve_s)[: TINY["variants"]]
     config.workload.requests = min(config.workload.requests, TINY["requests"])
     return config
+
+
+def shrink_point(config: DictConfig) -> None:
+    """Cut a point of a tiny study down, whatever its variant and arm asked for."""
+    config.workload.requests = min(config.workload.requests, TINY["requests"])
+    config.engine.capacity_tokens = min(config.engine.capacity_tokens, TINY["capacity_tokens"])
 
 
 def _names(group: str) -> Sequence[str]:

@@ -7,7 +7,6 @@ import math
 import numpy as np
 import polars as pl
 import pytest
-from omegaconf import OmegaConf
 
 from andes_opt.metrics import paired_difference
 from experiments import study_cells
@@ -15,6 +14,7 @@ from experiments.cli import main
 from experiments.configuration import CONF_DIR, build, load
 from experiments.exact_vs_greedy_views import break_even_s, in_words
 from experiments.records import COLUMNS, RUN_COLUMNS, STUDY_COLUMNS
+from experiments.study import Point
 from experiments.study_settings import patched, settings_of
 from experiments.study_statistics import DIFFERENCE, RATIO, against, as_rows, over_seeds
 from experiments.study_tables import in_points, number, wide
@@ -172,9 +172,9 @@ def test_a_study_writes_rows_tables_figures_and_its_document(run, tmp_path):
     rows = pl.read_parquet(folder / "rows.parquet")
     assert rows["seed"].unique().sort().to_list() == [0, 1]
     assert rows["arm"].unique().sort().to_list() == ["fcfs", "round_robin"]
-    config = load("simulate", ["policy=fcfs", "workload.rate=6", "workload.requests=16"])
+    config = load("simulate", ["policy=fcfs", "workload.rate=6", "workload.requests=10"])
     config.engine.capacity_tokens = 2000
-    nodes = {name: OmegaConf.to_container(config[name], resolve=True) for name in config}
+    nodes = study_cells.with_rate(Point("variant", "arm", config, {}).run, 6.0)
     means = [float(study_cells.simulated(nodes, seed).qoe_area.mean()) for seed in (0, 1)]
     assert summary["fcfs_on_opt_66b_4xa100_at_6.0/s_qoe_area_mean"] == pytest.approx(
         np.mean(means), rel=1e-6
@@ -205,11 +205,12 @@ def test_a_stopped_study_goes_on(run, monkeypatch, capsys):
             raise KeyboardInterrupt
         return served(**options)
 
-    monkeypatch.setattr(study_cells, "served", interrupted)
     stopped = ("hydra.run.dir=out", "study.cells=stopped")
-    assert main([*arguments, *stopped]) == 130
+    # A context, since undo() would leave the empty folder that the test runs in, too.
+    with monkeypatch.context() as patch:
+        patch.setattr(study_cells, "served", interrupted)
+        assert main([*arguments, *stopped]) == 130
     assert not (folder / "summary.json").exists()
-    monkeypatch.undo()
     capsys.readouterr()
     folder, summary = run(*arguments, "study.cells=stopped")
     assert (summary["computed"], summary["reused"]) == (cells - 3, 3)
