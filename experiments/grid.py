@@ -2,14 +2,13 @@
 A grid of cells: work done in parallel, each result on disk as soon as it is there.
 
 A cell is a function's name and plain options. Its result is a JSON file named by a hash of
-these and of the code it depends on, so that a stopped run goes on where it was, and studies
+these and of the code they can run, so that a stopped run goes on where it was, and studies
 that ask for the same cell share it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import math
 import time
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from joblib import Parallel, cpu_count, delayed  # type: ignore[import-untyped]  # it has none
 
-from experiments.portfolio_cells import code_state
+from experiments.code_closure import state_of, targets
 from experiments.progress import bar
 from experiments.records import write_atomically
 
@@ -84,14 +83,14 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._states: dict[str, str] = {}
+        self._states: dict[frozenset[str], str] = {}
 
     def path(self, cell: Cell) -> Path:
         """Where the cell's result is, or will be."""
-        module = cell.work.partition(":")[0]
-        if module not in self._states:
-            self._states[module] = code_state() + inspect.getsource(import_module(module))
-        identity = [cell.work, cell.options, self._states[module]]
+        modules = frozenset({cell.work.partition(":")[0], *targets(cell.options)})
+        if modules not in self._states:
+            self._states[modules] = state_of(modules)
+        identity = [cell.work, cell.options, self._states[modules]]
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         return self._folder / f"{digest[:32]}.json"
 

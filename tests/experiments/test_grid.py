@@ -101,7 +101,6 @@ def test_options_and_code_make_the_identity(work, tmp_path):
 
     path = tmp_path / "work_of_a_test.py"
     path.write_text(WORK.replace("x * x", "x * x + 0"))
-    sys.modules.pop("work_of_a_test")
     assert Store(tmp_path).path(cell) != store.path(cell)
 
 
