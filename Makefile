@@ -7,9 +7,10 @@ BIN    := $(VENV)/bin
 CORE   := $(VENV)/.core-installed
 DEV    := $(VENV)/.dev-installed
 TORCH  := .venv-torch/.installed
+LAUNCH := .venv-launchers/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-torch lint types docs clean
+.PHONY: help demo test test-torch test-launchers test-browser lint types docs clean
 
 help: ## Show the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -23,6 +24,13 @@ test: $(DEV) ## Install if need be, and run the core tests.
 test-torch: $(TORCH) ## Run the tests that need PyTorch, in an environment of their own.
 	.venv-torch/bin/python -m pytest -q -m torch
 
+test-launchers: $(LAUNCH) ## Run the tests on Slurm's and Ray's launchers, in an environment of their own.
+	.venv-launchers/bin/python -m pytest -q -m launchers
+
+test-browser: $(DEV) ## Look at the report's page in Chromium, which is installed if it can be.
+	./.ci/install-browser
+	$(BIN)/pytest -q -m browser
+
 lint: $(DEV) ## Check style and format.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -35,7 +43,7 @@ docs: $(DEV) ## Make the figures and number blocks of the documents again.
 	mkdir -p docs/figures && cp demo_output/*.png docs/figures/
 
 clean: ## Remove the environments and what runs wrote.
-	rm -rf $(VENV) .venv-torch demo_output outputs multirun
+	rm -rf $(VENV) .venv-torch .venv-launchers demo_output outputs multirun
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { \
@@ -52,4 +60,8 @@ $(DEV): pyproject.toml | $(BIN)/python
 
 $(TORCH): pyproject.toml $(DEV) .ci/install-torch
 	./.ci/install-torch $(BIN)/python .venv-torch
+	@touch $@
+
+$(LAUNCH): pyproject.toml $(DEV) .ci/install-launchers
+	./.ci/install-launchers $(BIN)/python .venv-launchers
 	@touch $@

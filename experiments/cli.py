@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from experiments.environment import limit_threads
+from experiments.launching import lost_process
 from experiments.usage import (
     RunRefused,
     RunsFailed,
@@ -70,6 +71,7 @@ COMMANDS = {
 }
 
 _USER_WANTS_TRACEBACKS = "HYDRA_FULL_ERROR"
+_MULTIRUN = ("--multirun", "-m")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -134,6 +136,8 @@ def _run(name: str, arguments: list[str]) -> None:
         from experiments.configuration import own_classes
 
         arguments = own_classes(name, arguments)
+    # Hydra's parser takes its options before or after all overrides, not among them.
+    arguments = sorted(arguments, key=lambda word: word not in _MULTIRUN)
     check_overrides(name, arguments)
     argv, setting = sys.argv, os.environ.get(_USER_WANTS_TRACEBACKS)
     sys.argv = [f"andes-opt {name}", *arguments]
@@ -141,6 +145,13 @@ def _run(name: str, arguments: list[str]) -> None:
     os.environ[_USER_WANTS_TRACEBACKS] = "1"
     try:
         importlib.import_module(command.module).main()
+    except Exception as error:
+        if not lost_process(error):
+            raise
+        raise RunsFailed(
+            f"the process of a run died ({one_line(error).split('. ')[0]}). What is complete "
+            "stays: go on with sweep.resume=true hydra.sweep.dir=FOLDER."
+        ) from error
     finally:
         sys.argv = argv
         if setting is None:

@@ -18,6 +18,7 @@ THREAD_VARIABLES = (
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
     "NUMBA_NUM_THREADS",
+    "POLARS_MAX_THREADS",
 )
 
 _ROOT = Path(__file__).resolve().parents[1]

@@ -6,6 +6,7 @@ import ast
 from typing import TYPE_CHECKING
 
 from experiments.configuration import CONF_DIR, first_comment, groups
+from experiments.launching import LAUNCHERS
 from experiments.records import COLUMNS
 from experiments.usage import UsageError, not_understood
 
@@ -18,6 +19,7 @@ _PACKAGES = ("andes_opt", "solvers", "engine_adapter", "experiments")
 _EXTRA = {
     "columns": "columns of rows.parquet",
     "families": "generated instances for `andes-opt quality families=[...]`",
+    "launchers": "where `--multirun` makes the runs of a sweep, hydra/launcher=NAME",
     "modules": "modules of the packages",
 }
 
@@ -37,8 +39,8 @@ def entries(kind: str) -> dict[str, str]:
     ----------
     kind
         ``solvers``, ``policies`` ... or the group's own name; ``columns`` for those of
-        ``rows.parquet``; ``families`` for those of ``andes_opt/families.py``; ``modules``
-        for the packages' files.
+        ``rows.parquet``; ``launchers``; ``families`` for those of ``andes_opt/families.py``;
+        ``modules`` for the packages' files.
 
     Raises
     ------
@@ -52,6 +54,8 @@ def entries(kind: str) -> dict[str, str]:
         }
     if kind == "modules":
         return modules()
+    if kind == "launchers":
+        return {name: launcher.meaning for name, launcher in LAUNCHERS.items()}
     if kind == "families":
         from andes_opt.families import FAMILIES  # numba takes a second to import
 

@@ -135,11 +135,16 @@ def _check(
     command: str, overrides: Sequence[Override], sweeps: bool, extra_dirs: Sequence[Path]
 ) -> None:
     from experiments.configuration import CONF_DIR, groups
+    from experiments.launching import check_launcher
 
     conf_dirs = [CONF_DIR, *extra_dirs]
     for folder in extra_dirs:
         if not folder.is_dir():
             raise UsageError(f"--config-dir {folder} is no folder.")
+    own = [path.stem for d in extra_dirs for path in (d / "hydra" / "launcher").glob("*.yaml")]
+    for override in overrides:
+        if override.key_or_group == "hydra/launcher":
+            check_launcher(command, str(override.value()), own)
 
     known_groups = groups(conf_dirs)
     for override in overrides:
