@@ -6,11 +6,13 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 CORE   := $(VENV)/.core-installed
 DEV    := $(VENV)/.dev-installed
-TORCH  := .venv-torch/.installed
+LIVE   := .venv-live/.installed
 LAUNCH := .venv-launchers/.installed
+# The live environment has PyTorch; where it is not installed, those tests get one of their own.
+TORCH  := $(if $(wildcard $(LIVE)),$(LIVE),.venv-torch/.installed)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-torch test-launchers test-browser lint types docs clean
+.PHONY: help demo test test-torch test-live test-launchers test-browser live-demo live-gpu lint types docs clean
 
 help: ## Show the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -21,8 +23,18 @@ demo: $(CORE) ## Install if need be, and run the main job: two tables and the fi
 test: $(DEV) ## Install if need be, and run the core tests.
 	$(BIN)/pytest -q -n auto
 
-test-torch: $(TORCH) ## Run the tests that need PyTorch, in an environment of their own.
-	.venv-torch/bin/python -m pytest -q -m torch
+test-torch: $(TORCH) ## Run the tests that need PyTorch, in an environment that has it.
+	$(dir $(TORCH))bin/python -m pytest -q -m torch
+
+test-live: $(LIVE) ## Install vLLM if need be, and run the tests against the real engine.
+	.venv-live/bin/python -m pytest -q -m live -n 2 --dist worksteal
+
+live-demo: $(LIVE) ## Install vLLM if need be; a real answer, and an overload with and without us.
+	.venv-live/bin/andes-opt live-demo hydra.run.dir=live_demo_output
+
+live-gpu: ## On a machine with an NVIDIA GPU: the live tests and the live demo on it.
+	@nvidia-smi --list-gpus || { echo "No NVIDIA GPU found; see make test-live." >&2; exit 1; }
+	$(MAKE) test-live live-demo
 
 test-launchers: $(LAUNCH) ## Run the tests on Slurm's and Ray's launchers, in an environment of their own.
 	.venv-launchers/bin/python -m pytest -q -m launchers
@@ -43,11 +55,15 @@ docs: $(DEV) ## Make the figures and number blocks of the documents again.
 	mkdir -p docs/figures && cp demo_output/*.png docs/figures/
 
 clean: ## Remove the environments and what runs wrote.
-	rm -rf $(VENV) .venv-torch .venv-launchers demo_output outputs multirun
+	rm -rf $(VENV) .venv-torch .venv-launchers .venv-live models demo_output live_demo_output outputs multirun
+
+define need-python
+@test -n "$(PYTHON)" || { \
+  echo "No Python >= 3.11 found as python3; set PYTHON=/path/to/one." >&2; exit 1; }
+endef
 
 $(BIN)/python:
-	@test -n "$(PYTHON)" || { \
-	  echo "No Python >= 3.11 found as python3; set PYTHON=/path/to/one." >&2; exit 1; }
+	$(need-python)
 	$(PYTHON) -m venv $(VENV)
 
 $(CORE): pyproject.toml | $(BIN)/python
@@ -58,10 +74,15 @@ $(DEV): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ $(CORE)
 
-$(TORCH): pyproject.toml $(DEV) .ci/install-torch
+.venv-torch/.installed: pyproject.toml $(DEV) .ci/install-torch .ci/install-cpu-torch
 	./.ci/install-torch $(BIN)/python .venv-torch
 	@touch $@
 
 $(LAUNCH): pyproject.toml $(DEV) .ci/install-launchers
 	./.ci/install-launchers $(BIN)/python .venv-launchers
+	@touch $@
+
+$(LIVE): pyproject.toml .ci/install-live .ci/install-cpu-torch
+	$(need-python)
+	./.ci/install-live $(PYTHON) .venv-live
 	@touch $@

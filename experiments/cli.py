@@ -56,6 +56,9 @@ COMMANDS = {
     "bench": Command("send a workload to a live server and score its readers", "experiments.bench"),
     "live": Command("run a workload on a live engine of its own, once", "experiments.live"),
     "serve": Command("start vLLM's server with our scheduler in it", "experiments.serve", False),
+    "live-demo": Command(
+        "serve a real model: an answer, an overload, the QoE table", "experiments.live_demo"
+    ),
     "smollm": Command(
         "write a small real model for live runs to a folder", "experiments.smollm", False
     ),

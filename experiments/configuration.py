@@ -81,6 +81,9 @@ def load(command: str, overrides: Iterable[str] = ()) -> DictConfig:
 
 
 def _composed(command: str, overrides: list[str]) -> DictConfig:
+    if GlobalHydra.instance().is_initialized():
+        # Inside a run: respects --config-dir.
+        return compose(config_name=command, overrides=overrides)
     with initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
         return compose(config_name=command, overrides=overrides)
 

@@ -22,6 +22,8 @@ THREAD_VARIABLES = (
 )
 
 _ROOT = Path(__file__).resolve().parents[1]
+#: Those of them that :func:`limit_threads` has set.
+_limited: list[str] = []
 
 
 def limit_threads() -> None:
@@ -32,7 +34,14 @@ def limit_threads() -> None:
     before numpy is imported.
     """
     for name in THREAD_VARIABLES:
-        os.environ.setdefault(name, "1")
+        if name not in os.environ:
+            os.environ[name] = "1"
+            _limited.append(name)
+
+
+def users_environment() -> dict[str, str]:
+    """The environment as the user set it, for a program with threads of its own."""
+    return {name: value for name, value in os.environ.items() if name not in _limited}
 
 
 def environment() -> dict[str, Any]:

