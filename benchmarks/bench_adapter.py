@@ -181,7 +181,10 @@ def measure(model: str, active: int, policy: str, solver: str, iterations: int) 
         "requests": active,
         "running": float(np.mean(running[-iterations:])),
         "policy": f"{policy} ({solver})",
-        **{f"{part} ms": 1e3 * (after[f"{part}_s"] - before[f"{part}_s"]) / iterations for part in PARTS},
+        **{
+            f"{part} ms": 1e3 * (after[f"{part}_s"] - before[f"{part}_s"]) / iterations
+            for part in PARTS
+        },
         "iterations/plan": iterations / max(1, after["plans"] - before["plans"]),
         "CPU ms": 1e3 * float(own_s.mean()),
         "p99 ms": 1e3 * float(np.quantile(own_s, 0.99)),

