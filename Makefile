@@ -15,7 +15,7 @@ TORCH  := $(if $(wildcard $(LIVE)),$(LIVE),.venv-torch/.installed)
 .PHONY: help demo test test-torch test-live test-launchers test-browser live-demo live-gpu lint types docs clean
 
 help: ## Show the targets.
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 21
 
 demo: $(CORE) ## Install if need be, and run the main job: two tables and the figures.
 	$(BIN)/andes-opt demo hydra.run.dir=demo_output
