@@ -57,6 +57,8 @@ def curves(
             panel.set_ylabel(f"{metric}{suffix}")
             if suffix.startswith(" less"):
                 panel.axhline(0, color="0.4", linewidth=0.8)
+            elif not suffix and metric.startswith("qoe_"):
+                panel.set_ylim(0, 1.03)  # panels are compared with each other
         _finish(figure, panels, path)
 
 

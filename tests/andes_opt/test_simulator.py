@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -431,3 +432,18 @@ def test_round_robin_takes_turns() -> None:
     )
     result = simulate(requests, make_engine(max_batch=1), RoundRobin(quantum_tokens=10))
     assert result.preemptions.tolist() == [3, 3]
+
+
+def test_memory_is_a_fixed_number_of_bytes_per_request() -> None:
+    """At a load that is sustained, twice the requests take twice the memory, and little of it."""
+    peaks = []
+    for n in (2000, 4000):
+        requests = make_requests(n, seed=1, rate=1.0)
+        tracemalloc.start()
+        result = simulate(requests, make_engine(), FCFS())
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert result.iterations > n
+        peaks.append(peak)
+    assert peaks[1] < 400 * 4000
+    assert peaks[1] < 2.2 * peaks[0]
