@@ -18,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from experiments import exact_vs_greedy, grid, study_report
-from experiments.configuration import load_choice
+from experiments.configuration import build, load_choice
 from experiments.records import printable, recorded_run
 from experiments.simulate import run_columns
 from experiments.study_cells import with_rate
@@ -149,6 +149,8 @@ class Lab:
                 config = patched(config, settings, replaced, self._choice)
             if study.tiny:
                 shrink_point(config)
+            for node in ("workload", "engine", "policy"):
+                build(config, node)  # complains in a sentence now, not in a cell later
             columns = run_columns(config, self.hydra_config, **replaced)
             self._points[key] = Point(variant, arm, config, columns)
         return self._points[key]

@@ -5,6 +5,9 @@ Each function takes plain configuration, so that it runs in any process, and ret
 ``[metric, part, value]`` triples. The metric is one of ``docs/metrics.md`` or of
 :data:`METRICS`; the part says which requests, or which point of a distribution, and is ""
 for the run as a whole.
+
+Results are kept as long as the code that cells can run stays as it is, so this module imports
+nothing of the rest of ``experiments``.
 """
 
 from __future__ import annotations
@@ -13,12 +16,12 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from andes_opt import qoe
 from andes_opt.metrics import QOE_DEFINITIONS, summarise
 from andes_opt.simulator import simulate
-from experiments.configuration import build
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -238,9 +241,9 @@ def simulated(
     """The simulation that plain nodes describe; see :func:`served`."""
     config = OmegaConf.create(dict(run))
     return simulate(
-        build(config, "workload").generate(seed),
-        build(config, "engine"),
-        build(config, "policy"),
+        instantiate(config.workload).generate(seed),
+        instantiate(config.engine),
+        instantiate(config.policy),
         solver_time=config.solver_time,
         oracle=config.oracle,
         capture=capture,

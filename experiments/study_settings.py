@@ -53,6 +53,8 @@ def patched(
     """
     config = config.copy()
     for key, value in settings.items():
+        if replaced.get(key) == value and key in groups():
+            continue  # loaded already, perhaps with options from the command line
         if key in groups():
             node = choose(key, value).copy()
             if key == "workload":

@@ -67,6 +67,14 @@ def test_settings_change_groups_and_options():
     assert build(config, "engine").name == "opt_66b_4xa100"
 
 
+def test_options_of_the_command_line_survive_a_setting_that_changes_nothing():
+    """A variant that names the engine in use keeps engine.max_batch=9; another one does not."""
+    config = load("simulate", ["engine=kv_12k", "engine.max_batch=9"])
+    replaced = {"engine": "kv_12k"}
+    assert patched(config, {"engine": "kv_12k"}, replaced).engine.max_batch == 9
+    assert patched(config, {"engine": "opt_66b_slow"}, replaced).engine.max_batch == 256
+
+
 def test_unknown_settings_are_refused():
     """An option that does not exist, and an arm that nobody knows, are told with choices."""
     config = load("simulate")
@@ -229,6 +237,7 @@ def test_a_stopped_study_goes_on(run, monkeypatch, capsys):
         ("study.arms=[fcfss]", ["fcfss", "did you mean fcfs?"]),
         ("study.loads=[1.0]", ["study.rates and study.loads"]),
         ("study.seeds=0", ["study.seeds=0"]),
+        ("engine.max_batch=-1", ["engine: ", "max_batch = -1"]),
         ("study.views=[{view: mean}]", ["view=mean", "did you mean means?"]),
         ("study.views=[{view: means}]", ["view means", "metrics"]),
     ],

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from andes_opt import qoe
 from andes_opt.instance import GainTable, Instance
 from experiments import study_cells
+from experiments.code_closure import closure
 from experiments.configuration import load, load_choice
-from experiments.exact_vs_greedy import Regime, batch_binds, regime_of, stepped
+from experiments.exact_vs_greedy import Regime, regime_of
+from experiments.exact_vs_greedy_cells import batch_binds, stepped
 from experiments.study import Point
 from solvers.greedy import Greedy
 
@@ -173,6 +175,16 @@ def test_batch_binds_if_what_is_left_out_would_fit(capacity, batch, binds):
     gains = GainTable([[2.0, 1.0]], batch)
     instance = Instance([10, 10], capacity, batch, batch, gains)
     assert batch_binds(instance, Greedy().solve(instance)) == binds
+
+
+def test_cells_hang_on_the_domain_alone():
+    """No code of the rest of experiments runs in a cell, so its changes keep results."""
+    for name in ("study_cells", "exact_vs_greedy_cells"):
+        needed = closure([f"experiments.{name}"])
+        assert {part for part in needed if part.startswith("experiments.")} <= {
+            "experiments.study_cells",
+            "experiments.exact_vs_greedy_cells",
+        }
 
 
 def test_regimes_are_read_from_their_names():
