@@ -145,9 +145,12 @@ def fill_gains(
         row = batch_size - int(scalars[0])
         if row < 0 or row >= params.shape[0]:
             raise IndexError("the gain table has no row for this batch size.")
-        out[:] = params[row]
+        # A loop: the broadcasting assignment takes seconds to compile.
+        for i in range(n):
+            out[i] = params[row, i]
     elif kind == CONSTANT:
-        out[:] = params[0]
+        for i in range(n):
+            out[i] = params[0, i]
     elif kind == FORECAST:
         _fill_forecast(params, token_rate(scalars, batch_size), out)
     elif kind == THRESHOLD:

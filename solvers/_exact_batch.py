@@ -17,10 +17,12 @@ from solvers._exact_lists import (
     OUT_OF_TIME,
     Core,
     Lists,
+    copy_plan,
     list_half,
     match_halves,
     new_lists,
 )
+from solvers._jit import as_int, inner
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,13 +54,13 @@ class Effort(NamedTuple):
 EXAMINED, SEARCHED, STATES, DEEPENED, PRICED, JUMPS = range(6)
 
 
-@njit(cache=True)
+@inner
 def cutoff_of(value: float, gap: float) -> float:
     """What a plan must be worth to be wanted beside one of ``value``."""
     return value + gap * max(1.0, abs(value))
 
 
-@njit(cache=True)
+@inner
 def least_wanted(value: float, unit: float, noise: float, gap: float) -> float:
     """
     Least value above the cutoff that a plan can have, if values are multiples of ``unit``.
@@ -72,7 +74,7 @@ def least_wanted(value: float, unit: float, noise: float, gap: float) -> float:
     return max(cutoff, unit * np.ceil((cutoff - noise) / unit - 1e-9) - noise)
 
 
-@njit(cache=True)
+@inner
 def search_batch(
     g: NDArray[np.float64],
     weights: NDArray[np.float64],
@@ -165,7 +167,7 @@ def search_batch(
     return value, proven, best_loss, lists
 
 
-@njit(cache=True)
+@inner
 def first_sight(
     g: NDArray[np.float64],
     weights: NDArray[np.float64],
@@ -184,7 +186,7 @@ def first_sight(
     return float(np.sort(sample)[_FIRST_SIGHT * sample.size // n])
 
 
-@njit(cache=True)
+@inner
 def core_of(
     g: NDArray[np.float64],
     weights: NDArray[np.float64],
@@ -267,7 +269,7 @@ def core_of(
     )
 
 
-@njit(cache=True)
+@inner
 def _deepen(
     g: NDArray[np.float64],
     core: Core,
@@ -318,28 +320,28 @@ def _deepen(
         size_a, row_a, spare, pool = list_half(
             lists,
             core,
-            0,
+            as_int(0),
             used,
             budget,
             most_idle,
-            0,
-            0,
-            2,
+            as_int(0),
+            as_int(0),
+            as_int(2),
             limits,
             effort.deadline_s,
             effort.clock,
         )
-        size_b, row_b = size_a, 1
+        size_b, row_b = size_a, as_int(1)
         if size_a >= 0:
             size_b, row_b, spare, pool = list_half(
                 lists,
                 core,
-                1,
+                as_int(1),
                 used,
                 budget,
                 most_idle,
                 pool,
-                1,
+                as_int(1),
                 spare,
                 limits,
                 effort.deadline_s,
@@ -376,7 +378,7 @@ def _deepen(
         cap = max(int((1.75 if brief else 1.15) * cap), cap + 1)
 
 
-@njit(cache=True)
+@inner
 def _plan_of(
     g: NDArray[np.float64],
     core: Core,
@@ -399,11 +401,11 @@ def _plan_of(
     for i in range(g.size):
         value += g[i] if plan[i] else 0.0
     if value > incumbent:
-        chosen[:] = plan
+        copy_plan(plan, chosen)
     return value
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def common_unit(g: NDArray[np.float64]) -> tuple[float, float]:
     """The largest number of which all gains are whole multiples, and what rounding may add.
 
@@ -434,7 +436,7 @@ def common_unit(g: NDArray[np.float64]) -> tuple[float, float]:
     return unit, noise
 
 
-@njit(cache=True)
+@inner
 def _arrange_ties(
     weights: NDArray[np.float64],
     base: NDArray[np.bool_],

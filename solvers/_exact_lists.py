@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numba import njit
 
+from solvers._jit import inner
 from solvers.clock import now_s
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Core(NamedTuple):
     slot_price: float
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def new_lists(room: int) -> Lists:
     """Empty lists for ``room`` states each."""
     return Lists(
@@ -77,7 +78,14 @@ def new_lists(room: int) -> Lists:
     )
 
 
-@njit(cache=True)
+@inner
+def copy_plan(source: NDArray[np.bool_], target: NDArray[np.bool_]) -> None:
+    """``target[:] = source``, which takes Numba a second longer to compile."""
+    for i in range(source.size):
+        target[i] = source[i]
+
+
+@inner
 def list_half(
     lists: Lists,
     core: Core,
@@ -210,7 +218,7 @@ def list_half(
     return size, row, spare, pool
 
 
-@njit(cache=True)
+@inner
 def _class_limits(
     core: Core,
     item: int,
@@ -293,7 +301,7 @@ def _class_limits(
             limits[1, c + count] = budget - memory_price * (free_weight - largest[rest + count])
 
 
-@njit(cache=True)
+@inner
 def _partial_sums(
     rising: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -307,7 +315,7 @@ def _partial_sums(
     return first, last
 
 
-@njit(cache=True)
+@inner
 def match_halves(
     lists: Lists,
     core: Core,

@@ -12,10 +12,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from andes_opt.gains import fill_gains
 from solvers._exact_batch import EXAMINED, Effort
+from solvers._jit import as_bool, as_int, inner
 from solvers.clock import now_s
 from solvers.prices import evaluate_prices, find_prices, update_prices
 
@@ -47,7 +47,7 @@ class Step(NamedTuple):
     exactly: bool
 
 
-@njit(cache=True)
+@inner
 def gains_into(model: Model, batch: int, out: NDArray[np.float64]) -> None:
     """Write the gains at a batch size to ``out``, (m,)."""
     if model.requests.size == model.whole.size:
@@ -58,7 +58,7 @@ def gains_into(model: Model, batch: int, out: NDArray[np.float64]) -> None:
         out[i] = model.whole[model.requests[i]]
 
 
-@njit(cache=True)
+@inner
 def find_peak(
     model: Model,
     step: Step,
@@ -100,11 +100,11 @@ def find_peak(
                 Model(model.kind, model.params, model.scalars, sample, model.whole),
                 Step(some, share, fits, low, high, step.exactly),
                 stride,
-                -1,
+                as_int(-1),
                 -1.0,
                 0.0,
-                False,
-                False,
+                as_bool(False),
+                as_bool(False),
                 g[:size],
                 neighbour[:size],
                 work,
@@ -113,17 +113,39 @@ def find_peak(
             known = batch >= 0
             batch *= stride
     peak, peak_price, peak_slot = _climb(
-        model, step, 1, batch, price, slot_price, known, False, g, neighbour, work, effort
+        model,
+        step,
+        as_int(1),
+        batch,
+        price,
+        slot_price,
+        as_bool(known),
+        as_bool(False),
+        g,
+        neighbour,
+        work,
+        effort,
     )
     if peak < 0:
         # Not one hill, or slopes that misled.
         peak, peak_price, peak_slot = _climb(
-            model, step, 1, -1, peak_price, 0.0, False, True, g, neighbour, work, effort
+            model,
+            step,
+            as_int(1),
+            as_int(-1),
+            peak_price,
+            0.0,
+            as_bool(False),
+            as_bool(True),
+            g,
+            neighbour,
+            work,
+            effort,
         )
     return peak, peak_price, peak_slot
 
 
-@njit(cache=True)
+@inner
 def _climb(
     model: Model,
     step: Step,
@@ -196,7 +218,7 @@ def _climb(
                 step.weights,
                 step.capacity,
                 more,
-                True,
+                as_bool(True),
                 price,
                 slot_price,
                 0.05 * price,

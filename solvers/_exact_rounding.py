@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
+from solvers._exact_lists import copy_plan
+from solvers._jit import inner
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solvers._exact_lists import Core
 
 
-@njit(cache=True)
+@inner
 def round_and_swap(
     g: NDArray[np.float64],
     weights: NDArray[np.float64],
@@ -45,7 +48,7 @@ def round_and_swap(
     float
         The plan's value; -inf if rounding found none that is feasible.
     """
-    chosen[:] = core.base
+    copy_plan(core.base, chosen)
     count = core.indices.size
     free = float(core.free_weight)
     left = core.free_slots
@@ -89,7 +92,7 @@ def round_and_swap(
     return value
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def best_swap(
     profits: NDArray[np.float64],
     weights: NDArray[np.float64],

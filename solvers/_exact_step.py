@@ -15,6 +15,7 @@ from solvers._exact_batch import Effort
 from solvers._exact_lists import new_lists
 from solvers._exact_peak import Model, Step, gains_into
 from solvers._exact_sweep import sweep_all, sweep_outwards
+from solvers._jit import inner
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -144,7 +145,7 @@ def solve_step(
     )
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def most_that_fit(weights: NDArray[np.int64], capacity: int) -> int:
     """Largest number of requests whose weights fit together."""
     used = 0
@@ -157,7 +158,7 @@ def most_that_fit(weights: NDArray[np.int64], capacity: int) -> int:
     return most
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _optimise(
     kind: int,
     params: NDArray[np.float64],
@@ -230,7 +231,7 @@ def _optimise(
     return value, batch_size, bound, price, serve, lists
 
 
-@njit(cache=True)
+@inner
 def _value_of(model: Model, batch: int, chosen: NDArray[np.bool_]) -> float:
     g = np.empty(chosen.size)
     gains_into(model, batch, g)

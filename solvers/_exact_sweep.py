@@ -20,7 +20,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
 from andes_opt.gains import token_rate
 from solvers._exact_batch import (
@@ -33,8 +32,10 @@ from solvers._exact_batch import (
     first_sight,
     search_batch,
 )
+from solvers._exact_lists import copy_plan
 from solvers._exact_peak import Step, find_peak, gains_into
 from solvers._exact_rounding import round_and_swap
+from solvers._jit import as_bool, as_int, inner, inner_sums
 from solvers.clock import now_s
 from solvers.prices import evaluate_prices, find_prices, update_prices
 
@@ -51,7 +52,7 @@ _UNIT_ROUNDOFF = 2.0**-53
 _RISES = 3
 
 
-@njit(cache=True)
+@inner
 def sweep_outwards(
     model: Model,
     step: Step,
@@ -111,7 +112,7 @@ def sweep_outwards(
         price, slot_price, at = peak_price, peak_slot, peak
         price_drift, slot_drift = 0.0, 0.0
         price_margin, slot_margin = 0.02 * price, 0.02 * abs(slot_price)
-        stride = 1
+        stride = as_int(1)
         rises = 0
         bound_before = np.inf
         while first <= batch <= last:
@@ -122,7 +123,13 @@ def sweep_outwards(
                 # Gains at the low end and slots at the high end bound all that is left.
                 gains_into(model, min(batch, end), g)
                 bound, _, _ = find_prices(
-                    g, weights, capacity, min(max(batch, end), most), False, best_price, work
+                    g,
+                    weights,
+                    capacity,
+                    min(max(batch, end), most),
+                    as_bool(False),
+                    best_price,
+                    work,
                 )
                 settled = max(settled, bound)
                 break
@@ -163,7 +170,14 @@ def sweep_outwards(
                     rises = -(2**30)
                     rest = Step(weights, capacity, most, min(batch, end), max(batch, end), exactly)
                     top, top_price, top_slot = find_peak(
-                        model, rest, -1, memory_guess, neighbour, work[4].copy(), work, effort
+                        model,
+                        rest,
+                        as_int(-1),
+                        memory_guess,
+                        neighbour,
+                        work[4].copy(),
+                        work,
+                        effort,
                     )
                     gains_into(model, top, neighbour)
                     top_bound, top_price, top_slot = find_prices(
@@ -194,7 +208,7 @@ def sweep_outwards(
                         )
                         if found > value:
                             value, batch_size, best_price = found, top, top_price
-                            serve[:] = chosen
+                            copy_plan(chosen, serve)
             if bound > cutoff_of(value, gap):
                 found, proven, loss, lists = _settle(
                     g,
@@ -217,7 +231,7 @@ def sweep_outwards(
                     depth = loss
                 if found > value:
                     value, batch_size, best_price = found, batch, memory_guess
-                    serve[:] = chosen
+                    copy_plan(chosen, serve)
             if batch == end:
                 break
             reached = _jump(
@@ -240,7 +254,7 @@ def sweep_outwards(
     return value, batch_size, max(settled, cutoff_of(value, gap)), best_price, lists
 
 
-@njit(cache=True)
+@inner
 def sweep_all(
     model: Model,
     step: Step,
@@ -281,7 +295,7 @@ def sweep_all(
             rounded = _rounded(g, step, slots, price, slot_price, chosen)
             if rounded > value:
                 value, batch_size, best_price = rounded, batch, price
-                serve[:] = chosen
+                copy_plan(chosen, serve)
         k = batch - first
         bounds[k], prices[k, 0], prices[k, 1] = bound, price, slot_price
 
@@ -316,11 +330,11 @@ def sweep_all(
             depth = loss
         if found > value:
             value, batch_size, best_price = found, batch, prices[k, 0]
-            serve[:] = chosen
+            copy_plan(chosen, serve)
     return value, batch_size, max(settled, cutoff_of(value, gap)), best_price, lists
 
 
-@njit(cache=True)
+@inner
 def _settle(
     g: NDArray[np.float64],
     step: Step,
@@ -360,7 +374,7 @@ def _settle(
     return max(rounded, value), bound, np.inf, lists
 
 
-@njit(cache=True)
+@inner
 def _rounded(
     g: NDArray[np.float64],
     step: Step,
@@ -377,7 +391,7 @@ def _rounded(
     return round_and_swap(g, step.weights, step.capacity, slots, step.exactly, core, chosen)
 
 
-@njit(cache=True)
+@inner
 def _jump(
     model: Model,
     step: Step,
@@ -481,7 +495,7 @@ def _jump(
     return good + direction
 
 
-@njit(cache=True, fastmath={"reassoc", "nsz"})
+@inner_sums
 def _extrapolated(
     g: NDArray[np.float64],
     change: NDArray[np.float64],

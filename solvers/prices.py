@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
+from solvers._jit import as_bool, as_int, inner
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
@@ -142,7 +144,7 @@ def evaluate_prices(
     return base + profit + _UNIT_ROUNDOFF * (n + 8) * size
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def find_prices(
     gains: NDArray[np.float64],
     weights: NDArray[np.float64],
@@ -198,7 +200,7 @@ def find_prices(
     return bound, price, slot_price
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def update_prices(
     gains: NDArray[np.float64],
     weights: NDArray[np.float64],
@@ -234,7 +236,7 @@ def update_prices(
     if not exactly:
         low_slot = max(0.0, low_slot)
     g, w = work[0], work[1]
-    active = 0
+    active = as_int(0)
     left = min(slots, n)
     fixed_value = 0.0
     fixed_weight = 0.0
@@ -259,7 +261,7 @@ def update_prices(
             exactly,
             memory_price,
             high,
-            False,
+            as_bool(False),
         )
         # A price at the upper end means that the walk was stopped there.
         if low <= price < high and low_slot <= slot <= high_slot:
@@ -268,7 +270,7 @@ def update_prices(
     return find_prices(gains, weights, capacity, slots, exactly, memory_price, work)
 
 
-@njit(cache=True)
+@inner
 def _cut(
     work: NDArray[np.float64],
     active: int,
@@ -356,7 +358,7 @@ def _cut(
     return best_price, best_slot
 
 
-@njit(cache=True)
+@inner
 def _choose(
     g: NDArray[np.float64],
     w: NDArray[np.float64],
@@ -405,7 +407,7 @@ def _choose(
     return slot_price, value, weight
 
 
-@njit(cache=True)
+@inner
 def _narrow(
     g: NDArray[np.float64],
     w: NDArray[np.float64],
@@ -419,7 +421,7 @@ def _narrow(
     high_slot: float,
 ) -> tuple[int, float, float, int]:
     """Drop what no price in the bracket chooses, fix what every price chooses."""
-    kept = 0
+    kept = as_int(0)
     for i in range(active):
         gain, weight = g[i], w[i]
         always = gain - high * weight > low_slot
@@ -433,7 +435,7 @@ def _narrow(
     return kept, fixed_value, fixed_weight, left
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def kth_largest(values: NDArray[np.float64], n: int, k: int, spare: NDArray[np.float64]) -> float:
     """
     The k-th largest (1 <= k <= n) of ``values[:n]``, which it may reorder.
@@ -445,13 +447,13 @@ def kth_largest(values: NDArray[np.float64], n: int, k: int, spare: NDArray[np.f
         stride = n // _SAMPLE
         for j in range(_SAMPLE):
             spare[j] = values[j * stride]
-        _sort_descending(spare, 0, _SAMPLE - 1)
+        _sort_descending(spare, as_int(0), as_int(_SAMPLE - 1))
         rank = k * _SAMPLE // n
         upper = spare[rank - _SAMPLE // 10] if rank >= _SAMPLE // 10 else np.inf
         reach = rank + _SAMPLE // 10
         lower = spare[reach] if reach < _SAMPLE else -np.inf
-        above = 0
-        kept = 0
+        above = as_int(0)
+        kept = as_int(0)
         for i in range(n):
             value = values[i]
             above += value > upper
@@ -462,9 +464,9 @@ def kth_largest(values: NDArray[np.float64], n: int, k: int, spare: NDArray[np.f
     return _quickselect(values, n, k)
 
 
-@njit(cache=True)
+@inner
 def _quickselect(values: NDArray[np.float64], n: int, k: int) -> float:
-    low = 0
+    low = as_int(0)
     high = n - 1
     target = k - 1
     while high - low > 16:
@@ -492,7 +494,7 @@ def _quickselect(values: NDArray[np.float64], n: int, k: int) -> float:
     return values[target]
 
 
-@njit(cache=True)
+@inner
 def _sort_descending(values: NDArray[np.float64], low: int, high: int) -> None:
     for i in range(low + 1, high + 1):
         value = values[i]
