@@ -51,6 +51,9 @@ COMMANDS = {
         "bound the window QoE of every scheduler, and the gap of policies to it",
         "experiments.hindsight",
     ),
+    "tune": Command(
+        "search a policy's options on some seeds, report on others", "experiments.tune"
+    ),
     "calibrate": Command("fit an engine profile to measured iterations", "experiments.calibrate"),
     "demo": Command("run the main job: solver table, QoE table, figures", "experiments.demo"),
     "bench": Command("send a workload to a live server and score its readers", "experiments.bench"),
