@@ -1,7 +1,8 @@
 """
 The certification study: thousands of random instances, every plan verified, some against HiGHS.
 
-    python -m benchmarks.certify --instances 10000 --crosscheck 1000 --output certify
+``python -m benchmarks.certify`` writes ``docs/results/certification.md``; give another path to
+write it there, and ``--instances`` for a shorter look.
 
 Instances are spread evenly over the families and sizes below. Each is solved cold, the plan
 is verified, and it counts as certified if bound - value <= 1e-9 max(1, |value|). For a random
@@ -10,23 +11,28 @@ at the optimal batch size, at its neighbours and at two random ones: none may be
 the plan beyond HiGHS's own tolerance, and the best must reach it.
 
 Rows go to OUTPUT/rows.jsonl as they come; started again, the study goes on behind the last
-complete row. OUTPUT/summary.json holds the counts, times and the machine.
+complete row, or anew if the solver's code has changed since.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import polars as pl
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from andes_opt import families
 from andes_opt.plan import InvalidPlan, Plan, Status, verify
-from benchmarks.machine import describe
+from benchmarks.machine import headline
+from experiments.code_closure import state_of
+from experiments.records import write_atomically
+from experiments.tables import markdown
 from solvers.exact import Exact, warm_up
 
 if TYPE_CHECKING:
@@ -137,79 +143,98 @@ def study_one(solver: Exact, k: int, check: bool, highs_limit_s: float) -> dict[
     return row
 
 
-def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Counts and times, in total and by family and size."""
-    groups: dict[str, list[dict[str, Any]]] = {}
+def table(rows: list[dict[str, Any]]) -> str:
+    """Counts and processor times by family and size, and in total."""
+    groups: dict[tuple[str, int | None], list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault(f"{row['family']} {row['n']}", []).append(row)
+        groups.setdefault((row["family"], row["n"]), []).append(row)
+    lines = [_line(family, n, groups[family, n]) for family, n in CASES if (family, n) in groups]
+    lines.append(_line("all", None, rows))
+    decimals = {name: 2 for name in lines[0] if name.endswith("ms")}
+    return markdown(pl.DataFrame(lines, infer_schema_length=None), decimals)
 
-    def numbers(some: list[dict[str, Any]]) -> dict[str, Any]:
-        times = np.array([row["cpu_ms"] for row in some])
-        checked = [row for row in some if "agrees" in row]
-        return {
-            "instances": len(some),
-            "uncertified": sum(not row["certified"] for row in some),
-            "invalid": sum(not row["verified"] for row in some),
-            "crosschecked": len(checked),
-            "disagreements": sum(not row["agrees"] for row in checked),
-            "highs_out_of_time": sum(not row["highs_closed"] for row in checked),
-            "cpu_ms_median": float(np.median(times)),
-            "cpu_ms_p99": float(np.quantile(times, 0.99)),
-            "cpu_ms_max": float(times.max()),
-        }
 
+def _line(family: str, n: int | None, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    times = np.array([row["cpu_ms"] for row in rows])
+    checked = [row for row in rows if "agrees" in row]
     return {
-        "machine": describe(),
-        "total": numbers(rows),
-        "groups": {name: numbers(some) for name, some in sorted(groups.items())},
+        "family": family,
+        "N": n,
+        "instances": len(rows),
+        "uncertified": sum(not row["certified"] for row in rows),
+        "invalid": sum(not row["verified"] for row in rows),
+        "by HiGHS, too": len(checked),
+        "disagree": sum(not row["agrees"] for row in checked),
+        "HiGHS out of time": sum(not row["highs_closed"] for row in checked),
+        "median ms": float(np.median(times)),
+        "p99 ms": float(np.quantile(times, 0.99)),
+        "max ms": float(times.max()),
     }
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Complete rows of an earlier run; a torn last line is dropped from the file."""
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+def document(rows: list[dict[str, Any]], command: str, highs_limit_s: float) -> str:
+    """The whole page."""
+    pieces = [
+        "# Certification of the exact solver",
+        f"Written by `{command}`; do not edit.",
+        f"{len(rows)} random instances, each solved cold over all its batch sizes. *Uncertified*: "
+        "bound - value > 1e-9 max(1, |value|). *Invalid*: refused by `verify`. *Disagree*: HiGHS "
+        "(SciPy's, gap 0, presolve on), asked at the optimal batch size, its neighbours and two "
+        "random ones, found a plan above our bound, or proved less than our value, by more than "
+        "its own tolerance of 1e-6. *Out of time*: at one of these batch sizes or more HiGHS "
+        f"had not closed its gap after {highs_limit_s:g} s, so that only its bounds and plans "
+        "were compared. Times are processor time of `exact`, with other work on the machine. "
+        f"{headline()}.",
+        table(rows),
+    ]
+    return "\n\n".join(pieces) + "\n"
+
+
+def read_rows(folder: Path, code: str) -> list[dict[str, Any]]:
+    """Complete rows of an earlier run of the same code; all others are dropped from the file."""
+    rows: list[dict[str, Any]] = []
+    stamp, path = folder / "code.txt", folder / "rows.jsonl"
+    if path.exists() and stamp.exists() and stamp.read_text() == code:
+        for line in path.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    stamp.write_text(code)
     return rows
 
 
 def main() -> None:
     """Run the study, or what is left of it."""
     parser = argparse.ArgumentParser(description="Certification study of the exact solver.")
+    parser.add_argument("path", type=Path, nargs="?", default=Path("docs/results/certification.md"))
     parser.add_argument("--instances", type=int, default=10_000)
     parser.add_argument("--crosscheck", type=int, default=1_000, help="how many also by HiGHS")
-    parser.add_argument("--highs-limit-s", type=float, default=20.0, help="per batch size")
-    parser.add_argument("--output", type=Path, default=Path("certify"))
-    options = parser.parse_args()
+    parser.add_argument("--highs-limit-s", type=float, default=2.0, help="per batch size")
+    parser.add_argument("--output", type=Path, default=Path("outputs/certify"), help="for rows")
+    given = parser.parse_args()
 
-    options.output.mkdir(parents=True, exist_ok=True)
-    path = options.output / "rows.jsonl"
-    rows = read_rows(path)
+    given.output.mkdir(parents=True, exist_ok=True)
+    rows = read_rows(given.output, state_of(["solvers.exact", "andes_opt.families"]))
     warm_up()
     solver = Exact(warm_start=False)
-    checked = sum("agrees" in row for row in rows)
-    chosen = np.random.default_rng(0).permutation(options.instances)[: options.crosscheck]
+    chosen = np.random.default_rng(0).permutation(given.instances)[: given.crosscheck]
     to_check = set(chosen.tolist())
-    with path.open("a") as file:
-        for k in range(len(rows), options.instances):
-            row = study_one(solver, k, k in to_check, options.highs_limit_s)
-            checked += "agrees" in row
-            rows.append(row)
-            file.write(json.dumps(row) + "\n")
+    with (given.output / "rows.jsonl").open("a") as file:
+        for k in range(len(rows), given.instances):
+            rows.append(study_one(solver, k, k in to_check, given.highs_limit_s))
+            file.write(json.dumps(rows[-1]) + "\n")
             if (k + 1) % 100 == 0:
                 file.flush()
                 bad = sum(not (row["certified"] and row["verified"]) for row in rows)
-                print(f"{k + 1} instances, {bad} uncertified, {checked} cross-checked", flush=True)
+                print(f"{k + 1} instances, {bad} uncertified or invalid", flush=True)
 
-    result = summary(rows)
-    (options.output / "summary.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result["total"], indent=1))
+    command = " ".join(["python -m benchmarks.certify", *sys.argv[1:]])
+    text = document(rows[: given.instances], command, given.highs_limit_s)
+    given.path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(given.path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    print(f"wrote {given.path}")
 
 
 if __name__ == "__main__":
