@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from andes_opt import qoe
 from andes_opt.metrics import QOE_DEFINITIONS, summarise
 from andes_opt.simulator import simulate
+from andes_opt.workload import Poisson
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -51,6 +52,9 @@ METRICS = {
 PERCENTAGES = tuple(range(101))
 
 Number = list[Any]
+
+#: Policies that this process has compiled.
+_WARM: set[str] = set()
 
 
 def served(run: Mapping[str, Any], seed: int) -> list[Number]:
@@ -240,6 +244,7 @@ def simulated(
 ) -> SimulationResult:
     """The simulation that plain nodes describe; see :func:`served`."""
     config = OmegaConf.create(dict(run))
+    _warm_up(config)
     return simulate(
         instantiate(config.workload).generate(seed),
         instantiate(config.engine),
@@ -249,6 +254,31 @@ def simulated(
         capture=capture,
         record_tokens=record_tokens,
     )
+
+
+def _warm_up(config: DictConfig) -> None:
+    """
+    Let a process compile what the policy runs, by a short overload, before anything is timed.
+
+    Compiling, or loading what was compiled before, takes up to seconds. In a measured run the
+    simulated engine would stand still for so long, and it is no part of ``solve_us``.
+    """
+    key = str(sorted(_targets(config.policy)))
+    if key not in _WARM:
+        _WARM.add(key)
+        simulate(
+            Poisson(rate=20.0, requests=60).generate(0),
+            instantiate(config.engine, capacity_tokens=4000),
+            instantiate(config.policy),
+            oracle=config.oracle,
+        )
+
+
+def _targets(node: Any) -> set[str]:
+    if not isinstance(node, DictConfig):
+        return set()
+    own = {str(node["_target_"])} if "_target_" in node else set()
+    return own.union(*(_targets(node[name]) for name in node))
 
 
 def with_rate(run: Mapping[str, Any], rate: float) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from andes_opt import qoe
 from andes_opt.instance import GainTable, Instance
+from andes_opt.simulator import simulate
 from experiments import study_cells
 from experiments.code_closure import closure
 from experiments.configuration import load, load_choice
@@ -137,6 +138,21 @@ def test_jitter_costs_qoe_and_the_buffer_evens_the_text():
     for jitter_s in (0.0, 2.0):
         assert found[jitter_s, True]["rushed_share", ""] == 0
         assert found[jitter_s, False]["rushed_share", ""] > 0.1
+
+
+def test_compiling_is_not_timed(monkeypatch):
+    """A policy's first cell in a process simulates a short overload before the run itself."""
+    served = []
+
+    def watched(requests, *arguments, **options):
+        served.append(requests.arrival_s.size)
+        return simulate(requests, *arguments, **options)
+
+    monkeypatch.setattr(study_cells, "_WARM", set())
+    monkeypatch.setattr(study_cells, "simulate", watched)
+    for name in ("fcfs", "fcfs", "round_robin"):
+        study_cells.simulated(plain(f"policy={name}"), 0)
+    assert served == [60, 40, 40, 60, 40]
 
 
 def test_every_number_has_a_meaning():
