@@ -23,13 +23,15 @@ class PriceRounding:
     gains beyond what it costs the others. At most two requests of the linear relaxation
     are fractional, so what rounding loses shrinks like 1/n. Batch sizes are visited as by
     :class:`solvers.exact.Exact`, until none can beat the incumbent by more than
-    ``target_gap``. Its limit: it never searches, so it is optimal by luck only, with tight
-    memory and few requests less often.
+    ``target_gap`` / n. Its limit: it never searches, so it is optimal by luck only, with
+    tight memory and few requests less often. With fewer than some hundred requests ``exact``
+    needs no more time, since there its search is over at once.
 
     Parameters
     ----------
     target_gap
-        Relative gap at which the sweep over batch sizes stops, >= 0.
+        Relative gap at which the sweep over batch sizes stops, times the number of
+        requests, >= 0.
     warm_start
         Begin with the batch size and the memory price of the previous call.
 
@@ -41,7 +43,7 @@ class PriceRounding:
 
     exact = False
 
-    def __init__(self, target_gap: float = 1e-5, warm_start: bool = True) -> None:
+    def __init__(self, target_gap: float = 0.07, warm_start: bool = True) -> None:
         if not target_gap >= 0:
             raise ValueError(f"target_gap = {target_gap} < 0 not understood.")
         self._target_gap = float(target_gap)
@@ -61,7 +63,7 @@ class PriceRounding:
             instance,
             self._workspace,
             search=False,
-            gap=self._target_gap,
+            gap=self._target_gap / max(1, instance.num_requests),
             warm_start=self._warm_start,
             time_limit_s=time_limit_s,
         )
