@@ -4,10 +4,10 @@ Time of the exact solver, price rounding and the greedy ones, on one thread.
 ``python -m benchmarks.bench_exact`` writes ``docs/results/exact_speed.md``; give another path to
 write it there, and ``--families``, ``--sizes``, ``--instances`` for other or shorter looks.
 
-Every instance is new, and all batch sizes are included. Solvers take turns on it, in
-an order that rotates, so that all meet the same disturbances and caches. Times are processor time of this process (from instance
-to plan), so that other programs disturb little; caches they share still do, hence the load in
-the headline.
+Every instance is new, and all batch sizes are included. Solvers take turns on it, in an order
+that rotates, so that all meet the same disturbances and caches. Times are processor time of
+this process (from instance to plan), so that other programs disturb little; caches they
+share still do, hence the load in the headline.
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ def document(given: argparse.Namespace, command: str) -> str:
         "# Speed of the exact solver",
         f"Written by `{command}`; do not edit.",
         f"{given.instances} instances of each family and size, each new and all batch sizes "
-        "included; processor time of one thread from the call to the plan, solvers in rotating order. "
+        "included; processor time of one thread from the call to the plan, solvers in rotating "
+        "order. "
         "*exact* starts cold at every instance, *exact_warm* with the prices of the one before. "
         "*times exact*: ratio of times, instance by instance: median and quartiles. *below "
         "optimum*: mean over instances; for *exact* its proven gap. "
