@@ -14,6 +14,7 @@ caches disturbs them still, hence the load in the headline.
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import sys
 import tempfile
@@ -29,11 +30,13 @@ from benchmarks.machine import headline
 from experiments.serve import adapter_settings
 from experiments.tables import markdown
 
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # it logs to standard output
+# The harness that steps vLLM's scheduler without a model is the tests'.
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "engine_adapter"))
 
 STEP_S = 0.03
 PARTS = ("observe", "snapshot", "decide", "apply")
-_BLOCK_TOKENS = 16
+_BLOCK_TOKENS = 32
 
 
 @dataclass(slots=True)
@@ -175,7 +178,8 @@ def measure(model: str, active: int, policy: str, solver: str, iterations: int) 
     after = timed.controller.summary()
     own_s = np.array(timed.own_s[-iterations:])
     scheduler.shutdown()
-    if after["events"]:
+    # Other programs may make a decision slow, but nothing may fail.
+    if set(after["events"]) - {"planner slow"}:
         raise RuntimeError(f"the adapter had events: {after['events']}.")
     return {
         "requests": active,

@@ -65,10 +65,10 @@ def model_folder(folder: Path) -> str:
     return str(path)
 
 
-def everyone_at_once(config: DictConfig) -> Requests:
-    """As many requests as saturate the engine, all there from the start."""
+def all_at_once(config: DictConfig, count: int) -> Requests:
+    """The first requests of a workload, all there from the start."""
     requests: Requests = build(config, "workload").generate(config.seed + 1)
-    n = min(config.saturating, requests.num_requests)
+    n = min(count, requests.num_requests)
     return replace(
         requests,
         arrival_s=np.zeros(n),
@@ -103,9 +103,8 @@ def send(config: DictConfig, requests: Requests, server: Server, what: str) -> C
 
 def saturated_tokens_per_s(config: DictConfig, server: Server) -> float:
     """Tokens/s of an engine that never lacks requests."""
-    # Twice: the first requests also warm up compilers and caches.
-    for _ in range(2):
-        log = send(config, everyone_at_once(config), server, "saturating")
+    send(config, all_at_once(config, 2), server, "warming up")
+    log = send(config, all_at_once(config, config.saturating), server, "saturating")
     times_s = np.sort(np.concatenate([reply.token_times_s for reply in log.replies]))
     # Until three quarters of the tokens are there; then the batch thins out.
     count = max(1, int(0.75 * times_s.size))
@@ -114,7 +113,7 @@ def saturated_tokens_per_s(config: DictConfig, server: Server) -> float:
 
 def overload(config: DictConfig, saturated: float) -> Requests:
     """Requests that ask for ``overload`` times the saturated tokens/s."""
-    mean_tokens = float(np.mean(everyone_at_once(config).output_tokens))
+    mean_tokens = float(np.mean(all_at_once(config, config.saturating).output_tokens))
     config.workload.rate = config.overload * saturated / mean_tokens
     config.workload.requests = max(2, round(config.workload.rate * config.arrivals_s))
     requests: Requests = build(config, "workload").generate(config.seed)
@@ -160,7 +159,9 @@ def run(config: DictConfig) -> dict[str, float]:
         for name, overrides in arms.items():
             print(f"Starting vLLM: {name}.", flush=True)
             log = folder / f"server_{name}.log"
-            with running(model, settings[name], flags, log=log, start_s=config.start_s) as server:
+            with running(
+                model, settings[name], flags, port=config.port, log=log, start_s=config.start_s
+            ) as server:
                 if requests is None:
                     answer(config, server)
                     saturated = saturated_tokens_per_s(config, server)

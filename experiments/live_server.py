@@ -112,6 +112,7 @@ def running(
     settings: dict[str, Any] | None,
     flags: Sequence[str],
     *,
+    port: int | None = None,
     log: Path,
     start_s: float,
 ) -> Iterator[Server]:
@@ -126,6 +127,8 @@ def running(
         Of the adapter; None for vLLM's own scheduler.
     flags
         More of vLLM's flags.
+    port
+        Port on this machine; None for any that is free.
     log
         File for what it prints.
     start_s
@@ -136,7 +139,7 @@ def running(
     UsageError
         If it ends, or does not answer in time; with its last lines.
     """
-    port = free_port()
+    port = free_port() if port is None else port
     command = server_command(
         model,
         settings,

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from live_policies import Recorder
 from live_stepping import Engine, make_scheduler, reference, write_tiny_config
-from omegaconf import OmegaConf
 
 import conf
+from experiments.serve import adapter_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -279,20 +279,79 @@ def test_planner_fails_now_and_then(start: Any, asynchronous: bool, how: str) ->
     [path.stem for path in sorted(CONF.glob("solver/*.yaml")) if path.stem != "dp_torch"],
 )
 def test_every_solver(start: Any, solver: str) -> None:
-    """The paper's policy serves with each solver of conf/solver, and no token changes."""
-    spec = OmegaConf.to_container(OmegaConf.load(CONF / "solver" / f"{solver}.yaml"))
-    policy = {
-        "_target_": "andes_opt.policy.andes.Andes",
-        "solver": spec,
-        "objective": {"_target_": "andes_opt.objective.AverageQoE"},
-        "time_limit_s": 0.1,
-        "replan_every": 8,
-    }
-    # Brute force takes 20 requests at most; 8 arrive.
-    engine = start(policy, asynchronous=True, blocks=14)
-    counters = serve(engine, Traffic(13, requests=8, rate=0.5, aborts=0.0))
-    assert counters["plans"] > 0 and counters["decide_s"] > 0
+    """The paper's policy and ours serve with each solver of conf/solver; no token changes."""
+    for policy in ("andes", "thrift"):
+        settings = adapter_settings(
+            [f"policy={policy}", f"solver={solver}", "policy.time_limit_s=0.1"]
+        )
+        # Brute force takes 20 requests at most; 8 arrive. Slow back-ends are asked less often.
+        engine = start(
+            settings["policy"], asynchronous=True, adapter={"planner_share": 0.2}, blocks=14
+        )
+        counters = serve(engine, Traffic(13, requests=8, rate=0.5, aborts=0.0))
+        assert counters["plans"] > 0 and counters["decide_s"] > 0
+        assert counters["events"].get("planner failed", 0) == 0
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize(
+    "policy",
+    # The oracle's lengths are not to be had from a live engine.
+    [path.stem for path in sorted(CONF.glob("policy/*.yaml")) if path.stem != "srpt_oracle"],
+)
+def test_every_policy(start: Any, policy: str, asynchronous: bool) -> None:
+    """Each policy of conf/policy serves requests that hang up and come in bursts."""
+    settings = adapter_settings([f"policy={policy}", "solver=greedy"])
+    engine = start(settings["policy"], asynchronous=asynchronous)
+    counters = serve(engine, Traffic(21, requests=40, rate=0.8))
+    assert counters["plans"] > 0
     assert counters["events"].get("planner failed", 0) == 0
+
+
+def test_oracle_lengths_are_not_to_be_had(start: Any) -> None:
+    """A policy that wants the true lengths fails, is counted, and vLLM's order serves all."""
+    settings = adapter_settings(["policy=srpt_oracle"])
+    counters = serve(start(settings["policy"]), Traffic(21, requests=10))
+    assert counters["plans"] == 0 and counters["events"]["planner failed"] > 0
+
+
+@pytest.mark.parametrize("solver", ["cp_sat", "pulp_cbc"])
+def test_a_slow_solver_serves_from_the_background(start: Any, solver: str) -> None:
+    """CP-SAT and CBC plan in their process; their plans' age is told, and no step waits."""
+    settings = adapter_settings(["live=background", f"solver={solver}"])
+    settings["background"]["duty_cycle"] = 1.0
+    engine = start(
+        settings["policy"], asynchronous=True, adapter={"background": settings["background"]}
+    )
+    engine.on_step = lambda _: time.sleep(0.002)
+    end_s, rounds = time.monotonic() + 90, 0
+    while summary(engine)["late_plans"] < 3:
+        traffic = Traffic(rounds, requests=30, rate=0.8)
+        traffic.want = {f"{rounds}-{key}": value for key, value in traffic.want.items()}
+        traffic.play(engine, most_steps=10**9)
+        traffic.check(engine)
+        rounds += 1
+        assert time.monotonic() < end_s, summary(engine)
+    counters = summary(engine)
+    assert 0 < counters["late_age_s_max"] <= 2.0
+    assert not counters["events"].get("background planner failed")
+
+
+def test_a_solver_that_runs_out_of_time(start: Any) -> None:
+    """With hardly any time, a solver's incumbents serve; nothing is lost."""
+    settings = adapter_settings(["policy=andes", "solver=cp_sat", "policy.time_limit_s=1e-4"])
+    counters = serve(start(settings["policy"]), Traffic(22, requests=15))
+    assert counters["plans"] > 0
+
+
+def test_a_planner_that_dawdles(start: Any) -> None:
+    """Slow decisions are counted, and planning pauses so that it keeps to its share."""
+    policy = {"_target_": "live_policies.Broken", "how": "slow"}
+    engine = start(policy, adapter={"planner_share": 0.05})
+    engine.on_step = lambda _: time.sleep(0.002)
+    counters = serve(engine, Traffic(4, requests=20))
+    assert counters["events"]["planner slow"] == counters["plans"] > 0
+    assert counters["plans"] < 0.2 * counters["iterations"]
 
 
 def test_absurd_targets(start: Any) -> None:
