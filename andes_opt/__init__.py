@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from andes_opt.instance import GainModel, GainTable, Instance
     from andes_opt.latency import LatencyModel
     from andes_opt.metrics import summarise
+    from andes_opt.objective import AverageQoE, Objective
     from andes_opt.plan import InvalidPlan, Plan, Status, make_plan, verify
+    from andes_opt.policy.andes import Andes
+    from andes_opt.policy.fcfs import FCFS
+    from andes_opt.policy.round_robin import RoundRobin
+    from andes_opt.policy.thrift import Thrift
     from andes_opt.qoe import QoETarget
     from andes_opt.simulator import SimulationResult, simulate
     from andes_opt.snapshot import Action, Decision, Policy, Snapshot, State
@@ -24,25 +29,31 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Action": "snapshot",
+    "Andes": "policy.andes",
+    "AverageQoE": "objective",
     "Decision": "snapshot",
     "EngineProfile": "engine",
+    "FCFS": "policy.fcfs",
     "GainModel": "instance",
     "GainTable": "instance",
     "Gamma": "workload",
     "Instance": "instance",
     "InvalidPlan": "plan",
     "LatencyModel": "latency",
+    "Objective": "objective",
     "Plan": "plan",
     "Poisson": "workload",
     "Policy": "snapshot",
     "QoETarget": "qoe",
     "Requests": "workload",
+    "RoundRobin": "policy.round_robin",
     "SimulationResult": "simulator",
     "Snapshot": "snapshot",
     "Solver": "solver",
     "State": "snapshot",
     "Status": "plan",
     "Surge": "workload",
+    "Thrift": "policy.thrift",
     "Workload": "workload",
     "make_plan": "plan",
     "simulate": "simulator",
@@ -51,7 +62,10 @@ _HOMES = {
 }
 
 __all__ = [
+    "FCFS",
     "Action",
+    "Andes",
+    "AverageQoE",
     "Decision",
     "EngineProfile",
     "GainModel",
@@ -60,17 +74,20 @@ __all__ = [
     "Instance",
     "InvalidPlan",
     "LatencyModel",
+    "Objective",
     "Plan",
     "Poisson",
     "Policy",
     "QoETarget",
     "Requests",
+    "RoundRobin",
     "SimulationResult",
     "Snapshot",
     "Solver",
     "State",
     "Status",
     "Surge",
+    "Thrift",
     "Workload",
     "make_plan",
     "simulate",
