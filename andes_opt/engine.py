@@ -39,6 +39,9 @@ class EngineProfile:
         ``"recompute"`` drops it and computes it again.
     swap_s_per_token
         Seconds to move the KV of one token across the bus, one way.
+    recompute_hit_share
+        Share of an evicted request's KV that a prefix cache still has when the request comes
+        back, in [0, 1]; whole blocks of it are not computed again.
     source
         Where the numbers come from.
 
@@ -57,6 +60,7 @@ class EngineProfile:
     max_context_tokens: int = 1_000_000
     preemption: str = "swap"
     swap_s_per_token: float = 0.0
+    recompute_hit_share: float = 0.0
     source: str = ""
 
     def __post_init__(self) -> None:
@@ -76,6 +80,10 @@ class EngineProfile:
             )
         if not (math.isfinite(self.swap_s_per_token) and self.swap_s_per_token >= 0):
             raise ValueError(f"swap_s_per_token = {self.swap_s_per_token} not understood.")
+        if not 0 <= self.recompute_hit_share <= 1:
+            raise ValueError(
+                f"recompute_hit_share = {self.recompute_hit_share} not understood: need [0, 1]."
+            )
 
     @property
     def num_blocks(self) -> int:

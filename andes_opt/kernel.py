@@ -68,8 +68,8 @@ WAITING, RUNNING, PREEMPTED, HELD, FUTURE, FINISHED, REJECTED = range(7)
 NUM_SCALARS = 25
 
 # `clock`: time and coefficients.
-NOW, BASE_S, REQUEST_S, CONTEXT_S, PREFILL_S, SWAP_S, SWAP_DEBT_S, BUSY_S = range(8)
-NUM_CLOCK = 8
+NOW, BASE_S, REQUEST_S, CONTEXT_S, PREFILL_S, SWAP_S, SWAP_DEBT_S, BUSY_S, HIT_SHARE = range(9)
+NUM_CLOCK = 9
 
 # What `run` returns.
 DONE, ASK, SAMPLES_FULL, STARVED = range(4)
@@ -123,7 +123,9 @@ def _evict(ints: Ints, scalars: Ints, clock: Floats, i: int) -> None:
     if scalars[SWAPS]:
         clock[SWAP_DEBT_S] += ints[COMPUTED, i] * clock[SWAP_S]
     else:
-        ints[COMPUTED, i] = 0
+        # Whole blocks of what the prefix cache will still have when the request comes back.
+        hit = int(clock[HIT_SHARE] * ints[COMPUTED, i]) // scalars[BLOCK_TOKENS]
+        ints[COMPUTED, i] = hit * scalars[BLOCK_TOKENS]
     scalars[FREE_BLOCKS] += ints[BLOCKS, i]
     ints[BLOCKS, i] = 0
     ints[STATE, i] = PREEMPTED
@@ -546,7 +548,7 @@ def gather(
         # A decoding request lacks one token in every iteration; that is no restoring.
         work = lacking - 1 if ints[GENERATED, i] > 0 else lacking
         restore = work * clock[PREFILL_S]
-        if ints[STATE, i] == PREEMPTED:
+        if ints[STATE, i] == PREEMPTED and scalars[SWAPS]:
             restore += ints[COMPUTED, i] * clock[SWAP_S]
 
         out_ints[0, k] = i

@@ -297,6 +297,7 @@ class _EngineState:
         self._clock[kernel.CONTEXT_S] = latency.per_context_token_s
         self._clock[kernel.PREFILL_S] = latency.per_prefill_token_s
         self._clock[kernel.SWAP_S] = engine.swap_s_per_token
+        self._clock[kernel.HIT_SHARE] = engine.recompute_hit_share
         self._known: NDArray[np.int64] = np.empty(0, dtype=np.int64)
 
     @property

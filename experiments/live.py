@@ -224,6 +224,14 @@ def serve(
 @resumable
 def run(config: DictConfig) -> dict[str, float]:
     """Serve, write the run's files, and return its summary."""
+    if "live_study" in config:  # conf/experiment/live_*.yaml
+        from experiments import live_study
+
+        return live_study.run(config)
+    if "live_fidelity" in config:
+        from experiments import live_fidelity
+
+        return live_fidelity.run(config)
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     with told_to_end(), recorded_run(folder) as record:

@@ -194,6 +194,7 @@ def test_blocks_are_whole() -> None:
         ("max_context_tokens", 0, "max_context_tokens = 0 < 1"),
         ("preemption", "drop", "'drop' not understood: need one of swap, recompute"),
         ("swap_s_per_token", -1.0, "swap_s_per_token = -1.0 not understood"),
+        ("recompute_hit_share", 1.5, "recompute_hit_share = 1.5 not understood"),
         ("swap_s_per_token", float("nan"), "swap_s_per_token = nan not understood"),
     ],
 )

@@ -89,9 +89,16 @@ def make_engine(**changes: object) -> EngineProfile:
     capacity_tokens=st.sampled_from([192, 512, 4096]),
     token_budget=st.sampled_from([1, 7, 64, 2048]),
     storm=st.booleans(),
+    hit_share=st.sampled_from([0.0, 0.6, 1.0]),
 )
 def test_books_balance(
-    seed: int, n: int, preemption: str, capacity_tokens: int, token_budget: int, storm: bool
+    seed: int,
+    n: int,
+    preemption: str,
+    capacity_tokens: int,
+    token_budget: int,
+    storm: bool,
+    hit_share: float,
 ) -> None:
     """
     Whatever a policy does: every request gets exactly its tokens in order, the KV cache is
@@ -100,7 +107,10 @@ def test_books_balance(
     """
     requests = make_requests(n, seed)
     engine = make_engine(
-        preemption=preemption, capacity_tokens=capacity_tokens, token_budget=token_budget
+        preemption=preemption,
+        capacity_tokens=capacity_tokens,
+        token_budget=token_budget,
+        recompute_hit_share=hit_share,
     )
     policy = Storm(seed) if storm else FCFS()
     seen: list[Snapshot] = []
@@ -208,6 +218,40 @@ def test_newest_request_is_the_victim(preemption: str, swaps: bool) -> None:
     swap_s = 2 * 48 * 0.01 if swaps else 0.0
     context_s = result.busy_s - decode_s - swap_s - LATENCY.per_prefill_token_s * prefill
     assert 0 < context_s < 40 * 2 * 73 * LATENCY.per_context_token_s
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0.0, 0), (0.3, 0), (0.5, 16), (0.99, 32), (1.0, 48)])
+def test_prefix_cache_hits_spare_whole_blocks(share: float, kept: int) -> None:
+    """A victim that comes back computes what the prefix cache lost, in whole blocks."""
+    requests = Requests(
+        arrival_s=np.array([0.0, 0.0]),
+        prompt_tokens=np.array([32, 32]),
+        output_tokens=np.array([40, 40]),
+        ttft_s=np.ones(2),
+        tds=np.full(2, 5.0),
+    )
+    engine = make_engine(
+        preemption="recompute",
+        capacity_tokens=96,
+        block_tokens=16,
+        swap_s_per_token=0.01,  # of no account when recomputing
+        recompute_hit_share=share,
+    )
+    seen: list[Snapshot] = []
+
+    class Watching(FCFS):
+        def decide(self, snapshot: Snapshot) -> Decision:
+            seen.append(snapshot)
+            return Decision(replan_after=1)
+
+    result = simulate(requests, engine, Watching(), record_timeline=True)
+    assert result.preemptions.tolist() == [0, 1]
+    assert result.timeline is not None
+    # With everything cached but the last token, coming back is a decode like any other.
+    assert int(result.timeline[:, 2].sum()) == 64 + (49 - kept if kept < 48 else 0)
+    waiting = [s for s in seen if (s.state == State.PREEMPTED).any()]
+    lost = waiting[0].restore_s[waiting[0].state == State.PREEMPTED]
+    assert lost == pytest.approx([(48 - kept) * LATENCY.per_prefill_token_s])
 
 
 def test_never_fitting_request_is_rejected() -> None:

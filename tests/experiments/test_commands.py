@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -17,8 +19,15 @@ OVERLOAD = ("workload.requests=30", "workload.rate=6", "engine.capacity_tokens=4
 TINY = {
     "simulate": ("workload.requests=4", "hydra/launcher=basic", "hydra.sweeper.params.seed=0"),
     "quality": ("sizes=[6]", "count=1", "capture=2", "workload.requests=20"),
+    "live": (
+        f"live_engine.server=[{sys.executable},{Path(__file__).parent / 'scripted_engine.py'}]",
+        "workload.requests=4",
+        "warm_up=0",
+    ),
     "demo": ("requests=20", "capture=2", "rates=[3.0,6.0]", "solvers=[greedy,exact]"),
 }
+#: Live experiments have a tiny form of their own, on a program in vLLM's place.
+TINY_LIVE = {"live_overload": "live_study.tiny=true", "live_fidelity": "live_fidelity.tiny=true"}
 #: Studies of conf/experiment have a tiny form of their own.
 TINY_STUDY = ("study.tiny=true", "hydra/launcher=basic")
 
@@ -134,6 +143,7 @@ def test_every_experiment_runs_tiny(experiment, tmp_path):
     assert path.read_text().startswith("# @package _global_\n")  # or Hydra nests it in vain
     folders = ["hydra.run.dir=out", "hydra.sweep.dir=out"]
     tiny = TINY_STUDY if "/study: default" in path.read_text() else TINY[command]
+    tiny = (*tiny, TINY_LIVE[experiment]) if command == "live" else tiny
     assert main([command, f"experiment={experiment}", *folders, *tiny]) == 0
     summaries = list((tmp_path / "out").rglob("summary.json"))
     assert len(summaries) > 1 or "MULTIRUN" not in path.read_text()

@@ -1,0 +1,298 @@
+"""
+``andes-opt live experiment=live_fidelity``: how far the simulator is from the live engine.
+
+The engine's latency is fitted to a designed sweep of batches and contexts on the engine itself.
+Then each policy serves the same requests twice, live and simulated under the fitted profile.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+
+from andes_opt.calibration import fit_latency, read_iterations
+from andes_opt.metrics import summarise
+from andes_opt.simulator import simulate
+from experiments.configuration import build
+from experiments.live import request_rate
+from experiments.live_study import Lab, planned
+from experiments.records import ROWS, printable, recorded_run, write_atomically
+from experiments.serve import told_to_end
+from experiments.tables import markdown
+from experiments.usage import RunsFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from omegaconf import DictConfig
+
+    from andes_opt.calibration import Fit
+    from andes_opt.engine import EngineProfile
+    from experiments.live_study import Run
+
+#: Share of the KV cache that a burst of the sweep may need, so that nobody is preempted.
+_ROOM = 0.9
+#: Overrides that say nothing about the sweep.
+_OF_WORKLOADS = ("workload", "lengths", "readers", "warm_up")
+#: What is compared: metric of both sides -> decimals.
+_COMPARED = {
+    "qoe_area_mean": 3,
+    "qoe_window_mean": 3,
+    "ttft_p90_s": 2,
+    "tokens_per_s": 1,
+    "preemptions_per_request": 2,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """
+    Bursts of equal requests, one after the other: batch, context and prefill vary on their own.
+
+    Parameters
+    ----------
+    batches, prompt_tokens
+        Every batch with every prompt length, as far as the KV cache holds them.
+    output_tokens
+        Length of the replies.
+    gap_s
+        Time from one burst to the next.
+    """
+
+    batches: Sequence[int]
+    prompt_tokens: Sequence[int]
+    output_tokens: int
+    gap_s: float
+
+    def requests(self, capacity_tokens: int) -> list[tuple[float, int, int]]:
+        """Arrival (s), prompt and reply (tokens) of each request of the sweep."""
+        found, now_s = [], 0.0
+        for prompt in self.prompt_tokens:
+            for batch in self.batches:
+                if batch * (prompt + self.output_tokens) <= _ROOM * capacity_tokens:
+                    found += [(now_s, prompt, self.output_tokens)] * batch
+                    now_s += self.gap_s
+        return found
+
+    def write(self, path: Path, capacity_tokens: int) -> None:
+        """Write the sweep as a trace."""
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("arrival_s", "prompt_tokens", "output_tokens"))
+            writer.writerows(self.requests(capacity_tokens))
+
+
+def calibrated(lab: Lab, settings: DictConfig, folder: Path, profile: EngineProfile) -> Fit | None:
+    """Fit the engine's latency to the sweep; None if the engine failed."""
+    sweep = Sweep(
+        list(settings.sweep.batches),
+        list(settings.sweep.prompt_tokens),
+        settings.sweep.output_tokens,
+        settings.sweep.gap_s,
+    )
+    trace = folder / "sweep.csv"
+    sweep.write(trace, profile.capacity_tokens)
+    overrides = [
+        f"live_engine={settings.engine}",
+        "policy=fcfs",
+        "workload=trace",
+        f"workload.path={trace.resolve()}",
+        "iterations=true",
+        "warm_up=0",
+        "seed=0",
+    ]
+    given = [word for word in lab.given if not word.startswith(_OF_WORKLOADS)]
+    result = lab.result(overrides, "designed sweep", given)
+    if result is None:
+        return None
+    return fit_latency(read_iterations(result[0] / "iterations.csv"), weighting="relative")
+
+
+def simulated(item: Run, profile: EngineProfile, given: Sequence[str]) -> dict[str, float]:
+    """
+    The same requests under the same policy in the simulator.
+
+    Parameters
+    ----------
+    item
+        The live run.
+    profile
+        The engine as calibrated.
+    given
+        Overrides that all runs share.
+    """
+    words = {word.split("=")[0]: word for word in [*given, *item.overrides]}
+    config = compose("live", overrides=list(words.values()))
+    rate = request_rate(config)
+    if rate is not None:
+        config.workload.rate = rate
+    requests = build(config, "workload").generate(config.seed)
+    return summarise(simulate(requests, profile, build(config, "policy")))
+
+
+def hit_share(results: pl.DataFrame, arm: str) -> float:
+    """Share of the resumed requests' context that the prefix cache had, over an arm's runs."""
+    rows = results.filter(pl.col("arm") == arm)
+    resumed = float(rows["adapter_resumed_tokens"].sum())
+    cached = float(rows["adapter_resumed_cached_tokens"].sum())
+    return cached / resumed if resumed else 0.0
+
+
+def run(config: DictConfig) -> dict[str, float]:
+    """
+    Calibrate, serve, simulate, compare, and write the document.
+
+    Raises
+    ------
+    RunsFailed
+        If a live run failed; nothing is compared then.
+    """
+    settings = _shrunk(config).live_fidelity
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with told_to_end(), recorded_run(folder) as record:
+        lab = Lab(folder, settings.minutes)
+        profile: EngineProfile = build(config, "live_engine").profile
+        saturated = lab.saturated_tokens_per_s(settings.engine)
+        fit = calibrated(lab, settings, folder, profile)
+        if saturated is None or fit is None:
+            raise RunsFailed("the engine failed; error.json below runs/ says why.")
+        lines, folders, items = [], [], []
+        for item in planned("fidelity", settings, settings.arms, saturated, range(settings.seeds)):
+            if lab.out_of_time:
+                break
+            result = lab.result(item.overrides, f"{item.arm} at {item.load}, seed {item.seed}")
+            if result is None:
+                raise RunsFailed(f"{item.arm} at {item.load} failed: see error.json below runs/.")
+            place = {"arm": item.arm, "load": item.load, "seed": item.seed}
+            lines.append({**place, **result[1]})
+            folders.append(result[0])
+            items.append(item)
+        live = pl.DataFrame(lines, infer_schema_length=None)
+        shares = {arm: hit_share(live, arm) for arm in settings.arms}
+        both = []
+        for item, line in zip(items, lines, strict=True):
+            engine = replace(profile, latency=fit.latency, recompute_hit_share=shares[item.arm])
+            twin = simulated(item, engine, lab.given)
+            both.append({**line, **{f"sim_{name}": twin[name] for name in _COMPARED}})
+        results = pl.DataFrame(both, infer_schema_length=None)
+        table = comparison(results)
+        write_atomically(folder / "table.csv", table.write_csv)
+        text = _document(table, fit, shares, saturated, record.environment, lab)
+        _write(folder / "live_fidelity.md", text)
+        if settings.docs is not None:
+            (Path(settings.docs) / "results").mkdir(parents=True, exist_ok=True)
+            _write(Path(settings.docs) / "results" / "live_fidelity.md", text)
+        print(text)
+        rows = pl.concat([pl.read_parquet(path / ROWS) for path in folders], how="diagonal")
+        summary = {
+            "r2": fit.r2,
+            "area_difference_max": float(np.abs(table["area difference"].to_numpy()).max()),
+            "ttft_p90_difference_max_percent": float(
+                np.abs(table["TTFT p90 difference %"].to_numpy()).max()
+            ),
+        }
+        record.finish(rows, summary)
+    print(f"{lab.made} runs made, {lab.reused} found complete.")
+    print(printable(folder))
+    return summary
+
+
+def comparison(results: pl.DataFrame) -> pl.DataFrame:
+    """
+    Live beside simulated at each load for each arm, means over seeds.
+
+    Parameters
+    ----------
+    results
+        A line per run: ``arm``, ``load``, and each compared metric with and without ``sim_``.
+    """
+    means = (
+        results.group_by("load", "arm", maintain_order=True)
+        .agg(
+            pl.len().alias("seeds"),
+            *(pl.col(name, f"sim_{name}").mean() for name in _COMPARED),
+        )
+        .sort("load", maintain_order=True)
+    )
+    ttft, twin = pl.col("ttft_p90_s"), pl.col("sim_ttft_p90_s")
+    return means.select(
+        "load",
+        "arm",
+        "seeds",
+        pl.col("qoe_area_mean").alias("area live"),
+        pl.col("sim_qoe_area_mean").alias("simulated"),
+        (pl.col("sim_qoe_area_mean") - pl.col("qoe_area_mean")).alias("area difference"),
+        (pl.col("sim_qoe_window_mean") - pl.col("qoe_window_mean")).alias("window difference"),
+        ttft.alias("TTFT p90 live s"),
+        twin.alias("TTFT p90 simulated s"),
+        (100 * (twin / ttft - 1)).alias("TTFT p90 difference %"),
+        (100 * (pl.col("sim_tokens_per_s") / pl.col("tokens_per_s") - 1)).alias("tokens/s %"),
+        pl.col("preemptions_per_request").alias("preemptions/request live"),
+        pl.col("sim_preemptions_per_request").alias("preemptions/request simulated"),
+    )
+
+
+def _document(
+    table: pl.DataFrame,
+    fit: Fit,
+    shares: Mapping[str, float],
+    saturated: float,
+    environment: Mapping[str, Any],
+    lab: Lab,
+) -> str:
+    latency, numbers = fit.latency, fit.summary()
+    listed = ", ".join(f"{arm} {share:.2f}" for arm, share in shares.items())
+    decimals = dict.fromkeys(("area live", "simulated", "area difference", "window difference"), 3)
+    decimals |= {name: 2 for name in table.columns if name.startswith(("TTFT", "preempt"))}
+    decimals |= {"TTFT p90 difference %": 1, "tokens/s %": 1}
+    git = environment["git"]
+    lines = [
+        f"- Iteration = {1e3 * latency.base_s:.2f} ms + {1e3 * latency.per_request_s:.3f} ms a "
+        f"request + {1e6 * latency.per_context_token_s:.3f} us a context token + "
+        f"{1e3 * latency.per_prefill_token_s:.3f} ms a prompt token: R2 {fit.r2:.3f}, mean "
+        f"relative error {100 * numbers['relative_error_mean']:.1f} %, "
+        f"{numbers['iterations']:.0f} iterations.",
+        f"- Load 1 = {saturated:.0f} tokens/s of stock vLLM.",
+        f"- Share of a resumed request's context that the prefix cache still had: {listed}.",
+        f"- Processor: {environment['cpu']}, {environment['cores_usable']} cores usable; load "
+        f"average at the start {environment['load']}.",
+        f"- Commit {git['commit'][:12] if git else 'outside a checkout'}; "
+        f"started {environment['started']}.",
+    ]
+    if lab.out_of_time:
+        lines.append("- **Out of time before all runs were made.**")
+    return "\n\n".join(
+        [
+            "# Live against simulated",
+            "Written by `andes-opt live experiment=live_fidelity`; do not edit.",
+            "\n".join(lines),
+            "Differences are simulated less live, on the same requests under the same policy; "
+            "means over seeds.",
+            markdown(table, decimals),
+            "",
+        ]
+    )
+
+
+def _shrunk(config: DictConfig) -> DictConfig:
+    """The configuration; with ``live_fidelity.tiny`` cut down to its form."""
+    config = config.copy()
+    settings = config.live_fidelity
+    if settings.tiny:
+        settings.arms = dict([next(iter(settings.arms.items()))])
+        settings.loads = list(settings.loads)[-1:]
+        settings.seeds = 1
+        settings.sweep.batches, settings.sweep.prompt_tokens = [1, 2], [8]
+        settings.sweep.gap_s = 0.1
+    return config
+
+
+def _write(path: Path, text: str) -> None:
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))

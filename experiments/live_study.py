@@ -1,0 +1,363 @@
+"""
+``andes-opt live experiment=live_*``: arms, loads and seeds on live engines, and a document.
+
+Every run is what ``andes-opt live`` with the arm's overrides would be, in a folder of its own;
+complete ones are skipped, so that the same command goes on where a stopped one ended. Runs of a
+seed and a load lie next to each other in time, in an order that alternates, so that a machine that
+drifts favours nobody. Where a difference has to be resolved, seeds are added until it is.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+
+from andes_opt.metrics import paired_difference
+from experiments import report_live
+from experiments.identity import identified, identity
+from experiments.live import request_rate, run_columns, serve
+from experiments.live_engine import EngineFailed
+from experiments.records import ERROR, ROWS, printable, recorded_run, write_json
+from experiments.resume import finished
+from experiments.serve import told_to_end
+from experiments.usage import RunsFailed, not_understood, one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from omegaconf import DictConfig
+
+#: What is measured between these shares of all tokens is neither ramp-up nor ramp-down.
+_STEADY = (0.1, 0.8)
+#: Arrivals beyond what any engine here serves.
+_FLOOD_RATE = 1000.0
+#: Overrides with these beginnings are the study's own.
+_NOT_SHARED = ("experiment", "live_study", "live_fidelity", "seed=", "load=")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """
+    One run of a study.
+
+    Parameters
+    ----------
+    part, arm
+        Their names in the study.
+    load
+        Multiple of the engine's saturated token rate.
+    seed
+        Of the workload.
+    overrides
+        Of ``andes-opt live``.
+    """
+
+    part: str
+    arm: str
+    load: float
+    seed: int
+    overrides: tuple[str, ...]
+
+
+class Lab:
+    """
+    Makes runs, or finds them made.
+
+    Parameters
+    ----------
+    folder
+        Its folder; runs lie below it.
+    minutes
+        Time for it; None for as long as it takes.
+
+    Attributes
+    ----------
+    given
+        Overrides of the command line that all runs share.
+    made, reused
+        Runs so far, and runs that were there.
+    failed
+        Folders of the runs that failed.
+    """
+
+    def __init__(self, folder: Path, minutes: float | None = None) -> None:
+        self._folder = folder
+        self._minutes = minutes
+        self._began_s = time.monotonic()
+        hydra = HydraConfig.get()
+        self._choices = dict(hydra.runtime.choices)
+        self.given = [
+            override
+            for override in hydra.overrides.task
+            if not override.lstrip("+~").startswith(_NOT_SHARED)
+        ]
+        self.made = self.reused = 0
+        self.failed: list[Path] = []
+
+    @property
+    def out_of_time(self) -> bool:
+        """True once the study's minutes are over."""
+        if self._minutes is None:
+            return False
+        return time.monotonic() - self._began_s > 60 * self._minutes
+
+    def result(
+        self, overrides: Sequence[str], description: str, given: Sequence[str] | None = None
+    ) -> tuple[Path, Any] | None:
+        """
+        Folder and summary of a run; None if it failed.
+
+        Parameters
+        ----------
+        overrides
+            Of ``andes-opt live``.
+        description
+            What to call it meanwhile.
+        given
+            In place of :attr:`given`.
+        """
+        words = [*(self.given if given is None else given), *overrides]
+        # The last one counts, and Hydra takes each group once.
+        words = list({word.split("=")[0]: word for word in words}.values())
+        config = compose("live", overrides=words)
+        rate = request_rate(config)
+        if rate is not None:
+            config.workload.rate = rate
+        identification = identity("live", config)
+        folder = self._folder / "runs" / identification["configuration"]
+        summary = finished(folder, identification)
+        if summary is not None:
+            self.reused += 1
+            return folder, summary
+        folder.mkdir(parents=True, exist_ok=True)
+        print(description, file=sys.stderr, flush=True)
+        choices = {**self._choices, **dict(word.split("=", 1) for word in words if "." not in word)}
+        columns = run_columns(config, rate, " ".join(words), choices)
+        try:
+            with identified(identification), recorded_run(folder) as record:
+                rows, summary = serve(config, folder, columns, description)
+                record.finish(rows, summary)
+        except EngineFailed as error:
+            account = {"error": type(error).__name__, "message": one_line(error)}
+            write_json(folder / ERROR, {**account, "run": identification})
+            self.failed.append(folder)
+            return None
+        self.made += 1
+        return folder, summary
+
+    def saturated_tokens_per_s(self, engine: str) -> float | None:
+        """
+        Tokens/s of stock vLLM when all requests come at once.
+
+        Parameters
+        ----------
+        engine
+            Name in ``conf/live_engine``.
+        """
+        overrides = [
+            f"live_engine={engine}",
+            "stock=true",
+            f"workload.rate={_FLOOD_RATE}",
+            "tokens=true",
+            "seed=0",
+        ]
+        result = self.result(overrides, f"{engine}: saturated token rate")
+        if result is None:
+            return None
+        folder, _ = result
+        rows = pl.read_parquet(folder / ROWS).select("request", "arrival_s")
+        tokens = pl.read_parquet(folder / "tokens.parquet").join(rows, on="request")
+        return steady_rate((tokens["time_s"] + tokens["arrival_s"]).to_numpy())
+
+
+def steady_rate(times_s: Any) -> float:
+    """
+    Tokens/s in the steady part of a run.
+
+    Parameters
+    ----------
+    times_s
+        When each token of a run came, (n,), in any order.
+    """
+    ordered = np.sort(times_s)
+    first, last = (int(share * (ordered.size - 1)) for share in _STEADY)
+    return float((last - first) / (ordered[last] - ordered[first]))
+
+
+def planned(
+    part: str,
+    options: Mapping[str, Any],
+    arms: Mapping[str, Sequence[str]],
+    saturated: float,
+    seeds: Iterable[int],
+) -> Iterator[Run]:
+    """
+    The runs of a part, in the order in which they are made.
+
+    Parameters
+    ----------
+    part, options
+        Its name, and its ``engine``, ``arms`` and ``loads``.
+    arms
+        Name -> overrides of every arm.
+    saturated
+        Tokens/s at which the load is 1.
+    seeds
+        Of the workload.
+
+    Raises
+    ------
+    UsageError
+        If an arm is unknown.
+    """
+    for arm in options["arms"]:
+        if arm not in arms:
+            raise not_understood("arm", arm, arms)
+    for seed in seeds:
+        for k, load in enumerate(options["loads"]):
+            order = list(options["arms"])
+            if (seed + k) % 2:
+                order.reverse()
+            for arm in order:
+                overrides = (
+                    f"live_engine={options['engine']}",
+                    *arms[arm],
+                    f"live_engine.saturated_tokens_per_s={saturated:.1f}",
+                    f"load={load}",
+                    f"seed={seed}",
+                )
+                yield Run(part, arm, float(load), int(seed), overrides)
+
+
+def unresolved(
+    results: pl.DataFrame, baseline: str, loads: Sequence[float], half_width: float
+) -> set[tuple[str, float]]:
+    """
+    Arms and loads whose paired difference to the baseline is not known well enough.
+
+    Parameters
+    ----------
+    results
+        ``arm``, ``load``, ``seed``, ``qoe_area_mean`` of each run of a part.
+    baseline
+        The arm that the others are compared with.
+    loads
+        Where differences have to be resolved.
+    half_width
+        Of the 95 % interval that is good enough.
+    """
+    found = set()
+    for arm in results["arm"].unique().to_list():
+        for load in loads:
+            pair = report_live.paired(results, arm, baseline, load, "qoe_area_mean")
+            if arm != baseline and pair[0].size and not _resolved(pair, half_width):
+                found.add((arm, float(load)))
+    return found
+
+
+def _resolved(pair: tuple[Any, Any], half_width: float) -> bool:
+    _, width = paired_difference(*pair)
+    return bool(width <= half_width)
+
+
+def run(config: DictConfig) -> dict[str, float]:
+    """
+    Make what the study lacks, write its document, and return its summary.
+
+    Raises
+    ------
+    RunsFailed
+        If a run failed; the others are made and reported.
+    """
+    study = shrunk(config).live_study
+    if study.part is not None and study.part not in study.parts:
+        raise not_understood("live_study.part", study.part, study.parts)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with told_to_end(), recorded_run(folder) as record:
+        lab = Lab(folder, study.minutes)
+        lines: list[dict[str, Any]] = []
+        folders: list[Path] = []
+        rates: dict[str, float] = {}
+        for part, options in study.parts.items():
+            if study.part in (None, part):
+                _work(lab, study, part, options, rates, lines, folders)
+        if not lines:
+            raise RunsFailed(f"no run was made; {_named(lab.failed)}")
+        results = pl.DataFrame(lines, infer_schema_length=None)
+        facts = report_live.Facts(study, record.environment, rates, lab.out_of_time)
+        print(report_live.write(results, facts, folder))
+        rows = pl.concat([pl.read_parquet(path / ROWS) for path in folders], how="diagonal")
+        record.finish(rows, {"runs": len(lines), **report_live.summary(results)})
+    print(f"{lab.made} runs made, {lab.reused} found complete.")
+    print(printable(folder))
+    if lab.out_of_time:
+        print("Out of time: the same command goes on from here.")
+    if lab.failed:
+        raise RunsFailed(f"{len(lab.failed)} failed; {_named(lab.failed)}")
+    return {"runs": float(len(lines))}
+
+
+def _work(
+    lab: Lab,
+    study: DictConfig,
+    part: str,
+    options: DictConfig,
+    rates: dict[str, float],
+    lines: list[dict[str, Any]],
+    folders: list[Path],
+) -> None:
+    """Make the runs of a part; its lines and folders are added."""
+    engine = options.engine
+    if engine not in rates:
+        saturated = lab.saturated_tokens_per_s(engine)
+        if saturated is None:
+            return
+        rates[engine] = saturated
+    wanted: set[tuple[str, float]] | None = None  # None for all
+    mine: list[dict[str, Any]] = []
+    for seed in range(max(options.seeds, options.get("most_seeds", 0))):
+        if seed >= options.seeds:
+            found = pl.DataFrame(mine, infer_schema_length=None)
+            loads = [load for load in options.resolve_loads if load in options.loads]
+            open_pairs = unresolved(found, study.baseline, loads, study.half_width)
+            if not open_pairs:
+                break
+            wanted = open_pairs | {(study.baseline, load) for _, load in open_pairs}
+        for item in planned(part, options, study.arms, rates[engine], [seed]):
+            if lab.out_of_time:
+                break
+            if wanted is not None and (item.arm, item.load) not in wanted:
+                continue
+            name = f"{part}: {item.arm} at {item.load}, seed {item.seed}"
+            result = lab.result(item.overrides, name)
+            if result is not None:
+                place = {"part": part, "arm": item.arm, "load": item.load, "seed": item.seed}
+                mine.append({**place, **result[1]})
+                folders.append(result[0])
+    lines += mine
+
+
+def shrunk(config: DictConfig) -> DictConfig:
+    """The configuration; with ``live_study.tiny`` cut down to its form."""
+    config = config.copy()
+    study = config.live_study
+    if study.tiny:
+        first = next(iter(study.parts))
+        part = study.parts[first]
+        part.arms = list(part.arms)[:2]
+        part.loads = list(part.loads)[-1:]
+        part.seeds, part.most_seeds = 1, 1
+        study.parts = {first: part}
+    return config
+
+
+def _named(folders: Sequence[Path]) -> str:
+    return f"{ERROR} says why: {', '.join(str(printable(path)) for path in folders[:3])}"

@@ -1,0 +1,226 @@
+"""Live studies with a program in vLLM's place: which runs, in which order, what comes out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from experiments import live_study, report_live
+from experiments.cli import main
+from experiments.configuration import groups, load
+from experiments.live_fidelity import Sweep, comparison, hit_share
+from experiments.live_study import planned, shrunk, steady_rate, unresolved
+from experiments.usage import UsageError
+
+PROGRAM = Path(__file__).parent / "scripted_engine.py"
+SCRIPTED = (
+    f"live_engine.server=[{sys.executable},{PROGRAM}]",
+    "workload.requests=4",
+    "warm_up=0",
+    "lengths=fixed",
+    "lengths.output_tokens=6",
+)
+
+
+def results(differences):
+    """Runs of two arms at load 1.1, a pair for each difference of QoE."""
+    lines = []
+    for seed, difference in enumerate(differences):
+        for arm, qoe in (("stock", 0.9), ("andes", 0.9 + difference)):
+            lines.append(
+                {
+                    "part": "p",
+                    "arm": arm,
+                    "load": 1.1,
+                    "seed": seed,
+                    "qoe_area_mean": qoe,
+                    "qoe_window_mean": qoe,
+                    "tokens_per_s": 100.0 if arm == "stock" else 98.0,
+                }
+            )
+    return pl.DataFrame(lines)
+
+
+def test_neighbours_in_time_share_seed_and_load_in_alternating_order():
+    """Arms of a seed and a load follow each other, forwards and backwards in turn."""
+    options = {"engine": "opt_tiny", "arms": ["a", "b"], "loads": [0.8, 1.6]}
+    arms = {"a": ["stock=true"], "b": ["policy=andes", "solver=greedy"]}
+    runs = list(planned("p", options, arms, 300.0, [0, 1]))
+    assert [(r.seed, r.load, r.arm) for r in runs] == [
+        (0, 0.8, "a"),
+        (0, 0.8, "b"),
+        (0, 1.6, "b"),
+        (0, 1.6, "a"),
+        (1, 0.8, "b"),
+        (1, 0.8, "a"),
+        (1, 1.6, "a"),
+        (1, 1.6, "b"),
+    ]
+    assert "load=1.6" in runs[2].overrides
+    assert "live_engine.saturated_tokens_per_s=300.0" in runs[2].overrides
+    with pytest.raises(UsageError, match="did you mean"):
+        list(planned("p", {**options, "arms": ["aa"]}, {"aaa": []}, 300.0, [0]))
+
+
+def test_every_run_of_the_experiment_is_a_run_of_the_command():
+    """Each arm's overrides compose, build, and name the scheduler and solver that the arm says."""
+    from experiments.configuration import build
+    from experiments.live import settings_of
+
+    study = load("live", ["experiment=live_overload"]).live_study
+    seen = set()
+    for part, options in study.parts.items():
+        for item in planned(part, options, study.arms, 300.0, [0]):
+            if item.arm in seen:
+                continue
+            seen.add(item.arm)
+            config = load("live", list(item.overrides))
+            assert config.live_engine.name == options.engine
+            if item.arm == "stock":
+                assert config.stock
+                continue
+            name = item.arm.partition("_")[2] or "greedy"
+            if name == "dp_torch":
+                continue  # not built without PyTorch
+            settings = settings_of(config)
+            policy = (settings["background"] or settings)["policy"]
+            assert policy["_target_"] == config.policy._target_
+            assert policy["solver"] == load("live", [f"solver={name}"]).solver
+            build(config, "live_engine")
+    assert seen == set(study.arms)
+
+
+def test_every_exact_solver_serves_live():
+    """The experiment has an arm for each exact solver that takes instances so large."""
+    from experiments.configuration import build
+
+    arms = load("live", ["experiment=live_overload"]).live_study.parts.solvers.arms
+    for name in groups()["solver"]:
+        if name in ("brute_force", "dp_torch"):
+            continue  # 20 requests at most; needs PyTorch
+        solver = build(load("live", [f"solver={name}"]), "solver")
+        assert (f"andes_{name}" in arms) == solver.exact
+    assert "andes_dp_torch" in arms
+
+
+def test_seeds_are_added_until_a_difference_is_resolved():
+    """A pair is open while its interval is wide, and is not looked at where nobody asks."""
+    assert unresolved(results([0.0, 0.1]), "stock", [1.1], 0.01) == {("andes", 1.1)}
+    assert unresolved(results([0.0, 0.1]), "stock", [0.8], 0.01) == set()
+    assert unresolved(results([0.01, 0.011, 0.012]), "stock", [1.1], 0.01) == set()
+
+
+def test_the_steady_rate_leaves_ramps_out():
+    """Slow beginnings and ends of a run do not lower its token rate."""
+    steady = 10 + np.arange(1000) / 50
+    times_s = np.concatenate([np.linspace(0, 10, 50), steady, np.linspace(31, 90, 50)])
+    assert steady_rate(np.random.default_rng(0).permutation(times_s)) == pytest.approx(50, rel=0.01)
+
+
+def test_differences_are_paired_and_said_to_be_resolved_or_not():
+    """Ratio, difference with interval, and loss of tokens/s, as computed by hand."""
+    line = report_live.difference_table(results([0.09, 0.09]), "stock", 0.01).row(0, named=True)
+    assert line["ratio"] == "1.10"
+    assert line["difference"] == "0.090 ± 0.000"
+    assert line["resolved to 0.01"] == "yes"
+    assert line["tokens/s lost %"] == "2.0 ± 0.0"
+    line = report_live.difference_table(results([0.0, 0.1]), "stock", 0.01).row(0, named=True)
+    assert line["resolved to 0.01"] == "not resolved"
+
+
+def test_a_study_resumes_and_survives_a_failed_run(monkeypatch, tmp_path, capsys):
+    """Runs that failed are named, the document has the others, and the next call makes the rest."""
+    command = ["live", "experiment=live_overload", "live_study.tiny=true", *SCRIPTED]
+    original = live_study.serve
+    calls = []
+
+    def flaky(config, *arguments):
+        calls.append(config.stock)
+        if len(calls) == 3:
+            raise live_study.EngineFailed("the engine ended")
+        return original(config, *arguments)
+
+    monkeypatch.setattr(live_study, "serve", flaky)
+    assert main(command) == 1
+    assert "1 failed" in capsys.readouterr().err
+    document = tmp_path / "docs" / "results" / "live.md"
+    assert document.read_text().count("| stock") == 1
+    assert "| andes" not in document.read_text()
+    assert main(command) == 0
+    assert len(calls) == 4
+    assert "1 runs made, 2 found complete" in capsys.readouterr().out
+    text = document.read_text()
+    assert "| andes" in text
+    assert "Tiny form" in text
+    assert (tmp_path / "docs" / "figures" / "live_overload.png").stat().st_size > 0
+    summary = json.loads((tmp_path / "outputs/live_overload/summary.json").read_text())
+    assert summary["runs"] == 2
+    assert "overload_andes_at_1.9_qoe_area_mean" in summary
+
+    assert main([*command, "live_study.part=overlod"]) == 2
+    assert "did you mean overload?" in capsys.readouterr().err
+
+
+def test_tiny_keeps_the_form():
+    """The tiny form has one part with two arms, one load, one seed."""
+    study = shrunk(load("live", ["experiment=live_overload", "live_study.tiny=true"])).live_study
+    assert list(study.parts) == ["overload"]
+    assert list(study.parts.overload.arms) == ["stock", "andes"]
+    assert (study.parts.overload.seeds, study.parts.overload.loads) == (1, [1.9])
+
+
+def test_the_sweep_varies_batch_and_context_and_never_fills_the_cache(tmp_path):
+    """Bursts of every batch and prompt that fit, one after the other, as a trace that is read."""
+    sweep = Sweep([1, 4, 16], [16, 256], 24, 5.0)
+    requests = sweep.requests(4000)
+    bursts = {}
+    for arrival_s, prompt, _ in requests:
+        bursts.setdefault(arrival_s, []).append(prompt)
+    assert [(len(b), b[0]) for b in bursts.values()] == [
+        (1, 16),
+        (4, 16),
+        (16, 16),
+        (1, 256),
+        (4, 256),
+    ]
+    assert list(bursts) == [0.0, 5.0, 10.0, 15.0, 20.0]
+    sweep.write(tmp_path / "sweep.csv", 4000)
+    from andes_opt.trace import Trace
+
+    read = Trace(path=str(tmp_path / "sweep.csv"), requests=None).generate(0)
+    assert read.num_requests == len(requests)
+    assert read.output_tokens.tolist() == [24] * len(requests)
+
+
+def test_live_and_simulated_side_by_side():
+    """Differences are simulated less live, in the units of their columns; shares are pooled."""
+    line = {
+        "arm": "andes",
+        "load": 1.6,
+        "qoe_area_mean": 0.8,
+        "qoe_window_mean": 0.7,
+        "ttft_p90_s": 2.0,
+        "tokens_per_s": 100.0,
+        "preemptions_per_request": 1.0,
+    }
+    twin = {f"sim_{name}": value for name, value in line.items() if name not in ("arm", "load")}
+    twin |= {"sim_qoe_area_mean": 0.81, "sim_ttft_p90_s": 2.2, "sim_tokens_per_s": 99.0}
+    row = comparison(pl.DataFrame([{**line, **twin}])).row(0, named=True)
+    assert row["area difference"] == pytest.approx(0.01)
+    assert row["TTFT p90 difference %"] == pytest.approx(10)
+    assert row["tokens/s %"] == pytest.approx(-1)
+
+    counted = pl.DataFrame(
+        {
+            "arm": ["a", "a", "b"],
+            "adapter_resumed_tokens": [10.0, 30.0, 0.0],
+            "adapter_resumed_cached_tokens": [10.0, 0.0, 0.0],
+        }
+    )
+    assert hit_share(counted, "a") == 0.25
+    assert hit_share(counted, "b") == 0.0
