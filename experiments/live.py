@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import hydra
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
-from hydra.experimental.callback import Callback
 
 from experiments.bench import sentence, token_rows
 from experiments.configuration import CONF_DIR, build, label
@@ -19,7 +18,7 @@ from experiments.progress import bar
 from experiments.records import frame, printable, recorded_run, write_atomically
 from experiments.resume import resumable
 from experiments.serve import checked_settings, told_to_end
-from experiments.usage import RunRefused, UsageError
+from experiments.usage import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 #: How rows name vLLM's own scheduler.
 STOCK = "stock"
 
-_BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 #: Seeds of warm-up requests lie so far from those of runs.
 _WARM_UP_SEED = 1_000_003
 #: Draws that tell the mean length of replies to a thousandth.
@@ -62,26 +60,6 @@ _COUNTERS = (
     "planner_s",
     "engine_s",
 )
-
-
-class OneAtATime(Callback):
-    """Refuses launchers that would start engines side by side; ``conf/live.yaml`` names it."""
-
-    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """
-        Look at the launcher before it launches.
-
-        Raises
-        ------
-        RunRefused
-            If it is another one than Hydra's basic launcher.
-        """
-        launcher = config.hydra.launcher.get("_target_")
-        if launcher != _BASIC_LAUNCHER:
-            name = config.hydra.runtime.choices.get("hydra/launcher", launcher)
-            raise RunRefused from UsageError(
-                f"hydra/launcher={name} not understood: live runs are never parallel, need basic."
-            )
 
 
 def request_rate(config: DictConfig) -> float | None:
@@ -201,14 +179,14 @@ def serve(
         if config.warm_up:
             warm = build(config, "workload").generate(config.seed + _WARM_UP_SEED)
             _send(config, server, _first(warm, config.warm_up), config.seed + _WARM_UP_SEED)
-        before = _counters(config, server)
+        before = read_counters(config, server)
         with bar(requests.num_requests, description) as progress:
             log = _send(config, server, requests, config.seed, progress)
         broken = any(reply.outcome == "failed" for reply in log.replies)
         server.check(wait_s=DYING_S if broken else 0.0)
         if log.interrupted:
             raise KeyboardInterrupt
-        after = _counters(config, server)
+        after = read_counters(config, server)
         started_s = server.started_s
     measured = measure(log, config.idle_cost)
     values = {
@@ -324,7 +302,7 @@ def _send(
     )
 
 
-def _counters(config: DictConfig, server: Server) -> dict[str, Any]:
+def read_counters(config: DictConfig, server: Server) -> dict[str, Any]:
     """vLLM's counters and the adapter's, both up to date."""
     if server.report is not None:
         # A tiny request makes the iteration that writes them.

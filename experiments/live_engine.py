@@ -7,18 +7,16 @@ import importlib.util
 import json
 import os
 import re
-import socket
 import subprocess
 import tempfile
-import time
-import urllib.error
 import urllib.request
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.serve import process_group, server_command
+from experiments.live_server import HOST, ServerFailed, address, answering, free_port, last_words
+from experiments.serve import server_command
 from experiments.usage import UsageError
 
 if TYPE_CHECKING:
@@ -27,10 +25,8 @@ if TYPE_CHECKING:
     from andes_opt.engine import EngineProfile
     from experiments.live_models import Model
 
-_POLL_S = 0.25
 #: How long a server may take to end after its engine has.
 DYING_S = 5.0
-_TAIL_LINES = 8
 _SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][\w:]*)(?:\{[^}]*\})? (?P<value>\S+)$")
 
 
@@ -100,7 +96,7 @@ class LiveEngine:
         port
             Where it listens, on 127.0.0.1.
         """
-        flags = ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", self.name]
+        flags = address(port, self.name)
         for name, value in self.flags.items():
             if value is False or value is None:
                 continue
@@ -122,20 +118,20 @@ class Server:
     ----------
     url
         For :class:`experiments.client.endpoint.Endpoint`.
-    process
-        Its process.
     log
         What it prints.
     report
         Where the adapter writes its counters; None for stock vLLM.
+    process
+        Its process.
     started_s
         Seconds from its start until it answered.
     """
 
     url: str
-    process: subprocess.Popen[bytes]
     log: Path
     report: Path | None
+    process: subprocess.Popen[bytes]
     started_s: float
 
     def check(self, wait_s: float = 0.0) -> None:
@@ -154,7 +150,7 @@ class Server:
         """
         with suppress(subprocess.TimeoutExpired):
             status = self.process.wait(wait_s)
-            raise EngineFailed(f"the engine ended with status {status}: {tail(self.log)}")
+            raise EngineFailed(f"the engine ended, status {status}; {last_words(self.log)}")
 
     def metrics(self) -> dict[str, float]:
         """vLLM's Prometheus counters and gauges, summed over their labels."""
@@ -202,23 +198,19 @@ def serving(engine: LiveEngine, settings: dict[str, Any] | None, folder: Path) -
         settings = {**settings, "report_path": str(report)}
     log = folder / "server.log"
     with only_engine():
-        port = _free_port()
-        command = engine.command(settings, port)
-        environment = {**os.environ, "VLLM_NO_USAGE_STATS": "1", **engine.environment}
-        began_s = time.monotonic()
-        with (
-            open(log, "wb") as output,
-            process_group(command, stdout=output, stderr=output, env=environment) as process,
-        ):
-            _await(process, f"http://127.0.0.1:{port}/health", log, engine.start_s)
-            started_s = time.monotonic() - began_s
-            server = Server(f"http://127.0.0.1:{port}/v1", process, log, report, started_s)
-            try:
-                yield server
-            except (OSError, UsageError):
-                # Nobody listens any more: the reason is in the server's log.
-                server.check(wait_s=DYING_S)
-                raise
+        port = free_port()
+        command, environment = engine.command(settings, port), engine.environment
+        try:
+            with answering(command, port, environment, log=log, start_s=engine.start_s) as started:
+                server = Server(f"http://{HOST}:{port}/v1", log, report, *started)
+                try:
+                    yield server
+                except (OSError, UsageError):
+                    # Nobody listens any more: the reason is in the server's log.
+                    server.check(wait_s=DYING_S)
+                    raise
+        except ServerFailed as error:
+            raise EngineFailed(str(error)) from error
 
 
 @contextmanager
@@ -258,32 +250,3 @@ def parse_metrics(text: str) -> dict[str, float]:
             name = match["name"]
             values[name] = values.get(name, 0.0) + float(match["value"])
     return values
-
-
-def tail(log: Path) -> str:
-    """The last lines of a log, in one; those that tell of an error if there are any."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    errors = [line for line in lines if re.search(r"\w*(Error|Exception|Incompatible)\b: ", line)]
-    chosen = errors[-1:] or lines[-_TAIL_LINES:]
-    return " ".join(" ".join(line.split()) for line in chosen) + f" (see {log})"
-
-
-def _await(process: subprocess.Popen[bytes], url: str, log: Path, limit_s: float) -> None:
-    """Wait until a server answers."""
-    give_up_s = time.monotonic() + limit_s
-    while time.monotonic() < give_up_s:
-        status = process.poll()
-        if status is not None:
-            raise EngineFailed(f"the engine did not start (status {status}): {tail(log)}")
-        try:
-            with urllib.request.urlopen(url, timeout=10):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(_POLL_S)
-    raise EngineFailed(f"the engine did not answer within {limit_s:g} s: {tail(log)}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 import time
 import urllib.request
@@ -17,7 +18,7 @@ from experiments.usage import UsageError
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 HOST = "127.0.0.1"
@@ -31,6 +32,11 @@ _ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
 }
 _LAST_LINES = 3
+_ERROR = re.compile(r"\b\w*(Error|Exception|Incompatible): ")
+
+
+class ServerFailed(UsageError):
+    """The server ended, or did not answer in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,20 +146,66 @@ def running(
         If it ends, or does not answer in time; with its last lines.
     """
     port = free_port() if port is None else port
-    command = server_command(
-        model,
-        settings,
-        ["--host", HOST, "--port", str(port), "--served-model-name", "demo", *flags],
-    )
+    command = server_command(model, settings, [*address(port, "demo"), *flags])
+    with answering(command, port, {}, log=log, start_s=start_s) as (_, started_s):
+        yield Server(f"http://{HOST}:{port}/v1", "demo", started_s)
+
+
+def address(port: int, name: str) -> list[str]:
+    """Flags that say where a server listens and how its model is called."""
+    return ["--host", HOST, "--port", str(port), "--served-model-name", name]
+
+
+@contextlib.contextmanager
+def answering(
+    command: Sequence[str], port: int, environment: Mapping[str, str], *, log: Path, start_s: float
+) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
+    """
+    A server's process for the length of a block, once it answers.
+
+    Parameters
+    ----------
+    command
+        What starts it.
+    port
+        Where it listens.
+    environment
+        Variables that it gets beside the user's.
+    log
+        File for what it prints.
+    start_s
+        Seconds to wait until it answers.
+
+    Yields
+    ------
+    tuple[subprocess.Popen, float]
+        The process, and the seconds it took to answer.
+
+    Raises
+    ------
+    ServerFailed
+        If it ends, or does not answer in time; with its last lines.
+    """
     began_s = time.monotonic()
     with (
         open(log, "w", encoding="utf-8") as file,
         process_group(
-            command, env={**_ENVIRONMENT, **users_environment()}, stdout=file, stderr=file
+            command,
+            env={**_ENVIRONMENT, **users_environment(), **environment},
+            stdout=file,
+            stderr=file,
         ) as process,
     ):
         _wait(f"http://{HOST}:{port}/health", process, log, began_s + start_s)
-        yield Server(f"http://{HOST}:{port}/v1", "demo", time.monotonic() - began_s)
+        yield process, time.monotonic() - began_s
+
+
+def last_words(log: Path) -> str:
+    """What a server said last: the last line that names an error, else its last lines."""
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    errors = [line for line in lines if _ERROR.search(line)]
+    said = " / ".join(errors[-1:] or lines[-_LAST_LINES:]) or "nothing"
+    return f"{log} says: {said}"
 
 
 def _wait(url: str, process: subprocess.Popen[bytes], log: Path, until_s: float) -> None:
@@ -162,9 +214,7 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path, until_s: float)
             return
         if process.poll() is not None or time.monotonic() > until_s:
             state = "does not answer" if process.poll() is None else "has ended"
-            lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            said = " / ".join(lines[-_LAST_LINES:]) or "nothing"
-            raise UsageError(f"vLLM's server {state}; {log} says: {said}")
+            raise ServerFailed(f"vLLM's server {state}; {last_words(log)}")
         time.sleep(0.2)
 
 

@@ -26,3 +26,10 @@ def run(tmp_path):
         return folder, json.loads((folder / "summary.json").read_text())
 
     return run_command
+
+
+@pytest.fixture
+def own_lock(tmp_path, monkeypatch):
+    """Live runs exclude each other on a machine; those of tests with programs for engines don't."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)

@@ -134,6 +134,7 @@ def test_the_demo_prints_both_tables_and_its_files(run, capsys):
 
 
 @pytest.mark.parametrize("experiment", groups()["experiment"])
+@pytest.mark.usefixtures("own_lock")
 def test_every_experiment_runs_tiny(experiment, tmp_path):
     """Each file of conf/experiment runs from end to end under the command that it names."""
     path = CONF_DIR / "experiment" / f"{experiment}.yaml"

@@ -197,6 +197,7 @@ def test_a_dead_process_ends_a_sweep_in_one_sentence():
     [
         (["simulate", "hydra/launcher=slrm"], ["hydra/launcher=slrm", "did you mean slurm?"]),
         (["bench", "hydra/launcher=joblib"], ["bench", "never parallel", "basic"]),
+        (["live", "hydra/launcher=joblib"], ["live", "never parallel", "basic"]),
     ],
 )
 def test_a_launcher_is_refused_in_one_line(arguments, fragments, capsys):

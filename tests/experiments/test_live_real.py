@@ -21,14 +21,14 @@ def test_the_experiment_in_small(monkeypatch, tmp_path):
     process or counters of an engine are left.
     """
     seen = []
-    original = live._counters
+    original = live.read_counters
 
     def counters(config, server):
         found = original(config, server)
         seen.append({**found, "stock": config.stock, "process": server.process})
         return found
 
-    monkeypatch.setattr(live, "_counters", counters)
+    monkeypatch.setattr(live, "read_counters", counters)
     command = [
         "live",
         "experiment=live_overload",

@@ -17,6 +17,8 @@ from experiments.live_fidelity import Sweep, comparison, hit_share
 from experiments.live_study import planned, shrunk, steady_rate, unresolved
 from experiments.usage import UsageError
 
+pytestmark = pytest.mark.usefixtures("own_lock")
+
 PROGRAM = Path(__file__).parent / "scripted_engine.py"
 SCRIPTED = (
     f"live_engine.server=[{sys.executable},{PROGRAM}]",
