@@ -36,7 +36,8 @@ TINY = (
 
 def left_behind():
     """Processes of the scripted engine that run now."""
-    listed = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True)
+    command = ["ps", "-ww", "-eo", "args"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True)
     # The command that is tested has the mark in its own arguments, too.
     lines = listed.stdout.splitlines()
     return [line for line in lines if f"{PROGRAM} {MARK}" in line]
