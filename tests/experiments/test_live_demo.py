@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,6 +17,8 @@ import polars as pl
 import pytest
 
 from engine_adapter.settings import KEY
+from experiments.live_server import free_port
+from experiments.smollm import convert, packaged_gguf
 
 HERE = Path(__file__).parent
 #: A demo of a second or two with the fake server.
@@ -166,3 +169,54 @@ def test_errors_take_one_line(fake, tmp_path, arguments, variables, fragments):
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert all(fragment in done.stderr for fragment in fragments), done.stderr
+
+
+def descendants(pid):
+    """Process ids of everything that a process started, directly or not."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(path.parent.name)] = int(path.read_text().rsplit(")", 1)[1].split()[1])
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {pid}
+
+
+@pytest.mark.live
+def test_the_real_engine_answers_and_ends_with_ctrl_c(tmp_path):
+    """A real model answers in English over HTTP; Ctrl-C in the overload ends engine and port."""
+    convert(packaged_gguf(), tmp_path / "smollm")
+    port = free_port()
+    with open(tmp_path / "stderr.txt", "w") as file:
+        demo = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "experiments.cli", "live-demo"),
+                *("model=smollm", 'arms=[[ours,"policy=thrift","solver=greedy"]]'),
+                *("question='The capital of France is which city?'", "answer_tokens=12"),
+                *("saturating=2", "arrivals_s=60", f"port={port}", "hydra.run.dir=out"),
+            ],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=file,
+            text=True,
+        )
+        printed = ""
+        for line in demo.stdout:
+            printed += line
+            if "requests come at" in line:
+                break
+        assert "Paris" in printed, printed + (tmp_path / "stderr.txt").read_text()
+        time.sleep(2.0)
+        started = descendants(demo.pid)
+        assert len(started) >= 2 and not is_free(port)
+        os.killpg(demo.pid, signal.SIGINT)
+        demo.stdout.read()
+        assert demo.wait(60) == 130
+    until_s = time.monotonic() + 30
+    while any(map(alive, started)) or not is_free(port):
+        assert time.monotonic() < until_s, [pid for pid in started if alive(pid)]
+        time.sleep(0.1)
+    assert (tmp_path / "stderr.txt").read_text().strip().endswith("live-demo: interrupted.")
