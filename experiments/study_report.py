@@ -44,7 +44,7 @@ class Facts:
     computed, reused
         Cells computed by this command, and found on disk.
     cell_seconds
-        Wall-clock seconds of computing all of them, one after the other.
+        CPU seconds of computing all of them.
     """
 
     name: str
@@ -172,7 +172,7 @@ def _header(facts: Facts) -> str:
         f"{config.workload.requests} requests a run unless a variant says otherwise. Means over "
         "seeds ± half of the 95 % interval (Student's t).",
         f"- {facts.computed + facts.reused} simulations and searches, "
-        f"{facts.cell_seconds / 60:.1f} minutes of one core in all ({facts.reused} found on disk).",
+        f"{facts.cell_seconds / 60:.1f} CPU minutes in all ({facts.reused} found on disk).",
         f"- Processor: {environment['cpu']}, {environment['cores_usable']} cores usable.",
         f"- Commit {commit}; {listed}; started {environment['started']}.",
     ]
