@@ -21,9 +21,12 @@ THREAD_VARIABLES = (
     "POLARS_MAX_THREADS",
 )
 
-_ROOT = Path(__file__).resolve().parents[1]
 #: Those of them that :func:`limit_threads` has set.
 _limited: list[str] = []
+
+_ROOT = Path(__file__).resolve().parents[1]
+#: What results are made of. Documents and outputs are not: every result would change them.
+_MADE_OF = ("andes_opt", "solvers", "engine_adapter", "experiments", "conf", "benchmarks")
 
 
 def limit_threads() -> None:
@@ -51,9 +54,10 @@ def environment() -> dict[str, Any]:
     Returns
     -------
     dict
-        ``started`` (UTC, ISO 8601), ``versions``, ``git`` (``commit``, ``modified``; None
-        outside a checkout), ``cpu``, ``cores``, ``cores_usable``, ``threads`` (variable ->
-        value), ``load`` (1, 5, 15 minutes; None where unknown), ``platform``.
+        ``started`` (UTC, ISO 8601), ``versions``, ``git`` (``commit``, ``modified``: whether
+        code or configuration is; None outside a checkout), ``cpu``, ``cores``,
+        ``cores_usable``, ``threads`` (variable -> value), ``load`` (1, 5, 15 minutes; None
+        where unknown), ``platform``.
     """
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -95,7 +99,7 @@ def _git() -> dict[str, Any] | None:
     commit = _run_git("rev-parse", "HEAD")
     if commit is None:
         return None
-    return {"commit": commit, "modified": bool(_run_git("status", "--porcelain"))}
+    return {"commit": commit, "modified": bool(_run_git("status", "--porcelain", "--", *_MADE_OF))}
 
 
 def _run_git(*arguments: str) -> str | None:

@@ -54,7 +54,7 @@ def curves(
                     x, mean - half, mean + half, color=look["color"], alpha=0.15, linewidth=0
                 )
             panel.set_xlabel(x_label)
-            panel.set_ylabel(f"{metric}{suffix}")
+            panel.set_ylabel(_labelled(metric, suffix))
             if suffix.startswith(" less"):
                 panel.axhline(0, color="0.4", linewidth=0.8)
             elif not suffix and metric.startswith("qoe_"):
@@ -108,7 +108,7 @@ def bars(table: pl.DataFrame, metrics: Sequence[str], path: Path, suffix: str = 
                     linewidth=0.3,
                     label=arm,
                 )
-            panel.set_ylabel(f"{metric}{suffix}")
+            panel.set_ylabel(_labelled(metric, suffix))
             panel.set_xticks(
                 range(len(groups)),
                 labels,
@@ -116,6 +116,7 @@ def bars(table: pl.DataFrame, metrics: Sequence[str], path: Path, suffix: str = 
                 ha="right" if several else "center",
             )
             panel.grid(axis="x", visible=False)
+            panel.set_axisbelow(True)
         _legend(figure, axes[0, 0])
         save(figure, path)
 
@@ -219,6 +220,12 @@ def heat_maps(
             panel.set_title(title, loc="left", fontsize=8)
         figure.colorbar(image, ax=list(axes), label=bar_label, shrink=0.8)
         save(figure, path)
+
+
+def _labelled(metric: str, suffix: str) -> str:
+    """A metric for an axis; names say their units, except those of capacities."""
+    unit = " in requests/s" if metric.startswith("capacity_") and "over" not in suffix else ""
+    return f"{metric}{suffix}{unit}"
 
 
 def _panels(
