@@ -71,6 +71,9 @@ COMMANDS = {
     "list": Command(
         "show what conf/ offers: solvers, policies, engines ...", "experiments.listing", False
     ),
+    "completion": Command(
+        "print a shell's script for completion by tab", "experiments.completion", False
+    ),
     "versions": Command(
         "print the versions of everything that matters", "experiments.environment", False
     ),

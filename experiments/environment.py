@@ -116,8 +116,23 @@ def _run_git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
+_HELP = """\
+usage: andes-opt versions
+
+Print the versions of Python, of this package and of everything that results depend on.
+
+Examples
+  andes-opt versions
+  andes-opt --version
+  andes-opt versions > versions.txt
+"""
+
+
 def main(arguments: list[str]) -> None:
     """Print the versions, a line each."""
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(_HELP, end="")
+        return
     if arguments:
         raise UsageError(f"{arguments[0]!r} not understood: versions takes no arguments.")
     for name, version in versions().items():

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _PACKAGES = ("andes_opt", "solvers", "engine_adapter", "experiments")
 #: Kinds that are not groups of ``conf/``.
-_EXTRA = {
+EXTRA_KINDS = {
     "columns": "columns of rows.parquet",
     "families": "generated instances for `andes-opt quality families=[...]`",
     "launchers": "where `--multirun` makes the runs of a sweep, hydra/launcher=NAME",
@@ -63,7 +63,7 @@ def entries(kind: str) -> dict[str, str]:
     known = groups()
     names = {plural(group): group for group in known} | {group: group for group in known}
     if kind not in names:
-        kinds = [*(plural(group) for group in known), *_EXTRA]
+        kinds = [*(plural(group) for group in known), *EXTRA_KINDS]
         raise not_understood("list", kind, kinds)
     group = names[kind]
     return {name: first_comment(CONF_DIR / group / f"{name}.yaml") for name in known[group]}
@@ -86,6 +86,18 @@ def _first_sentence(path: Path) -> str:
     return paragraph.split(". ")[0].rstrip(".")
 
 
+_HELP = """\
+usage: andes-opt list [KIND]
+
+Without a kind: the kinds there are. With one: a line for each name.
+
+Examples
+  andes-opt list
+  andes-opt list solvers
+  andes-opt list columns
+"""
+
+
 def main(arguments: Sequence[str]) -> None:
     """
     Print the entries of one kind, or the kinds there are.
@@ -95,13 +107,16 @@ def main(arguments: Sequence[str]) -> None:
     UsageError
         On an unknown kind, or on more than one.
     """
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(_HELP, end="")
+        return
     if len(arguments) > 1:
         raise UsageError(f"{arguments[1]!r} not understood: list takes one kind at a time.")
     if arguments:
         lines = entries(arguments[0])
     else:
         lines = {plural(group): ", ".join(names) for group, names in groups().items()}
-        lines |= _EXTRA
+        lines |= EXTRA_KINDS
     width = max((len(name) for name in lines), default=0)
     for name, text in lines.items():
         print(f"{name:<{width}}  {text}".rstrip())
