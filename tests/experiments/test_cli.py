@@ -66,6 +66,19 @@ def test_a_constructors_own_sentence_is_told(tmp_path, monkeypatch, capsys):
     sys.modules.pop("lacking")
 
 
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in HYDRA_COMMANDS])
+def test_help_of_plain_commands_has_three_examples(command, capsys):
+    """Commands without a configuration file have a usage line and three examples too."""
+    try:
+        assert main([command, "--help"]) == 0
+    except SystemExit as exit_info:
+        assert not exit_info.code
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: andes-opt {command}")
+    examples = text.partition("Examples\n")[2].splitlines()
+    assert len([line for line in examples if line.startswith("  ")]) == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "fragments"),
     [
