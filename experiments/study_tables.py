@@ -60,11 +60,12 @@ def number(mean: float, half_width: float | None, decimals: int | None) -> str:
     mean, half_width
         The numbers; None shows the mean alone.
     decimals
-        Decimals of both; None for three significant digits of the mean.
+        Decimals of both; None for three significant digits of the mean, two of the
+        half-width, and all digits before the point.
     """
     if decimals is None:
-        text = f"{mean:.3g}"
-        return text if half_width is None else f"{text} ± {half_width:.2g}"
+        text = _plain(mean, 3)
+        return text if half_width is None else f"{text} ± {_plain(half_width, 2)}"
     text = f"{mean:.{decimals}f}"
     return text if half_width is None else f"{text} ± {half_width:.{decimals}f}"
 
@@ -78,6 +79,10 @@ def in_points(table: pl.DataFrame) -> pl.DataFrame:
 def readable(metric: str) -> str:
     """A metric's name without its prefix for distributions and parts."""
     return metric.removeprefix("quantile_").removeprefix("part_")
+
+
+def _plain(value: float, digits: int) -> str:
+    return f"{value:.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
 
 
 def _digits_of(metric: str, kind: str) -> int | None:

@@ -139,7 +139,8 @@ def test_tables_show_means_with_intervals():
     assert table.columns == ["arm", "m"]
     assert table.row(0) == ("a", "2 ± 13")
     assert number(0.12345, 0.01, 3) == "0.123 ± 0.010"
-    assert number(1234.5, None, None) == "1.23e+03"
+    assert number(1234.5, 321.0, None) == "1234 ± 321"
+    assert number(0.012345, 0.0012345, None) == "0.0123 ± 0.0012"
     renamed = rows.with_columns(pl.lit("qoe_area_mean").alias("metric"))
     points = in_points(against(renamed, "b", DIFFERENCE)).row(0, named=True)
     assert points["mean"] == pytest.approx(0)
