@@ -12,13 +12,24 @@ import polars as pl
 from experiments.figures import COLOURS, DASHES, MARKERS, STYLE, save
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _MOST_COLUMNS = 3
+#: Arms that look the same in every figure.
+_FAMILIAR = (
+    "fcfs",
+    "round_robin",
+    "andes",
+    "andes_exact",
+    "andes_released",
+    "least_slack",
+    "least_qoe",
+    "srpt_oracle",
+)
 _HATCHES = ("", "//", "..", "xx", "\\\\", "oo", "--")
 
 
@@ -44,8 +55,8 @@ def curves(
     with plt.rc_context(STYLE):
         figure, panels = _panels(table, metrics)
         for panel, metric, rows in panels:
-            for k, (arm, line) in enumerate(_by_arm(rows, table)):
-                line = line.sort("x")
+            for arm, k in _looks(table).items():
+                line = rows.filter(pl.col("arm") == arm).sort("x")
                 x, mean = line["x"].to_numpy(), line["mean"].to_numpy()
                 half = line["half_width"].fill_null(0.0).to_numpy()
                 look = _look(k)
@@ -76,7 +87,8 @@ def bars(table: pl.DataFrame, metrics: Sequence[str], path: Path, suffix: str = 
     labels = [f"{variant}\n{at}".strip() if several else at for variant, at in groups]
     shown = [metric for metric in metrics if metric in table["metric"].to_list()]
     with plt.rc_context(STYLE):
-        arms = table["arm"].unique(maintain_order=True).to_list()
+        looks = _looks(table)
+        arms = list(looks)
         inches = min(11.0, max(4.0, 0.28 * len(arms) * len(groups) + 1.5))
         figure, axes = plt.subplots(
             len(shown),
@@ -102,8 +114,8 @@ def bars(table: pl.DataFrame, metrics: Sequence[str], path: Path, suffix: str = 
                     width,
                     yerr=[line["half_width"] or 0.0 for line in lines],
                     error_kw={"elinewidth": 0.8},
-                    color=COLOURS[k % len(COLOURS)],
-                    hatch=_HATCHES[k // len(COLOURS) % len(_HATCHES)],
+                    color=COLOURS[looks[arm] % len(COLOURS)],
+                    hatch=_HATCHES[looks[arm] // len(COLOURS) % len(_HATCHES)],
                     edgecolor="white",
                     linewidth=0.3,
                     label=arm,
@@ -136,12 +148,11 @@ def distributions(table: pl.DataFrame, path: Path, x_label: str) -> None:
     """
     shares = table.with_columns(pl.col("part").cast(pl.Float64).alias("share"))
     places = shares.select("variant", "at").unique(maintain_order=True).rows()
-    arms = shares["arm"].unique(maintain_order=True).to_list()
     with plt.rc_context(STYLE):
         figure, axes = _axes(len(places))
         for panel, (variant, at) in zip(axes, places, strict=True):
             rows = shares.filter((pl.col("variant") == variant) & (pl.col("at") == at))
-            for k, arm in enumerate(arms):
+            for arm, k in _looks(shares).items():
                 line = rows.filter(pl.col("arm") == arm).sort("share")
                 panel.plot(
                     line["mean"].to_numpy(),
@@ -261,9 +272,11 @@ def _axes(count: int, height: float = 2.5) -> tuple[Figure, list[Axes]]:
     return figure, list(axes.flat[:count])
 
 
-def _by_arm(rows: pl.DataFrame, table: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
-    for arm in table["arm"].unique(maintain_order=True):
-        yield arm, rows.filter(pl.col("arm") == arm)
+def _looks(table: pl.DataFrame) -> dict[str, int]:
+    """Arm -> number of its colour, marker and dashes; familiar arms keep theirs."""
+    arms = table["arm"].unique(maintain_order=True).to_list()
+    familiar = set(arms) <= set(_FAMILIAR)
+    return {arm: _FAMILIAR.index(arm) if familiar else k for k, arm in enumerate(arms)}
 
 
 def _look(k: int) -> dict[str, Any]:
