@@ -8,7 +8,9 @@ the server's; the counters come by the adapter's file, which is at most a second
 
 from __future__ import annotations
 
+import atexit
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import REGISTRY
@@ -74,7 +76,11 @@ class AndesStatLogger(AggregateStatLoggerBase):
         del engine_indexes
         try:
             settings = read_settings(vllm_config.additional_config)
-            path = settings.report_path or scratch_report(instance_of(vllm_config))
+            path = settings.report_path
+            if path is None:
+                path = scratch_report(instance_of(vllm_config))
+                # The engine's process may be ended before it can tidy up, this one ends last.
+                atexit.register(Path(path).unlink, missing_ok=True)
             register(path)
         except Exception as error:
             LOGGER.warning("No andes_opt metrics: %s", error)
