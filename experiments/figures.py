@@ -10,6 +10,7 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 import polars as pl
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from experiments.records import write_atomically
 
@@ -17,13 +18,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 #: Okabe and Ito's palette (https://jfly.uni-koeln.de/color/), without its yellow, which
 #: is too light for lines on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
-DASHES = ("-", "-", "-", "--", "-.", ":")
+DASHES = ("-", "--", "-.", ":")  # tell lines apart where there is no colour
 
 #: matplotlib's settings for every figure.
 STYLE: dict[Any, Any] = {
@@ -83,6 +85,7 @@ def draw_gap_against_time(rows: pl.DataFrame) -> Figure:
             )
         axes.set_xscale("log")
         axes.set_yscale("log")
+        label_decades(axes.xaxis)
         if optimal:
             top = _GAP_FLOOR_PERCENT * _FLOOR_STEP ** (optimal - 1)
             axes.axhspan(_GAP_FLOOR_PERCENT / 1.4, top * 1.4, color="0.92", label="optimal")
@@ -91,6 +94,13 @@ def draw_gap_against_time(rows: pl.DataFrame) -> Figure:
         axes.set_title(f"{instances} instances", loc="left")
         figure.legend(loc="outside right upper")
     return figure
+
+
+def label_decades(axis: Axis) -> None:
+    """Plain numbers at 1, 2 and 5 of each decade of a logarithmic axis, however short it is."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def gap_points(rows: pl.DataFrame) -> pl.DataFrame:

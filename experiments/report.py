@@ -197,6 +197,11 @@ def _sentences(results: Results, base: str | None, base_solver: str | None) -> l
         said.append(f"Policies are compared with {base}, paired over {len(seeds)} seeds.")
         if len(seeds) < 2:
             said.append("One seed says nothing about spread: no intervals, no tests.")
+        else:
+            said.append(
+                "+- is the half-width of the 95 % interval; p is the paired t-test's, corrected "
+                f"by Holm, with a star below {report_tables.SIGNIFICANT}."
+            )
     if base_solver is not None:
         said.append(f"Solvers are compared with {base_solver}, paired over instances.")
     if commits:
@@ -233,7 +238,7 @@ def _opening(
     missing: Sequence[str],
 ) -> str:
     parts = [f"<p><code>{escape(_command(folders))}</code></p>"]
-    parts += [f"<p>{escape(' '.join(sentences))}</p>"]
+    parts += [f"<p>{escape(' '.join(sentences)).replace('+-', '±')}</p>"]
     for name, table in tables.items():
         is_open = " open" if table.height <= _LONG_TABLE else ""
         parts.append(

@@ -179,6 +179,7 @@ def distributions(rows: Mapping[str, pl.DataFrame], look: Mapping[str, Look]) ->
             panel.set_xlabel(f"{name} in {unit}" if unit else name)
             if quantity == "first_token_s":
                 panel.set_xscale("log")
+                panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         for row in panels:
             row[0].set_ylabel("share of requests")
         places[-1].set_axis_off()
@@ -222,7 +223,7 @@ def one_request(found: Reading, look: Mapping[str, Look]) -> Figure:
             panel.set_xlabel("s since arrival")
         for row in panels:
             row[0].set_ylabel("tokens")
-        panels[0][0].legend(loc="upper left", fontsize=8)
+        _legend(figure, panels[0][0])
     return figure
 
 

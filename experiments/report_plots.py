@@ -138,7 +138,8 @@ def distributions(rows: Mapping[str, pl.DataFrame], look: Mapping[str, Look]) ->
             )
             figure.add_trace(trace, **place)
         if quantity == "first_token_s":
-            figure.update_xaxes(type="log", **place)
+            # Plotly would write the 2 and the 5 between the decades as bare digits.
+            figure.update_xaxes(type="log", dtick=1, exponentformat="none", **place)
     figure.update_yaxes(title_text="share of requests", col=1)
     figure.update_yaxes(range=[0, 1.02])
     return _finished(figure, 640)
@@ -210,7 +211,13 @@ def gap_against_time(answers: pl.DataFrame, look: Mapping[str, Look]) -> go.Figu
                 hovertemplate="%{customdata:.4g} % at %{x:.3g} ms",
             )
         )
-    figure.update_xaxes(title_text="time of a call in ms (median, 10-90 %)", type="log")
+    ticks = [digit * 10.0**power for power in range(-4, 6) for digit in (1, 2, 5)]
+    figure.update_xaxes(
+        title_text="time of a call in ms (median, 10-90 %)",
+        type="log",
+        tickvals=ticks,
+        ticktext=[f"{tick:g}" for tick in ticks],
+    )
     title = f"mean gap in % ({_GAP_FLOOR_PERCENT:g}: none)"
     figure.update_yaxes(title_text=title, type="log", dtick=1, exponentformat="power")
     return _finished(figure, 460)

@@ -186,7 +186,8 @@ def _distributions(facts: Facts) -> Section | None:
 
 def _one_request(facts: Facts) -> Section | None:
     views = []
-    for cells in together(facts.results.cells, TOKENS):
+    groups = together(facts.results.cells, TOKENS)
+    for cells in groups:
         found = reading(cells, facts.request)
         if found is None:
             continue
@@ -198,6 +199,7 @@ def _one_request(facts: Facts) -> Section | None:
                 report_plots.one_request,
                 found,
                 facts.look,
+                printed=_is_printed(facts, cells, groups),
             )
         )
     how = (
@@ -213,7 +215,8 @@ def _one_request(facts: Facts) -> Section | None:
 
 def _occupancy(facts: Facts) -> Section | None:
     views = []
-    for cells in together(facts.results.cells, TIMELINE):
+    groups = together(facts.results.cells, TIMELINE)
+    for cells in groups:
         found = occupancy(cells)
         views.append(
             _view(
@@ -222,6 +225,7 @@ def _occupancy(facts: Facts) -> Section | None:
                 report_plots.occupancy,
                 found,
                 facts.look,
+                printed=_is_printed(facts, cells, groups),
             )
         )
     text = "Means over short spans of one run each; the dotted line is the KV capacity."
@@ -281,6 +285,16 @@ def _places(cells: Sequence[Cell]) -> dict[tuple[str, float | None], list[Cell]]
 
 def _label(setting: str, rate: float | None) -> str:
     return setting if rate is None else f"{setting} at {rate:g}/s"
+
+
+def _is_printed(facts: Facts, cells: Sequence[Cell], groups: Sequence[Sequence[Cell]]) -> bool:
+    """Whether a group is at the rate that is printed: the overloaded one, else the nearest."""
+    setting, rate = cells[0].setting, cells[0].rate
+    wanted = _overloaded(facts, setting)
+    rates = [group[0].rate for group in groups if group[0].setting == setting]
+    if wanted is None or rate is None or None in rates:
+        return True
+    return rate == min(rates, key=lambda other: abs((other or 0.0) - wanted))
 
 
 def _overloaded(facts: Facts, setting: str) -> float | None:

@@ -185,12 +185,16 @@ def html(table: pl.DataFrame) -> str:
     first = table.row(0) if table.height else [""] * table.width
     head = "".join(
         f'<th class="n">{escape(name)}</th>' if _numeric(value) else f"<th>{escape(name)}</th>"
-        for name, value in zip(table.columns, first, strict=True)
+        for name, value in zip(_headings(table), first, strict=True)
     )
     body = "\n".join(
         "<tr>" + "".join(_html_cell(value) for value in row) + "</tr>" for row in table.iter_rows()
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>"
+
+
+def _headings(table: pl.DataFrame) -> list[str]:
+    return ["±" if name == "+-" else name for name in table.columns]
 
 
 def _numeric(value: Any) -> bool:
