@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import polars as pl
 
-from experiments import report_tables
+from experiments import report_studies, report_tables
 from experiments.records import printable, write_atomically
 from experiments.report_figures import looks, save_for_print
 from experiments.report_page import page
@@ -107,8 +107,9 @@ def report(
     results = read(folders)
     arms = sorted({cell.arm for cell in results.cells})
     solvers = sorted(set(results.answers["solver"])) if results.answers.height else []
-    if baseline is not None and baseline not in arms + solvers:
-        raise not_understood("--baseline", baseline, arms + solvers)
+    studied = list(report_studies.arms(results.measured))
+    if baseline is not None and baseline not in arms + solvers + studied:
+        raise not_understood("--baseline", baseline, arms + solvers + studied)
     base = _first_of(arms, baseline, _USUAL_BASELINE)
     base_solver = _first_of(solvers, baseline, _USUAL_SOLVER)
     look = looks(arms if base is None else [base, *(arm for arm in arms if arm != base)])
@@ -130,6 +131,12 @@ def report(
         of_solvers = report_tables.compare_solvers(results.answers, base_solver)
         _write_csv(output, {"solvers": of_solvers})
         tables["Solvers"] = report_tables.solvers(of_solvers, results.answers, base_solver)
+
+    base_study = _first_of(studied, baseline, _USUAL_BASELINE)
+    if base_study is not None:
+        of_studies = report_studies.statistics(results.measured, base_study)
+        _write_csv(output, {"studies": of_studies})
+        tables |= report_studies.tables(of_studies, base_study)
 
     facts = Facts(results, comparison, capacity, look, looks(solvers), base, request)
     made, missing = sections(facts)
@@ -204,6 +211,8 @@ def _sentences(results: Results, base: str | None, base_solver: str | None) -> l
             )
     if base_solver is not None:
         said.append(f"Solvers are compared with {base_solver}, paired over instances.")
+    if results.measured.height:
+        said.append("Studies' numbers are means over seeds, paired where they are compared.")
     if commits:
         said.append(f"Code: {', '.join(sorted(commits))}.")
     return said + list(results.notes)

@@ -103,6 +103,8 @@ class Results:
     answers
         Rows per instance and solver, with a column ``unit`` that names what solvers share:
         the instance. Empty if there are none.
+    measured
+        Rows per number of a study or of tune, a metric each. Empty if there are none.
     notes
         Sentences about what was found: runs left out, versions mixed.
     environments
@@ -111,6 +113,7 @@ class Results:
 
     cells: Sequence[Cell]
     answers: pl.DataFrame
+    measured: pl.DataFrame
     notes: Sequence[str]
     environments: Sequence[dict[str, Any]]
 
@@ -143,11 +146,13 @@ def read(folders: Sequence[Path]) -> Results:
     """
     parts: list[_Part] = []
     answers: list[pl.DataFrame] = []
+    measured: list[pl.DataFrame] = []
     runs = complete_runs(*folders)
     for folder in runs:
         names = [ROWS, *sorted(path.name for path in folder.glob(_MORE_ROWS))]
         tables = [read_run(folder, name) for name in names]
         answers += [table for table in tables if "instance" in table.columns]
+        measured += [table for table in tables if "metric" in table.columns]
         requests = [table for table in tables if "request" in table.columns]
         found = [part for table in requests for part in _parts(folder, table)]
         parts += found
@@ -156,7 +161,8 @@ def read(folders: Sequence[Path]) -> Results:
         json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8")) for folder in runs
     ]
     notes = [*_left_out(folders), *dropped, *_mixed_code(environments)]
-    return Results(cells, _with_units(answers), notes, environments)
+    numbers = pl.concat(measured, how="diagonal") if measured else pl.DataFrame()
+    return Results(cells, _with_units(answers), numbers, notes, environments)
 
 
 def _parts(folder: Path, rows: pl.DataFrame) -> list[_Part]:

@@ -13,8 +13,8 @@ from experiments.report_statistics import compare
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-#: What the first table shows: metric -> heading, decimals.
-_SHOWN = {
+#: What tables of means show: metric -> heading, decimals.
+SHOWN = {
     "qoe_area_mean": ("area", 3),
     "qoe_delay_mean": ("delay", 3),
     "qoe_window_mean": ("window", 3),
@@ -44,7 +44,7 @@ def levels(comparison: pl.DataFrame, setting: str) -> pl.DataFrame:
     lines = []
     for place, metrics in _by_arm(comparison, setting):
         line = dict(place)
-        for metric, (heading, decimals) in _SHOWN.items():
+        for metric, (heading, decimals) in SHOWN.items():
             row = metrics.get(metric)
             line[heading] = interval(row["mean"], row["ci95"], decimals) if row else "-"
         lines.append(line)
