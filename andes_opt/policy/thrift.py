@@ -36,7 +36,7 @@ class Thrift:
     """
     Our policy: Andes' knapsack with other gains, and hands off what runs well.
 
-    It differs from :class:`~andes_opt.policy.andes.Andes` in four ways. (1) The gain of a
+    It differs from :class:`~andes_opt.policy.andes.Andes` in five ways. (1) The gain of a
     request is its *stake*: what its reader is expected to lose of the whole reply's QoE if
     it is left alone for ``horizon_s`` (:mod:`andes_opt.policy.stakes`), with the length of
     the reply unknown but its distribution learned from the replies so far
@@ -46,10 +46,11 @@ class Thrift:
     earned: at r tokens/s it takes ``horizon_s * tds / r`` to make a reader's text for the
     horizon. A resident request gains ``inertia`` times that price by staying, a preempted
     one loses ``readmission`` times it by coming back. (3) A preempted request whose reader
-    has text for more than ``readmit_s`` seconds is no candidate. (4) What the solver leaves
-    free is given to residents first; others come in only if ``reserve`` of the cache stays
-    free for what is running to grow into. Residents that are not served are held, not
-    evicted, while there is room.
+    has text for more than ``readmit_s`` seconds is no candidate. (4) A plan has room to
+    grow: requests are packed with the tokens that their readers take in ``growth_s`` seconds,
+    since a batch that fills the cache to the brim evicts somebody at once. (5) What the
+    solver leaves free is given to residents first; others come in only if ``reserve`` of the
+    cache stays free. Residents that are not served are held, not evicted, while there is room.
 
     Where an iteration with all that fits is slower than the fastest reader, the batch size
     is settled by a first solve without the residents' bonus, which would inflate it, and
@@ -73,6 +74,8 @@ class Thrift:
         Seconds of backlog up to which a preempted request is a candidate, >= 0.
     reserve
         Share of the KV cache that filling up leaves free, in [0, 1).
+    growth_s
+        Seconds of reading that a plan leaves room for, >= 0.
     kv_pressure
         Share of the KV cache below which everybody is served, as in Andes, in (0, 1].
     prior_tokens
@@ -97,10 +100,11 @@ class Thrift:
         lateness: float = 0.7,
         work_power: float = 0.0,
         weight_power: float = 0.2,
-        inertia: float = 3.0,
+        inertia: float = 1.5,
         readmission: float = 2.0,
         readmit_s: float = 6.0,
         reserve: float = 0.03,
+        growth_s: float = 5.0,
         kv_pressure: float = 0.9,
         prior_tokens: float = 300.0,
         oracle: bool = False,
@@ -115,6 +119,7 @@ class Thrift:
             ("readmission", readmission),
             ("readmit_s", readmit_s),
             ("reserve", reserve),
+            ("growth_s", growth_s),
         ):
             checks.non_negative(name, value)
         if lateness > 1:
@@ -134,6 +139,7 @@ class Thrift:
         self._readmit_s = readmit_s
         self._reserve = reserve
         self._kv_pressure = kv_pressure
+        self._growth_s = growth_s
         self._oracle = oracle
         self._time_limit_s = time_limit_s
 
@@ -161,16 +167,19 @@ class Thrift:
         resident = snapshot.kv_tokens > 0
         weights, capacity = snapshot.need_tokens, snapshot.capacity_tokens
         scalars = rate_scalars(snapshot.latency, capacity, mean_tokens(weights))
-        most = min(snapshot.max_batch, most_that_fit(weights, capacity))
+        # A batch that fills the cache to the brim evicts somebody a few tokens later.
+        growing = weights + np.ceil(self._growth_s * snapshot.tds).astype(np.int64)
+        growing = np.minimum(growing, np.maximum(weights, capacity))
+        most = min(snapshot.max_batch, most_that_fit(growing, capacity))
         slots = int(_reading_batch(scalars, float(snapshot.tds.max()), snapshot.max_batch))
         if slots < most:
             # Compute binds, too. What residents gain by staying says nothing about how
             # large the batch should be (they can be held), so that is settled without it.
             bare = self._gains(snapshot, np.minimum(charge, 0.0), candidate)
-            plan = self._solve(Instance(weights, capacity, min(1, most), most, bare))
+            plan = self._solve(Instance(growing, capacity, min(1, most), most, bare))
             slots = most = max(slots, int(plan.serve.sum()))
         gains = self._gains(snapshot, charge, candidate)
-        plan = self._solve(Instance(weights, capacity, min(1, most), most, gains))
+        plan = self._solve(Instance(growing, capacity, min(1, most), most, gains))
 
         gained = gains(plan.batch_size)
         rate = token_rate(scalars, int(plan.serve.sum()))

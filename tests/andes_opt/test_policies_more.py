@@ -326,6 +326,38 @@ def test_thrift_leaves_parked_readers_alone(make_snapshot: Callable[..., Snapsho
     assert len(served(Thrift(Densest(), reserve=0.2), roomier)) == 4
 
 
+def test_thrift_leaves_room_to_grow(make_snapshot: Callable[..., Snapshot]) -> None:
+    """
+    A plan has room for what is read in growth_s, so a full cache evicts less (a defect once:
+    plans to the brim evicted somebody a few tokens later, and exact ones more than greedy).
+    """
+    n = 6
+    fields: dict[str, Any] = {
+        "state": np.full(n, State.WAITING, dtype=np.int8),
+        "kv_tokens": np.zeros(n, dtype=np.int64),
+        "need_tokens": np.full(n, 400),
+        "generated_tokens": np.zeros(n, dtype=np.int64),
+        "delivered": np.zeros(n, dtype=np.int64),
+        "digested": np.zeros(n),
+        "tds": np.full(n, 4.0),
+        "capacity_tokens": 2000,
+    }
+    shot = make_snapshot(n, **fields)
+    for growth_s, fits in ((0.0, 5), (5.0, 4), (10_000.0, 1)):
+        plan = Thrift(Densest(), growth_s=growth_s).decide(shot).plan
+        assert plan is not None
+        assert int(plan.serve.sum()) == fits
+
+    requests = Poisson(rate=7.0, requests=300).generate(seed=5)
+    evictions = {
+        growth_s: int(
+            simulate(requests, ENGINE, Thrift(Densest(), growth_s=growth_s)).preemptions.sum()
+        )
+        for growth_s in (0.0, 5.0)
+    }
+    assert evictions[5.0] < evictions[0.0]
+
+
 def test_thrift_charges_what_a_round_trip_costs(make_snapshot: Callable[..., Snapshot]) -> None:
     """Once it has seen a price, residents gain and preempted requests lose in proportion."""
     policy = Thrift(Densest(), inertia=3.0, readmission=2.0)
@@ -354,6 +386,7 @@ def test_thrift_charges_what_a_round_trip_costs(make_snapshot: Callable[..., Sna
         (lambda: Thrift(Densest(), lateness=1.5), "lateness = 1.5"),
         (lambda: Thrift(Densest(), inertia=-1.0), "inertia = -1.0"),
         (lambda: Thrift(Densest(), reserve=1.0), "reserve = 1.0"),
+        (lambda: Thrift(Densest(), growth_s=-1.0), "growth_s = -1.0"),
         (lambda: Thrift(Densest(), kv_pressure=0.0), "kv_pressure = 0.0"),
         (lambda: Thrift(Densest(), time_limit_s=0.0), "time_limit_s = 0.0"),
         (lambda: ReplyLengths(prior_tokens=0.0), "prior_tokens = 0.0"),
