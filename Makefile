@@ -51,7 +51,7 @@ types: $(DEV) ## Check types.
 	$(BIN)/mypy
 
 docs: $(DEV) ## Make the figures and number blocks of the documents again.
-	$(BIN)/python -m experiments.blocks README.md docs/structure.md
+	$(BIN)/python -m experiments.blocks README.md docs/structure.md docs/studies.md
 	mkdir -p docs/figures && cp demo_output/*.png docs/figures/
 
 clean: ## Remove the environments and what runs wrote.
