@@ -38,6 +38,8 @@ _FIRST_SIGHT = 160
 _LONG_LISTS = 4096
 _MOST_STATES = 2**22
 
+_UNIT_ROUNDOFF = 2.0**-53
+
 #: Ties in the reduced gains that a search copes with as they come.
 _FEW_TIES = 8
 
@@ -63,7 +65,7 @@ def cutoff_of(value: float, gap: float) -> float:
 @inner
 def least_wanted(value: float, unit: float, noise: float, gap: float) -> float:
     """
-    Least value above the cutoff that a plan can have, if values are multiples of ``unit``.
+    What every plan above the cutoff is worth more than, if values are multiples of ``unit``.
 
     The incumbent may come from another batch size, whose gains have another unit or none, so
     it need not be a multiple itself.
@@ -71,7 +73,7 @@ def least_wanted(value: float, unit: float, noise: float, gap: float) -> float:
     cutoff = cutoff_of(value, gap)
     if unit == 0.0:
         return cutoff
-    return max(cutoff, unit * np.ceil((cutoff - noise) / unit - 1e-9) - noise)
+    return max(cutoff, unit * (np.ceil((cutoff - noise) / unit - 1e-9) - 1e-6) - noise)
 
 
 @inner
@@ -119,6 +121,10 @@ def search_batch(
         Value of the plan found, else of the incumbent; a proven bound on this batch size;
         the plan's total loss, inf if none was found; the lists, which may have grown.
     """
+    if slots == 0:
+        # The empty plan is all there is, and it is worth nothing, without any rounding.
+        copy_plan(np.zeros(g.size, np.bool_), chosen)
+        return max(0.0, incumbent), min(0.0, bound), np.inf, lists
     value = incumbent
     cutoff = cutoff_of(incumbent, gap)
 
@@ -364,7 +370,10 @@ def _deepen(
         # Whatever is missing in the lists loses more than this.
         complete = budget if used == within else min(budget, core.losses[used])
         if complete >= widest:
-            return value, min(proven, cutoff_of(value, gap)), budget, True, lists
+            doubt = _doubt(core, used)
+            # Plans that differ in worth do so by a unit, so smaller doubts are none.
+            doubt = doubt if doubt + noise > 0.4 * unit else 0.0
+            return value, min(proven, cutoff_of(value, gap) + doubt), budget, True, lists
         proven = min(proven, bound - complete + core.hidden)
 
         brief = size_a + size_b < _LONG_LISTS
@@ -376,6 +385,15 @@ def _deepen(
                 further = max(further, 2.0**-10 * widest)
             budget = widest if widest <= 1.5 * further else further
         cap = max(int((1.75 if brief else 1.15) * cap), cap + 1)
+
+
+@inner
+def _doubt(core: Core, used: int) -> float:
+    """By how much rounding may have made the best pair of states look worse than another."""
+    size = core.memory_price * abs(core.free_weight)
+    for k in range(used):
+        size += abs(core.costs[k]) + abs(core.slot_price)
+    return 2.0 * _UNIT_ROUNDOFF * (used + 8) * size
 
 
 @inner

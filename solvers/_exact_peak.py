@@ -244,6 +244,9 @@ def _climb(
             pace *= 4
         else:
             batch = (low + high) // 2
+    if not known:
+        # A single batch size: nothing was priced, and a start from elsewhere may mislead.
+        price, slot_price = 0.0, 0.0
     if not honest and bound < highest - 1e-4 * abs(highest):
         low = -1
     return low, max(price, 0.0), slot_price

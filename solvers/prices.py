@@ -33,6 +33,7 @@ _UNIT_ROUNDOFF = 2.0**-53
 _MAX_ROUNDS = 100
 _SAMPLE = 64
 _TINY_PRICE = 1e-12
+_DWARFS = 1e3
 
 
 def dual_bound(
@@ -179,7 +180,9 @@ def find_prices(
     steepest = 0.0
     lowest = gains[0]
     highest = gains[0]
+    heaviest = 0.0
     for i in range(n):
+        heaviest = max(heaviest, weights[i])
         work[0, i] = gains[i]
         work[1, i] = weights[i]
         steepest = max(steepest, gains[i] / weights[i])
@@ -189,6 +192,10 @@ def find_prices(
     # of the gains (exactly) the lightest set is.
     if exactly:
         limit = highest - lowest + 1e-9 * abs(highest)
+        # A price from elsewhere may dwarf the gains, and if weights are equal it stays
+        # and turns reduced gains into rounding noise.
+        if start * heaviest > _DWARFS * max(abs(highest), abs(lowest)):
+            start = -1.0
     else:
         limit = steepest
         if start > steepest:

@@ -289,6 +289,69 @@ def test_an_incumbent_of_another_unit() -> None:
         assert_certified(instance, enumerated(instance), solver)
 
 
+def test_a_plan_that_loses_nothing_is_found() -> None:
+    """
+    A bound of exactly 0 and a plan worth exactly 0 (a bug once: the plan had to lose less than
+    nothing, and the lightest request was certified instead).
+    """
+    table = GainTable([[-0.002, 0.0, -0.001, 0.003]], 1)
+    instance = Instance(np.array([541, 312, 278, 928]), 876, 1, 1, table, exactly=True)
+    assert_certified(instance, 0.0)
+    # Also for the checks: a value this small is within their absolute tolerance.
+    assert Exact().solve(instance).value == 0.0
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (1, 3)])
+def test_a_price_from_another_world_misleads_nobody(sizes: tuple[int, int]) -> None:
+    """
+    A warm start with a price that dwarfs the gains (a bug once: equal weights kept the price,
+    reduced gains were rounding noise, and a worse plan was certified).
+    """
+    gains = 1e-3 * np.array([0.5829, 0.5157, 0.4404, 0.2277, 0.8536, 0.5971, 0.8854, 0.7663])
+    first, last = sizes
+    table = GainTable(gains * np.linspace(1.0, 0.99, last)[first - 1 :, None], first)
+    weights = np.full(8, 1_078_571_057_913)
+    instance = Instance(weights, 1_684_137_930_318, first, last, table, exactly=True)
+    solver = Exact(warm_start=True)
+    # Few tokens of great worth: the price that this leaves behind is 1e6 a token.
+    solver.solve(Instance(np.array([1, 1]), 1, 1, 2, GainTable([[1e6, 2e6]] * 2, 1)))
+    plan = solver.solve(instance)
+    verify(instance, plan)
+    assert plan.status is Status.OPTIMAL
+    assert plan.value == pytest.approx(enumerated(instance), rel=1e-12)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    scale=st.sampled_from([1e-12, 1e-6, 1.0, 1e6, 1e12]),
+    exactly=st.booleans(),
+)
+def test_gains_of_any_magnitude(seed: int, scale: float, exactly: bool) -> None:
+    """Bounds are valid and plans optimal up to rounding, whatever the unit of the gains."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(1, 9))
+    base = rng.normal(0.1, 1.0, n) if seed % 2 else rng.integers(-2, 4, n).astype(float)
+    table = scale * (base - np.cumsum(rng.random((5, n)) * rng.choice([0.0, 0.01, 1.0]), axis=0))
+    weights = rng.integers(1, 2 ** int(rng.integers(2, 41)), n)
+    capacity = int(weights.sum() * rng.uniform(0.0, 1.1))
+    first = int(rng.integers(0, 3))
+    instance = Instance(weights, capacity, first, 4, GainTable(table, 0), exactly)
+    optimum = enumerated(instance)
+    for solver in (Exact(warm_start=False), Exact(warm_start=True)):
+        plan = solver.solve(instance)
+        verify(instance, plan)
+        if optimum == -np.inf:
+            assert plan.status is Status.NO_SOLUTION
+            continue
+        rounding = 1e-14 * n * max(np.abs(table).max(), abs(optimum))
+        assert plan.bound >= optimum - rounding
+        assert plan.value >= optimum - 1e-9 * max(1.0, abs(optimum)) - rounding
+        out_of_time = solver.solve(instance, time_limit_s=1e-6)
+        verify(instance, out_of_time)
+        assert out_of_time.value <= optimum + rounding <= out_of_time.bound + 2 * rounding
+
+
 def test_perfect_requests_close_by_their_unit() -> None:
     """Gains of 0 and 1 make whole values, so the bound is rounded down to the optimum."""
     rng = np.random.default_rng(1)
