@@ -12,6 +12,7 @@ from numba import njit
 
 from andes_opt.instance import Instance
 from andes_opt.plan import Status, make_plan
+from solvers.knapsack import packed_by_density
 from solvers.packing import SKIP, greedy_plan
 from solvers.sweep import Outcome, sweep, upper_bound
 
@@ -57,7 +58,8 @@ class DP:
         """
         Fill the tables; see :class:`~andes_opt.solver.Solver`.
 
-        The time limit is looked at after every request's pass over a table.
+        The time limit is looked at after every request's pass over a table. At the limit
+        requests are packed by gain per token instead.
 
         Raises
         ------
@@ -80,8 +82,10 @@ class DP:
             choices = np.zeros(((problem.items.size + 7) // 8, *values.shape), dtype=np.uint8)
             built = time.perf_counter()
 
-            serve, bound = None, math.inf
-            if _fill(problem, values, choices, deadline_s):
+            bound = math.inf
+            if not _fill(problem, values, choices, deadline_s):
+                serve = packed_by_density(instance, batch_size, gains)
+            else:
                 count = problem.slots if instance.exactly else int(values[:, -1].argmax())
                 bound = float(values[count, -1])
                 serve = np.zeros(instance.num_requests, dtype=np.bool_)

@@ -10,6 +10,7 @@ import numpy as np
 
 from solvers.backend import load_back_end
 from solvers.dp import MAX_CELLS, Problem, reduce_problem, require_cells
+from solvers.knapsack import packed_by_density
 from solvers.sweep import Outcome, sweep_together
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ class DPTorch:
         """
         Fill the tables; see :class:`~andes_opt.solver.Solver`.
 
-        The time limit is looked at after every eighth request's pass over a stack.
+        The time limit is looked at after every eighth request's pass over a stack. At the
+        limit requests are packed by gain per token instead.
 
         Raises
         ------
@@ -95,9 +97,10 @@ class DPTorch:
             share_s = (time.perf_counter() - started) / len(batch_sizes)
             cells = problem.cells / len(batch_sizes)
             outcomes = []
-            for selected, bound in solved:
-                serve = None
-                if selected is not None:
+            for (selected, bound), size, row in zip(solved, batch_sizes, gains, strict=True):
+                if selected is None:
+                    serve = packed_by_density(instance, size, row)
+                else:
                     serve = np.zeros(instance.num_requests, dtype=np.bool_)
                     serve[problem.items[selected]] = True
                 outcomes.append(Outcome(serve, bound, solve_s=share_s, info={"cells": cells}))

@@ -189,6 +189,26 @@ def at_batch_size(instance: Instance, batch_size: int, gains: NDArray[np.float64
     )
 
 
+def packed_by_density(
+    instance: Instance, batch_size: int, gains: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """
+    A feasible selection at one batch size by gain per token: what to say when out of time.
+
+    Parameters
+    ----------
+    instance
+        The instance.
+    batch_size, gains
+        A batch size at which some selection fits, and the gains there, (n,).
+    """
+    knapsack = at_batch_size(instance, batch_size, gains)
+    serve = np.zeros(instance.num_requests, dtype=np.bool_)
+    if knapsack.size > 0:
+        serve[knapsack.requests[rounded(knapsack, np.zeros(knapsack.size))]] = True
+    return serve
+
+
 def rounded(knapsack: Knapsack, values: NDArray[np.float64]) -> NDArray[np.bool_]:
     """
     A feasible selection near a back-end's values: 0.9999s, fractions, broken limits and all.
