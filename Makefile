@@ -12,7 +12,7 @@ LAUNCH := .venv-launchers/.installed
 TORCH  := $(if $(wildcard $(LIVE)),$(LIVE),.venv-torch/.installed)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-torch test-live test-launchers test-browser live-demo live-gpu lint types docs clean
+.PHONY: help demo test test-torch test-live test-launchers test-browser live-demo live-gpu bench lint types docs clean
 
 help: ## Show the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 21
@@ -42,6 +42,10 @@ test-launchers: $(LAUNCH) ## Run the tests on Slurm's and Ray's launchers, in an
 test-browser: $(DEV) ## Look at the report's page in Chromium, which is installed if it can be.
 	./.ci/install-browser
 	$(BIN)/pytest -q -m browser
+
+bench: $(DEV) ## Measure the exact solver and certify it: 25 minutes, best on a quiet machine.
+	$(BIN)/python -m benchmarks.bench_exact
+	$(BIN)/python -m benchmarks.certify
 
 lint: $(DEV) ## Check style and format.
 	$(BIN)/ruff check .
