@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -133,18 +135,19 @@ def test_ray_makes_the_same_rows_on_a_cluster_that_it_starts(usual_rows):
 
 
 @pytest.fixture
-def cluster(tmp_path):
+def cluster():
     """A Ray cluster started in another folder; its address."""
+    # Paths of its sockets must be short; and Ray's usual folder keeps a dead cluster's address.
+    home = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    (tmp_path / "home").mkdir()
     ray = Path(sys.executable).with_name("ray")
     head = subprocess.Popen(
         [
             *(ray, "start", "--head", "--block", f"--port={port}", "--node-ip-address=127.0.0.1"),
             *("--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats"),
-            "--object-store-memory=80000000",
+            *("--object-store-memory=80000000", f"--temp-dir={home}"),
         ],
         cwd="/",
         env={
@@ -165,8 +168,9 @@ def cluster(tmp_path):
             pytest.fail("ray start ended without a cluster")
         yield f"127.0.0.1:{port}"
     finally:
-        os.killpg(head.pid, signal.SIGTERM)
+        os.killpg(head.pid, signal.SIGKILL)  # ending in peace takes half a minute
         head.communicate(timeout=60)
+        shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.mark.launchers
