@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from andes_opt.instance import GainTable
 from andes_opt.plan import InvalidPlan, verify
-from solvers.isolated_worker import construct, pickled, receive, send, warm_up
+from solvers.isolated_worker import Inbox, construct, pickled, send, warm_up
 
 if TYPE_CHECKING:
     from andes_opt.instance import Instance
@@ -221,7 +221,7 @@ class Isolated:
             if limit_s is not None:
                 limit_s = max(1e-3, min(limit_s, (deadline - asked) / (1 + _GRACE_SHARE)))
             send(worker.channel, _pickled(instance, limit_s), deadline)
-            kind, *content = receive(worker.channel, deadline)
+            kind, *content = worker.inbox.receive(deadline)
         except TimeoutError:
             self._replace_worker()
             raise _Failure("deadline", f"the worker had no plan after {limit_s} s.") from None
@@ -311,6 +311,7 @@ class _Worker:
         self._owner = os.getpid()
         self._exact: bool | None = None
         self.channel = ours
+        self.inbox = Inbox(ours)
         try:
             # Not multiprocessing: that imports the main module again (in vLLM: the server),
             # and refuses to start children from daemon processes, where engines run.
@@ -342,9 +343,9 @@ class _Worker:
         return self._owner == os.getpid()
 
     def ready(self, deadline: float) -> bool:
-        """Wait until the solver is built; whether it is exact. Raises as ``receive``."""
+        """Wait until the solver is built; whether it is exact. Raises as :class:`Inbox`."""
         if self._exact is None:
-            kind, *content = receive(self.channel, deadline)
+            kind, *content = self.inbox.receive(deadline)
             if kind == "error":
                 raise _Refused(*content)
             self._exact = bool(content[0])

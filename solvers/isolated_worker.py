@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from andes_opt.solver import Solver
 
 _LENGTH = struct.Struct("!Q")
+_MOST_AT_ONCE = 2**20  # bytes per read
 
 
 def send(channel: socket.socket, message: object, deadline: float) -> None:
@@ -52,7 +53,6 @@ def send(channel: socket.socket, message: object, deadline: float) -> None:
     """
     data = message if isinstance(message, bytes) else pickled(message)
     _limit(channel, deadline)
-    # In one piece: a reader that gives up must not have eaten half of a short message.
     channel.sendall(_LENGTH.pack(len(data)) + data)
 
 
@@ -89,30 +89,42 @@ def pickled(message: object) -> bytes:
     return file.getvalue()
 
 
-def receive(channel: socket.socket, deadline: float) -> Any:
+class Inbox:
     """
-    Receive a message; parameters and errors as :func:`send`.
+    Messages from a socket. One that had come in part when time ran out is completed later.
 
-    Raises
-    ------
-    EOFError
-        If the other side is gone.
+    Parameters
+    ----------
+    channel
+        The socket.
     """
-    (length,) = _LENGTH.unpack(_exactly(channel, _LENGTH.size, deadline))
-    return pickle.loads(_exactly(channel, length, deadline))
 
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._data = bytearray()
 
-def _exactly(channel: socket.socket, length: int, deadline: float) -> bytearray:
-    data = bytearray(length)
-    view = memoryview(data)
-    filled = 0
-    while filled < length:
-        _limit(channel, deadline)
-        count = channel.recv_into(view[filled:])
-        if count == 0:
-            raise EOFError("the other side is gone.")
-        filled += count
-    return data
+    def receive(self, deadline: float) -> Any:
+        """
+        Receive a message; parameters and errors as :func:`send`.
+
+        Raises
+        ------
+        EOFError
+            If the other side is gone.
+        """
+        self._fill(_LENGTH.size, deadline)
+        (length,) = _LENGTH.unpack_from(self._data)
+        self._fill(_LENGTH.size + length, deadline)
+        message, self._data = self._data, bytearray()
+        return pickle.loads(memoryview(message)[_LENGTH.size :])
+
+    def _fill(self, size: int, deadline: float) -> None:
+        while len(self._data) < size:
+            _limit(self._channel, deadline)
+            part = self._channel.recv(min(size - len(self._data), _MOST_AT_ONCE))
+            if not part:
+                raise EOFError("the other side is gone.")
+            self._data += part
 
 
 def _limit(channel: socket.socket, deadline: float) -> None:
@@ -167,7 +179,8 @@ def work(channel_fd: int, lifeline_fd: int) -> None:
     channel = socket.socket(fileno=channel_fd)
     forever = float("inf")
     try:
-        described, memory_limit_mb = receive(channel, forever)
+        inbox = Inbox(channel)
+        described, memory_limit_mb = inbox.receive(forever)
         try:
             solver = construct(described)
             warm_up(solver)
@@ -179,7 +192,7 @@ def work(channel_fd: int, lifeline_fd: int) -> None:
         send(channel, ("ready", bool(solver.exact)), forever)
 
         while True:
-            instance, time_limit_s = receive(channel, forever)
+            instance, time_limit_s = inbox.receive(forever)
             answer: tuple[object, ...]
             try:
                 answer = ("plan", solver.solve(instance, time_limit_s=time_limit_s))

@@ -109,7 +109,7 @@ def test_any_openai_server_will_do(run, scripted):
 
 
 def test_failures_are_rows_and_counts(run, scripted, capsys):
-    """Refused and broken requests stay in the record, with their reason, and score 0."""
+    """Refused requests score 0, broken ones by what came; all stay in the record, with reasons."""
     turn = iter(range(100))
 
     def script(body):
@@ -128,8 +128,12 @@ def test_failures_are_rows_and_counts(run, scripted, capsys):
     assert "2 of 6 replies complete" in (text := capsys.readouterr().out)
     assert "2 refused, 2 failed." in text
     rows = pl.read_parquet(folder / "rows.parquet")
-    broken = rows.filter(pl.col("outcome") != "completed")
-    assert broken["qoe_area"].to_list() == [0.0] * 4
+    refused = rows.filter(pl.col("rejected"))
+    assert refused["qoe_area"].to_list() == [0.0] * 2
+    broken = rows.filter(pl.col("outcome") == "failed")
+    # One token, and in time: nothing was left to wait for when the stream broke off.
+    assert broken["qoe_area"].to_list() == [1.0] * 2
+    assert broken["error"].null_count() == 0
     assert set(rows.filter(pl.col("rejected"))["error"]) == {"429: slow down"}
 
 
