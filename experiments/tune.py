@@ -21,7 +21,7 @@ from experiments.simulate import run_columns
 from experiments.study_cells import with_rate
 from experiments.study_statistics import DIFFERENCE, against, as_rows, over_seeds
 from experiments.tables import markdown
-from experiments.tune_search import Outcome, Search, distributions, need_optuna
+from experiments.tune_search import METRICS, Outcome, Search, distributions, need_optuna
 from experiments.usage import UsageError, not_understood, unknown_key
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ def run(config: DictConfig) -> dict[str, float]:
         summary = {
             "trials": float(len(search.finished())),
             "best_trial": float(best.number),
-            f"search_{config.tuning.metric}": float(best.user_attrs[config.tuning.metric]),
+            f"search_{config.tuning.metric}": float(best.user_attrs[METRICS][config.tuning.metric]),
             **_overall(rows, config.tuning.metric),
         }
         record.finish(rows, summary)
@@ -272,7 +272,7 @@ def _trial_rows(search: Search, config: DictConfig) -> pl.DataFrame:
                 "trial": trial.number,
                 "value": trial.value,
                 **trial.params,
-                **{metric: trial.user_attrs.get(metric) for metric in metrics},
+                **{m: trial.user_attrs.get(METRICS, {}).get(m) for m in metrics},
                 "refused": trial.user_attrs.get("error"),
             }
             for trial in search.finished()

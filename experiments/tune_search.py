@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
+#: Where a finished trial keeps the means of everything measured.
+METRICS = "metrics"
 _EXCESS, _ERROR, _FIXED = "excess", "error", "fixed_params"
 _RANGE = {"low", "high", "log", "step"}
 _SPACE_FORM = "need {low, high[, log, step]} or {choices: [...]}."
@@ -187,8 +189,7 @@ class Search:
         trial.set_user_attr(_EXCESS, dict(outcome.excess))
         for guard, share in outcome.excess.items():
             trial.set_constraint(guard, share)
-        for metric, number in outcome.metrics.items():
-            trial.set_user_attr(metric, number)
+        trial.set_user_attr(METRICS, dict(outcome.metrics))
         self.study.tell(trial, outcome.value)
 
     def best(self) -> FrozenTrial:

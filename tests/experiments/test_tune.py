@@ -22,8 +22,10 @@ TINY = (
     "tune",
     "hydra/launcher=basic",
     "workload.requests=16",
-    "workload.rate=20",
-    "engine.capacity_tokens=2000",
+    "workload.rate=50",
+    "lengths.max_prompt_tokens=100",
+    "lengths.max_output_tokens=80",
+    "engine.capacity_tokens=800",
     "tuning.search.seeds=[0]",
     "tuning.report.seeds=[7,8]",
 )
