@@ -52,6 +52,10 @@ class Thrift:
     solver leaves free is given to residents first; others come in only if ``reserve`` of the
     cache stays free. Residents that are not served are held, not evicted, while there is room.
 
+    While the KV cache has room for everybody, only places in the batch are scarce. Nobody is
+    evicted then, so staying gains nothing, KV tokens don't count, and as taking turns is free,
+    a stake looks ``turn_s`` ahead only.
+
     Where an iteration with all that fits is slower than the fastest reader, the batch size
     is settled by a first solve without the residents' bonus, which would inflate it, and
     who is in the batch by a second one with it.
@@ -64,6 +68,9 @@ class Thrift:
         What a step maximises instead of the stakes; None for the stakes.
     horizon_s
         Seconds of waiting that a stake is about, > 0.
+    turn_s
+        The same while the KV cache has room for everybody, > 0; at most ``horizon_s``
+        counts.
     lateness
         How much of a reader's delay counts against it, in [0, 1].
     work_power, weight_power
@@ -96,11 +103,12 @@ class Thrift:
         solver: Solver,
         objective: Objective | None = None,
         *,
-        horizon_s: float = 50.0,
-        lateness: float = 0.7,
+        horizon_s: float = 70.0,
+        turn_s: float = 30.0,
+        lateness: float = 0.4,
         work_power: float = 0.0,
         weight_power: float = 0.2,
-        inertia: float = 1.5,
+        inertia: float = 2.5,
         readmission: float = 2.0,
         readmit_s: float = 6.0,
         reserve: float = 0.03,
@@ -111,6 +119,7 @@ class Thrift:
         time_limit_s: float | None = None,
     ) -> None:
         checks.positive("horizon_s", horizon_s)
+        checks.positive("turn_s", turn_s)
         for name, value in (
             ("lateness", lateness),
             ("work_power", work_power),
@@ -134,6 +143,7 @@ class Thrift:
         self._objective = objective
         self._horizon_s = horizon_s
         self._shape = (horizon_s, lateness, work_power, weight_power)
+        self._roomy_shape = (min(turn_s, horizon_s), lateness, work_power, 0.0)
         self._inertia = inertia
         self._readmission = readmission
         self._readmit_s = readmit_s
@@ -237,7 +247,7 @@ class Thrift:
             lengths,
             self._edges,
             self._share,
-            *self._shape,
+            *(self._shape if _crowded(snapshot) else self._roomy_shape),
             params,
         )
         params[4], params[5] = charge, 0.0
@@ -266,7 +276,7 @@ class Thrift:
             snapshot.digested,
             snapshot.tds,
             self._readmit_s,
-            self._inertia * self._price,
+            self._inertia * self._price if _crowded(snapshot) else 0.0,
             self._readmission * self._price,
             self._round_trip_s,
             per_prefill_s,
@@ -306,6 +316,11 @@ class Charged:
     def table(self, first: int, last: int) -> NDArray[np.float64]:
         """Gains (last - first + 1, n)."""
         return np.where(self._candidate, self._gains.table(first, last), 0.0) + self._charge
+
+
+def _crowded(snapshot: Snapshot) -> bool:
+    """False if nobody has to be evicted: whoever is not served is held at no cost."""
+    return bool(snapshot.need_tokens.sum() > snapshot.capacity_tokens)
 
 
 @njit(cache=True)

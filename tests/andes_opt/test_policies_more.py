@@ -348,7 +348,7 @@ def test_thrift_leaves_room_to_grow(make_snapshot: Callable[..., Snapshot]) -> N
         assert plan is not None
         assert int(plan.serve.sum()) == fits
 
-    requests = Poisson(rate=7.0, requests=300).generate(seed=5)
+    requests = Poisson(rate=7.0, requests=500).generate(seed=5)
     evictions = {
         growth_s: int(
             simulate(requests, ENGINE, Thrift(Densest(), growth_s=growth_s)).preemptions.sum()
@@ -374,6 +374,78 @@ def test_thrift_charges_what_a_round_trip_costs(make_snapshot: Callable[..., Sna
     assert not charge[~resident & ~away].any()
 
 
+def test_staying_gains_nothing_with_room_for_everybody(
+    make_snapshot: Callable[..., Snapshot],
+) -> None:
+    """
+    With places scarce and KV not, residents have no bonus and KV tokens don't count (a defect
+    once: of 256 places, long contexts held on to theirs by what their eviction would cost).
+    """
+    fields: dict[str, Any] = {"max_batch": 10, "capacity_tokens": 10**6}
+    policy = Thrift(Densest())
+    shot = make_snapshot(40, seed=3, **fields)
+    policy.decide(shot)
+    assert policy._price > 0  # noqa: SLF001
+    charge, candidate = policy._preemption_charges(shot)  # noqa: SLF001
+    assert not charge[shot.state != State.PREEMPTED].any()
+    stakes = policy._stakes(shot, charge, candidate).params[0]  # noqa: SLF001
+    heavier = make_snapshot(40, seed=3, need_tokens=shot.need_tokens * 3, **fields)
+    np.testing.assert_array_equal(
+        policy._stakes(heavier, charge, candidate).params[0],  # noqa: SLF001
+        stakes,
+    )
+    crowded = make_snapshot(40, seed=3, max_batch=10, capacity_tokens=4096)
+    charge, _ = policy._preemption_charges(crowded)  # noqa: SLF001
+    assert (charge[crowded.kv_tokens > 0] > 0).all()
+
+
+def test_thrift_shares_places_in_the_batch() -> None:
+    """Where the batch limit binds and memory does not, it is no worse than Andes."""
+    engine = EngineProfile("few_places", ENGINE.latency, 10**6, max_batch=40, swap_s_per_token=1e-5)
+    requests = Poisson(rate=4.0, requests=300).generate(seed=6)
+    fcfs, andes, thrift = (
+        metrics.summarise(simulate(requests, engine, policy))
+        for policy in (FCFS(), Andes(Densest(), AverageQoE()), Thrift(Densest()))
+    )
+    for name in ("qoe_area_mean", "qoe_window_mean"):
+        assert thrift[name] >= andes[name] - 0.005 > fcfs[name]
+    assert thrift["preemptions"] == 0
+
+
+def test_answers_depend_on_what_was_seen_alone(make_snapshot: Callable[..., Snapshot]) -> None:
+    """Two objects with the same past answer alike; snapshots are left as they were."""
+    first, second = Thrift(Densest()), Thrift(Densest())
+    for seed in range(6):
+        shot = make_snapshot(25, seed)
+        before = {name: getattr(shot, name) for name in shot.__slots__}
+        copies = {k: v.copy() for k, v in before.items() if isinstance(v, np.ndarray)}
+        one, two = first.decide(shot), second.decide(shot)
+        assert one.action is not None and two.action is not None
+        np.testing.assert_array_equal(one.action, two.action)
+        np.testing.assert_array_equal(one.order, two.order)
+        for name, copy in copies.items():
+            np.testing.assert_array_equal(getattr(shot, name), copy)
+        for policy in (first, second):
+            policy.finished(3)
+            policy.finished(10**9)  # never heard of: no matter
+
+
+def test_what_is_kept_does_not_grow() -> None:
+    """Over a long run the state of the policy stays as small as one snapshot."""
+    policy = Thrift(Densest())
+    sizes: list[int] = []
+    simulate(
+        Poisson(rate=5.5, requests=600).generate(seed=1),
+        ENGINE,
+        policy,
+        capture=lambda shot, _: sizes.append(
+            sum(v.size for v in vars(policy).values() if isinstance(v, np.ndarray))
+            - 2 * shot.num_requests
+        ),
+    )
+    assert len(sizes) > 100 and max(sizes) < 200
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -383,6 +455,7 @@ def test_thrift_charges_what_a_round_trip_costs(make_snapshot: Callable[..., Sna
         (lambda: AndesReleased(kv_pressure=1.5), "kv_pressure = 1.5"),
         (lambda: AndesReleased(token_latency_s=0.0), "token_latency_s = 0.0"),
         (lambda: Thrift(Densest(), horizon_s=0.0), "horizon_s = 0.0"),
+        (lambda: Thrift(Densest(), turn_s=0.0), "turn_s = 0.0"),
         (lambda: Thrift(Densest(), lateness=1.5), "lateness = 1.5"),
         (lambda: Thrift(Densest(), inertia=-1.0), "inertia = -1.0"),
         (lambda: Thrift(Densest(), reserve=1.0), "reserve = 1.0"),

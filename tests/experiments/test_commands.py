@@ -143,7 +143,7 @@ def test_every_experiment_runs_tiny(experiment, tmp_path):
     assert meaning
     assert path.read_text().startswith("# @package _global_\n")  # or Hydra nests it in vain
     folders = ["hydra.run.dir=out", "hydra.sweep.dir=out"]
-    tiny = TINY_STUDY if "/study: default" in path.read_text() else TINY[command]
+    tiny = TINY_STUDY if "/study: " in path.read_text() else TINY[command]
     tiny = (*tiny, TINY_LIVE[experiment]) if command == "live" else tiny
     assert main([command, f"experiment={experiment}", *folders, *tiny]) == 0
     summaries = list((tmp_path / "out").rglob("summary.json"))

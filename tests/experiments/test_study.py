@@ -22,9 +22,7 @@ from experiments.study_views import VIEWS
 from experiments.usage import UsageError
 
 STUDIES = sorted(
-    path.stem
-    for path in (CONF_DIR / "experiment").glob("*.yaml")
-    if "/study: default" in path.read_text()
+    path.stem for path in (CONF_DIR / "experiment").glob("*.yaml") if "/study: " in path.read_text()
 )
 TINY = ("study.tiny=true", "hydra/launcher=basic")
 
