@@ -314,7 +314,7 @@ def run(config: DictConfig) -> dict[str, float]:
             reused=lab.reused,
             cell_seconds=lab.seconds,
         )
-        text = study_report.write(rows, facts, folder, config.study.docs)
+        text = study_report.write(rows, facts, folder, lab.config.study.docs)
         summary = {
             "cells": lab.computed + lab.reused,
             "computed": lab.computed,

@@ -22,6 +22,9 @@ VARIANT_GROUPS = ("engine", "workload", "readers", "lengths")
 #: What ``study.tiny=true`` leaves of a study, and the KV tokens that press so few requests.
 TINY = {"seeds": 2, "variants": 2, "arms": 2, "requests": 10, "capacity_tokens": 2000}
 
+#: Where documents go unless told otherwise (conf/study/default.yaml).
+_RESULTS = "docs"
+
 _ABSENT = object()
 
 
@@ -106,6 +109,8 @@ def shrunk(config: DictConfig) -> DictConfig:
     study = config.study
     if not study.tiny:
         return config
+    if study.docs == _RESULTS:
+        study.docs = None  # the real document stays; this one is in the run's folder
     study.seeds = min(study.seeds, TINY["seeds"])
     study.variants = list(study.variants)[: TINY["variants"]]
     study.arms = list(study.arms)[: TINY["arms"]]

@@ -114,6 +114,8 @@ class CpSat:
         solver.parameters.random_seed = self.seed
         solver.parameters.cp_model_presolve = self.presolve
         solver.parameters.relative_gap_limit = self.relative_gap
+        # Ctrl-C is for Python: CP-SAT would hand back what it has as if nothing had happened.
+        solver.parameters.catch_sigint_signal = False
         built = time.perf_counter()
         if time_left_s is not None:
             solver.parameters.max_time_in_seconds = max(1e-3, time_left_s - (built - started))

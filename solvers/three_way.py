@@ -253,6 +253,7 @@ class ThreeWayCpSat:
         solver.parameters.random_seed = self.seed
         solver.parameters.cp_model_presolve = self.presolve
         solver.parameters.relative_gap_limit = self.relative_gap
+        solver.parameters.catch_sigint_signal = False  # Ctrl-C is for Python
         built = time.perf_counter()
         if time_left_s is not None:
             solver.parameters.max_time_in_seconds = max(1e-3, time_left_s - (built - started))

@@ -165,13 +165,14 @@ def test_break_even_by_hand(points, seconds, words):
 
 def test_a_study_writes_rows_tables_figures_and_its_document(run, tmp_path):
     """The numbers of the document are those of the rows, and those of the simulation."""
-    folder, summary = run("simulate", "experiment=paper_rates", *TINY, "study.rates=[6.0]")
+    options = ("experiment=paper_rates", *TINY, "study.rates=[6.0]")
+    folder, summary = run("simulate", *options, "study.docs=pages")
     files = {path.name for path in folder.iterdir()}
     assert {"rows.parquet", "table.csv", "paper_rates.md", "summary.json", "env.json"} <= files
     assert "paper_rates_means.png" in files
     for name in ("results/paper_rates.md", "figures/paper_rates_means.png"):
-        assert (tmp_path / "docs" / name).stat().st_size > 0
-    text = (tmp_path / "docs" / "results" / "paper_rates.md").read_text()
+        assert (tmp_path / "pages" / name).stat().st_size > 0
+    text = (tmp_path / "pages" / "results" / "paper_rates.md").read_text()
     assert "](../figures/paper_rates_means.png)" in text
     assert "`andes-opt simulate experiment=paper_rates" in text
     assert "Tiny form" in text
@@ -193,6 +194,16 @@ def test_a_study_writes_rows_tables_figures_and_its_document(run, tmp_path):
         & (pl.col("kind") == "mean")
     )
     assert line["mean"].item() == pytest.approx(np.mean(means), rel=1e-6)
+
+
+def test_a_tiny_form_leaves_the_real_document_alone(run, tmp_path):
+    """Without a folder of its own it writes to the run's alone (a bug once: it replaced docs/)."""
+    document = tmp_path / "docs" / "results" / "paper_rates.md"
+    document.parent.mkdir(parents=True)
+    document.write_text("the result of an hour")
+    folder, _ = run("simulate", "experiment=paper_rates", *TINY, "study.rates=[6.0]")
+    assert document.read_text() == "the result of an hour"
+    assert "Tiny form" in (folder / "paper_rates.md").read_text()
 
 
 def test_a_stopped_study_goes_on(run, monkeypatch, capsys):

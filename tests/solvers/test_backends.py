@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from andes_opt import families
 from andes_opt.instance import GainTable, Instance
 from andes_opt.plan import Status, verify
 from andes_opt.testing import large_instance
@@ -286,3 +289,16 @@ def test_pulp_does_not_pull_in_highspy(tmp_path):
         text=True,
     )
     assert done.stdout.strip() == "still there for others"
+
+
+def test_ctrl_c_is_not_taken_for_a_time_limit():
+    """
+    SIGINT in the middle of a solve interrupts the caller (a bug once: CP-SAT took the signal,
+    and the plan it had so far was used as if nothing had happened).
+    """
+    instance = families.make("subset_sum", 100, 0)
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        CpSat().solve(instance, time_limit_s=3.0)
+    timer.join()
