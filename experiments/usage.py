@@ -159,6 +159,8 @@ def _check(
                 for name in value if isinstance(value, list) else [value]:
                     if name is not None and str(name) not in choices:
                         raise not_understood(override.key_or_group, name, choices)
+                    if _names_experiment(override) and name is not None:
+                        _check_experiment(command, str(name))
 
     chosen = [_single(o) for o in overrides if o.key_or_group in known_groups]
     if extra_dirs:
@@ -172,6 +174,16 @@ def _check(
         if not override.is_delete():
             for value in _values(override):
                 _check_type(defaults, key, value)
+
+
+def _check_experiment(command: str, name: str) -> None:
+    """Refuse an experiment that is another command's, as its first line says."""
+    from experiments.configuration import CONF_DIR, first_comment
+
+    path = CONF_DIR / "experiment" / f"{name}.yaml"
+    owner, colon, _ = first_comment(path).partition(":") if path.exists() else ("", "", "")
+    if colon and owner != command:
+        raise UsageError(f"experiment={name} is for andes-opt {owner}, not {command}.")
 
 
 def _compose(command: str, overrides: Sequence[str]) -> DictConfig:

@@ -50,6 +50,19 @@ def test_command_help_shows_groups_defaults_and_three_examples(command, capsys):
     assert examples[0] == command  # a later one may show what to do with the result
 
 
+@pytest.mark.parametrize(
+    ("command", "experiment", "owner"),
+    [("quality", "paper_rates", "simulate"), ("simulate", "families", "quality")],
+)
+def test_an_experiment_of_another_command_is_refused(command, experiment, owner, capsys):
+    """It is told whose it is, instead of running as something else (a bug once)."""
+    assert main([command, f"experiment={experiment}"]) == 2
+    told = capsys.readouterr().err
+    assert told == (
+        f"andes-opt {command}: experiment={experiment} is for andes-opt {owner}, not {command}.\n"
+    )
+
+
 def test_a_constructors_own_sentence_is_told(tmp_path, monkeypatch, capsys):
     """What a constructor says counts, not the error that it made it from."""
     (tmp_path / "lacking.py").write_text(
