@@ -37,7 +37,7 @@ def test_every_solver_takes_every_objective(
     for seed in range(3):
         snapshot = make_snapshot(9, seed)
         instance = step_instance(snapshot, aim, prune_batch=False)
-        plan = solver.solve(instance, time_limit_s=20.0)
+        plan = solver.solve(instance)  # no limit: it may have to compile first
         verify(instance, plan)
         optimum = enumerate_optimum(instance)
         slack = 1e-6 * max(1.0, optimum)
