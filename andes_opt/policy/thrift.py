@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,8 @@ from andes_opt.policy.survival import ReplyLengths
 from andes_opt.snapshot import Action, Decision, State
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from andes_opt.instance import GainModel
@@ -174,6 +177,7 @@ class Thrift:
             return Decision(replan_after=calm)
 
         charge, candidate = self._preemption_charges(snapshot)
+        charged = self._gains(snapshot, candidate)
         resident = snapshot.kv_tokens > 0
         weights, capacity = snapshot.need_tokens, snapshot.capacity_tokens
         scalars = rate_scalars(snapshot.latency, capacity, mean_tokens(weights))
@@ -185,10 +189,10 @@ class Thrift:
         if slots < most:
             # Compute binds, too. What residents gain by staying says nothing about how
             # large the batch should be (they can be held), so that is settled without it.
-            bare = self._gains(snapshot, np.minimum(charge, 0.0), candidate)
+            bare = charged(np.minimum(charge, 0.0))
             plan = self._solve(Instance(growing, capacity, min(1, most), most, bare))
             slots = most = max(slots, int(plan.serve.sum()))
-        gains = self._gains(snapshot, charge, candidate)
+        gains = charged(charge)
         plan = self._solve(Instance(growing, capacity, min(1, most), most, gains))
 
         gained = gains(plan.batch_size)
@@ -213,16 +217,18 @@ class Thrift:
         return self._solver.solve(instance, time_limit_s=self._time_limit_s)
 
     def _gains(
-        self, snapshot: Snapshot, charge: NDArray[np.float64], candidate: NDArray[np.bool_]
-    ) -> GainModel:
-        if self._objective is None:
-            return self._stakes(snapshot, charge, candidate)
-        return Charged(self._objective.gains(snapshot), charge, candidate)
+        self, snapshot: Snapshot, candidate: NDArray[np.bool_]
+    ) -> Callable[[NDArray[np.float64]], GainModel]:
+        """From charges, (n,), to the step's gains with them; what else they take is done once."""
+        if self._objective is not None:
+            return partial(Charged, self._objective.gains(snapshot), candidate)
+        scalars = rate_scalars(
+            snapshot.latency, snapshot.capacity_tokens, mean_tokens(snapshot.need_tokens)
+        )
+        return partial(_charged_stakes, self._stakes(snapshot, candidate), scalars)
 
-    def _stakes(
-        self, snapshot: Snapshot, charge: NDArray[np.float64], candidate: NDArray[np.bool_]
-    ) -> FormulaGains:
-        """The requests' stakes as gains, with the charges."""
+    def _stakes(self, snapshot: Snapshot, candidate: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """The requests' stakes as rows of a COSTED gain model, those of the charges left 0."""
         lengths = _NO_LENGTHS
         if self._oracle:
             if snapshot.oracle_output_tokens is None:
@@ -234,7 +240,7 @@ class Thrift:
         elif self._unseen >= _REFRESH_REPLIES:
             self._edges, self._share = self._replies.support(snapshot.generated_tokens)
             self._unseen = 0
-        params = np.empty((6, snapshot.num_requests))
+        params = np.zeros((6, snapshot.num_requests))
         fill_stakes(
             snapshot.time_s - snapshot.arrival_s,
             snapshot.delivered,
@@ -250,11 +256,7 @@ class Thrift:
             *(self._shape if _crowded(snapshot) else self._roomy_shape),
             params,
         )
-        params[4], params[5] = charge, 0.0
-        scalars = rate_scalars(
-            snapshot.latency, snapshot.capacity_tokens, mean_tokens(snapshot.need_tokens)
-        )
-        return FormulaGains(COSTED, params, scalars, monotone=True, concave_in_rate=True)
+        return params
 
     def _preemption_charges(
         self, snapshot: Snapshot
@@ -294,14 +296,14 @@ class Charged:
     ----------
     gains
         The gain model.
-    charge
-        What is added to each request's gain, (n,).
     candidate
         False for requests whose own gain counts as 0, (n,).
+    charge
+        What is added to each request's gain, (n,).
     """
 
     def __init__(
-        self, gains: GainModel, charge: NDArray[np.float64], candidate: NDArray[np.bool_]
+        self, gains: GainModel, candidate: NDArray[np.bool_], charge: NDArray[np.float64]
     ) -> None:
         self._gains = gains
         self._charge = charge
@@ -316,6 +318,14 @@ class Charged:
     def table(self, first: int, last: int) -> NDArray[np.float64]:
         """Gains (last - first + 1, n)."""
         return np.where(self._candidate, self._gains.table(first, last), 0.0) + self._charge
+
+
+def _charged_stakes(
+    stakes: NDArray[np.float64], scalars: NDArray[np.float64], charge: NDArray[np.float64]
+) -> FormulaGains:
+    params = stakes.copy()
+    params[4] = charge
+    return FormulaGains(COSTED, params, scalars, monotone=True, concave_in_rate=True)
 
 
 def _crowded(snapshot: Snapshot) -> bool:
