@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _ARRIVAL, _TTFT, _TDS, _DIGESTED, _AREA, _UPDATED, _TOKEN, _TOKEN_AREA = range(8)
 _REALS = 8
 # Rows of the table of integers. LONGEST: prompt and the longest reply allowed; CONTEXT: prompt
-# and reply so far; TODO: tokens to compute before the next one, beyond a normal iteration;
+# and reply so far; TO_COMPUTE: tokens to compute before the next one, beyond a normal iteration;
 # STEERABLE: policies may decide about it.
 (
     _NUMBER,
@@ -40,7 +40,7 @@ _REALS = 8
     _DELIVERED,
     _KV,
     _CONTEXT,
-    _TODO,
+    _TO_COMPUTE,
     _PREEMPTIONS,
     _STATE,
     _STEERABLE,
@@ -134,7 +134,7 @@ class ReaderTracker:
         reals[_TTFT] = target.ttft_s
         reals[_TDS] = target.tds
         integers[_NUMBER] = self.seen
-        integers[_PROMPT] = integers[_CONTEXT] = integers[_TODO] = prompt_tokens
+        integers[_PROMPT] = integers[_CONTEXT] = integers[_TO_COMPUTE] = prompt_tokens
         integers[_LONGEST] = longest_tokens
         integers[_STATE] = _WAITING
         integers[_STEERABLE] = steerable
@@ -243,7 +243,7 @@ class ReaderTracker:
         integers[_PREEMPTIONS] = preemptions
         integers[_STATE] = _PREEMPTED
         integers[_KV] = 0
-        integers[_CONTEXT] = integers[_TODO] = context_tokens
+        integers[_CONTEXT] = integers[_TO_COMPUTE] = context_tokens
 
     def resident_tokens(self) -> int:
         """KV tokens that tracked requests hold, in whole blocks."""
@@ -391,7 +391,7 @@ def _update_resident(
             continue
         integers[_KV, i] = (computed + block - 1) // block * block
         integers[_CONTEXT, i] = context
-        integers[_TODO, i] = max(0, context - computed - 1)
+        integers[_TO_COMPUTE, i] = max(0, context - computed - 1)
         integers[_STATE, i] = state
         integers[_STEERABLE, i] = 1
 
@@ -449,5 +449,5 @@ def _describe(
         state = integers[_STATE, i]
         token_s = new_s if state == _WAITING else resident_s
         token_s = preempted_s if state == _PREEMPTED else token_s
-        restore_s[k] = integers[_TODO, i] * token_s
+        restore_s[k] = integers[_TO_COMPUTE, i] * token_s
     return chosen, need, restore_s

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
+from andes_opt.formulation import most_that_fit
 from andes_opt.gains import CONSTANT, COSTED, FORECAST, compiled
 from andes_opt.plan import make_plan, no_solution
 from solvers._exact_batch import Effort
@@ -143,19 +144,6 @@ def solve_step(
         solve_s=time.perf_counter() - built,
         info=dict(zip(_STATISTICS, statistics.tolist(), strict=True)),
     )
-
-
-@njit(cache=True, error_model="numpy")
-def most_that_fit(weights: NDArray[np.int64], capacity: int) -> int:
-    """Largest number of requests whose weights fit together."""
-    used = 0
-    most = 0
-    for weight in np.sort(weights):
-        used += weight
-        if used > capacity:
-            break
-        most += 1
-    return most
 
 
 @njit(cache=True, error_model="numpy")

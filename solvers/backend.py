@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -48,6 +48,29 @@ def load_back_end(module: str, requirement: str) -> ModuleType:
         raise ImportError(
             f"{module} can't be imported ({error}); pip install '{requirement}' provides it."
         ) from error
+
+
+def new_cp_solver(
+    cp_model: ModuleType, *, threads: int, seed: int, presolve: bool, relative_gap: float
+) -> Any:
+    """
+    A solver of OR-Tools' CP-SAT with the options that ours have.
+
+    Parameters
+    ----------
+    cp_model
+        The module ``ortools.sat.python.cp_model``.
+    threads, seed, presolve, relative_gap
+        As for :class:`solvers.cp_sat.CpSat`.
+    """
+    solver = cp_model.CpSolver()
+    solver.parameters.num_workers = threads
+    solver.parameters.random_seed = seed
+    solver.parameters.cp_model_presolve = presolve
+    solver.parameters.relative_gap_limit = relative_gap
+    # Ctrl-C is for Python: CP-SAT would hand back what it has as if nothing had happened.
+    solver.parameters.catch_sigint_signal = False
+    return solver
 
 
 def check_options(*, threads: int = 1, seed: int = 0, relative_gap: float = 0.0) -> None:

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from andes_opt.plan import TOLERANCE
-from solvers.backend import check_options, integer_bound, integer_profits, load_back_end
+from solvers.backend import (
+    check_options,
+    integer_bound,
+    integer_profits,
+    load_back_end,
+    new_cp_solver,
+)
 from solvers.knapsack import Answer, sweep_knapsacks
 
 if TYPE_CHECKING:
@@ -109,13 +115,13 @@ class CpSat:
         proto.objective.scaling_factor = -1.0
         proto.objective.domain.extend([-_FREE, -floor])
 
-        solver = cp_model.CpSolver()
-        solver.parameters.num_workers = self.threads
-        solver.parameters.random_seed = self.seed
-        solver.parameters.cp_model_presolve = self.presolve
-        solver.parameters.relative_gap_limit = self.relative_gap
-        # Ctrl-C is for Python: CP-SAT would hand back what it has as if nothing had happened.
-        solver.parameters.catch_sigint_signal = False
+        solver = new_cp_solver(
+            cp_model,
+            threads=self.threads,
+            seed=self.seed,
+            presolve=self.presolve,
+            relative_gap=self.relative_gap,
+        )
         built = time.perf_counter()
         if time_left_s is not None:
             solver.parameters.max_time_in_seconds = max(1e-3, time_left_s - (built - started))

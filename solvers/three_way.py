@@ -26,6 +26,7 @@ from solvers.backend import (
     integer_bound,
     integer_profits,
     load_back_end,
+    new_cp_solver,
     scale_exponent,
     unscaled_bound,
 )
@@ -248,12 +249,13 @@ class ThreeWayCpSat:
         floor = math.floor(math.ldexp(cutoff, exponent)) - size // 2 - 1
         proto.objective.domain.extend([-_FREE, -floor])
 
-        solver = cp_model.CpSolver()
-        solver.parameters.num_workers = self.threads
-        solver.parameters.random_seed = self.seed
-        solver.parameters.cp_model_presolve = self.presolve
-        solver.parameters.relative_gap_limit = self.relative_gap
-        solver.parameters.catch_sigint_signal = False  # Ctrl-C is for Python
+        solver = new_cp_solver(
+            cp_model,
+            threads=self.threads,
+            seed=self.seed,
+            presolve=self.presolve,
+            relative_gap=self.relative_gap,
+        )
         built = time.perf_counter()
         if time_left_s is not None:
             solver.parameters.max_time_in_seconds = max(1e-3, time_left_s - (built - started))
