@@ -272,7 +272,7 @@ def test_slower_service_than_reading_gains_less(make_snapshot: Callable[..., Sna
     plan = policy.decide(shot).plan
     assert plan is not None
     charge, candidate = policy._preemption_charges(shot)  # noqa: SLF001
-    gains = policy._stakes(shot, charge, candidate)  # noqa: SLF001
+    gains = policy._gains(shot, candidate)(charge)  # noqa: SLF001
     table = gains.table(1, 30)
     assert (np.diff(table, axis=0) <= 1e-12).all()
     assert (table[0] >= table[-1] + 1e-3).any()
@@ -388,10 +388,10 @@ def test_staying_gains_nothing_with_room_for_everybody(
     assert policy._price > 0  # noqa: SLF001
     charge, candidate = policy._preemption_charges(shot)  # noqa: SLF001
     assert not charge[shot.state != State.PREEMPTED].any()
-    stakes = policy._stakes(shot, charge, candidate).params[0]  # noqa: SLF001
+    stakes = policy._gains(shot, candidate)(charge).params[0]  # noqa: SLF001
     heavier = make_snapshot(40, seed=3, need_tokens=shot.need_tokens * 3, **fields)
     np.testing.assert_array_equal(
-        policy._stakes(heavier, charge, candidate).params[0],  # noqa: SLF001
+        policy._gains(heavier, candidate)(charge).params[0],  # noqa: SLF001
         stakes,
     )
     crowded = make_snapshot(40, seed=3, max_batch=10, capacity_tokens=4096)
