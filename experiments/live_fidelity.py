@@ -21,7 +21,7 @@ from andes_opt.calibration import fit_latency, read_iterations
 from andes_opt.metrics import summarise
 from andes_opt.simulator import simulate
 from experiments.configuration import build
-from experiments.live import request_rate
+from experiments.live_run import request_rate
 from experiments.live_study import Lab, planned
 from experiments.records import ROWS, printable, recorded_run, write_atomically
 from experiments.serve import told_to_end
@@ -157,19 +157,21 @@ def run(config: DictConfig) -> dict[str, float]:
     settings = _shrunk(config).live_fidelity
     folder = Path(HydraConfig.get().runtime.output_dir)
     with told_to_end(), recorded_run(folder) as record:
-        lab = Lab(folder, settings.minutes)
+        lab = Lab(Path(settings.runs), settings.minutes)
         profile: EngineProfile = build(config, "live_engine").profile
         saturated = lab.saturated_tokens_per_s(settings.engine)
         fit = calibrated(lab, settings, folder, profile)
         if saturated is None or fit is None:
-            raise RunsFailed("the engine failed; error.json below runs/ says why.")
+            raise RunsFailed(f"the engine failed; error.json below {settings.runs} says why.")
         lines, folders, items = [], [], []
         for item in planned("fidelity", settings, settings.arms, saturated, range(settings.seeds)):
             if lab.out_of_time:
                 break
             result = lab.result(item.overrides, f"{item.arm} at {item.load}, seed {item.seed}")
             if result is None:
-                raise RunsFailed(f"{item.arm} at {item.load} failed: see error.json below runs/.")
+                raise RunsFailed(
+                    f"{item.arm} at {item.load} failed: see error.json below {settings.runs}."
+                )
             place = {"arm": item.arm, "load": item.load, "seed": item.seed}
             lines.append({**place, **result[1]})
             folders.append(result[0])

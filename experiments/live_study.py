@@ -19,12 +19,14 @@ import numpy as np
 import polars as pl
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 from andes_opt.metrics import paired_difference
 from experiments import report_live
-from experiments.identity import identified, identity
-from experiments.live import request_rate, run_columns, serve
+from experiments.code_closure import state_of, targets
+from experiments.identity import configuration_hash, identified
 from experiments.live_engine import EngineFailed
+from experiments.live_run import request_rate, run_columns, serve
 from experiments.records import ERROR, ROWS, printable, recorded_run, write_json
 from experiments.resume import finished
 from experiments.serve import told_to_end
@@ -74,7 +76,7 @@ class Lab:
     Parameters
     ----------
     folder
-        Its folder; runs lie below it.
+        Where its runs lie, each in a folder of its own; studies may share it.
     minutes
         Time for it; None for as long as it takes.
 
@@ -131,8 +133,8 @@ class Lab:
         rate = request_rate(config)
         if rate is not None:
             config.workload.rate = rate
-        identification = identity("live", config)
-        folder = self._folder / "runs" / identification["configuration"]
+        identification = identification_of(config)
+        folder = self._folder / identification["configuration"]
         summary = finished(folder, identification)
         if summary is not None:
             self.reused += 1
@@ -176,6 +178,26 @@ class Lab:
         rows = pl.read_parquet(folder / ROWS).select("request", "arrival_s")
         tokens = pl.read_parquet(folder / "tokens.parquet").join(rows, on="request")
         return steady_rate((tokens["time_s"] + tokens["arrival_s"]).to_numpy())
+
+
+def identification_of(config: DictConfig) -> dict[str, str]:
+    """
+    What identifies a run: its configuration, and the code that it can run.
+
+    A run takes minutes, so that code which it never touches does not count: for stock vLLM the
+    adapter and the policies, for the others the policies and solvers that they don't name.
+
+    Parameters
+    ----------
+    config
+        Of ``andes-opt live``, complete.
+    """
+    parts = ["workload", "live_engine"] if config.stock else ["workload", "live_engine", "live"]
+    options = {part: OmegaConf.to_container(config[part], resolve=True) for part in parts}
+    modules = {"experiments.live_run", *targets(options)}
+    if not config.stock:
+        modules |= {"engine_adapter.scheduler", "engine_adapter.background_worker"}
+    return {"configuration": configuration_hash("live", config), "code": state_of(modules)[:16]}
 
 
 def steady_rate(times_s: Any) -> float:
@@ -282,7 +304,7 @@ def run(config: DictConfig) -> dict[str, float]:
         raise not_understood("live_study.part", study.part, study.parts)
     folder = Path(HydraConfig.get().runtime.output_dir)
     with told_to_end(), recorded_run(folder) as record:
-        lab = Lab(folder, study.minutes)
+        lab = Lab(Path(study.runs), study.minutes)
         lines: list[dict[str, Any]] = []
         folders: list[Path] = []
         rates: dict[str, float] = {}

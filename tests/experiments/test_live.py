@@ -13,8 +13,8 @@ import pytest
 
 from experiments.cli import main
 from experiments.configuration import load
-from experiments.live import engine_numbers, request_rate, settings_of
 from experiments.live_engine import only_engine, parse_metrics
+from experiments.live_run import engine_numbers, request_rate, settings_of
 from experiments.records import CLIENT_COLUMNS, REQUEST_COLUMNS, RUN_COLUMNS
 from experiments.usage import UsageError
 

@@ -7,7 +7,7 @@ import json
 import polars as pl
 import pytest
 
-from experiments import live
+from experiments import live_run
 from experiments.cli import main
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
@@ -21,14 +21,14 @@ def test_the_experiment_in_small(monkeypatch, tmp_path):
     process or counters of an engine are left.
     """
     seen = []
-    original = live.read_counters
+    original = live_run.read_counters
 
     def counters(config, server):
         found = original(config, server)
         seen.append({**found, "stock": config.stock, "process": server.process})
         return found
 
-    monkeypatch.setattr(live, "read_counters", counters)
+    monkeypatch.setattr(live_run, "read_counters", counters)
     command = [
         "live",
         "experiment=live_overload",
@@ -43,7 +43,7 @@ def test_the_experiment_in_small(monkeypatch, tmp_path):
     assert main(command) == 0
     assert (tmp_path / "docs" / "results" / "live.md").exists()
 
-    runs = sorted((tmp_path / "outputs/live_overload/runs").iterdir())
+    runs = sorted((tmp_path / "outputs/live_runs").iterdir())
     assert len(runs) == 3
     summaries = {}
     for folder in runs:

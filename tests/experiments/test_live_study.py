@@ -12,6 +12,7 @@ import pytest
 
 from experiments import live_study, report_live
 from experiments.cli import main
+from experiments.code_closure import closure
 from experiments.configuration import groups, load
 from experiments.live_fidelity import Sweep, comparison, hit_share
 from experiments.live_study import planned, shrunk, steady_rate, unresolved
@@ -72,7 +73,7 @@ def test_neighbours_in_time_share_seed_and_load_in_alternating_order():
 def test_every_run_of_the_experiment_is_a_run_of_the_command():
     """Each arm's overrides compose, build, and name the scheduler and solver that the arm says."""
     from experiments.configuration import build
-    from experiments.live import settings_of
+    from experiments.live_run import settings_of
 
     study = load("live", ["experiment=live_overload"]).live_study
     seen = set()
@@ -166,6 +167,27 @@ def test_a_study_resumes_and_survives_a_failed_run(monkeypatch, tmp_path, capsys
 
     assert main([*command, "live_study.part=overlod"]) == 2
     assert "did you mean overload?" in capsys.readouterr().err
+
+
+def test_a_run_is_kept_while_the_code_that_it_can_run_stays(monkeypatch):
+    """Another policy's file changes nothing, its own or the adapter's does; stock has neither."""
+    seen = []
+
+    def state_of(modules):
+        seen.append(closure(modules))
+        return "0" * 64
+
+    monkeypatch.setattr(live_study, "state_of", state_of)
+    stock = live_study.identification_of(load("live", ["stock=true"]))
+    thrift = live_study.identification_of(load("live", ["policy=thrift", "solver=exact"]))
+    assert stock["configuration"] != thrift["configuration"]
+    for modules in seen:
+        assert {"experiments.live_run", "experiments.live_engine", "andes_opt.workload"} <= modules
+        assert not {"experiments.live_study", "experiments.report_live"} & modules
+    assert not {"engine_adapter.controller", "engine_adapter.scheduler"} & seen[0]
+    assert "andes_opt.policy.thrift" not in seen[0]
+    assert {"engine_adapter.controller", "andes_opt.policy.thrift", "solvers.exact"} <= seen[1]
+    assert not {"andes_opt.policy.round_robin", "solvers.pulp_cbc"} & seen[1]
 
 
 def test_tiny_keeps_the_form():
