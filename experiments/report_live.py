@@ -36,6 +36,11 @@ _QOE = {
     "preemptions/request": ("preemptions_per_request", 2),
     "unfinished": ("unfinished", 1),
 }
+#: Column of the second table -> tokens/s, of which the loss against the baseline is shown.
+_THROUGHPUT = {
+    "tokens/s lost while requests arrive %": "tokens_per_s_arriving",
+    "over the makespan %": "tokens_per_s",
+}
 #: Column of the third table -> metric, factor, decimals.
 _COST = {
     "planner share %": ("adapter_planner_share", 100.0, 2),
@@ -107,7 +112,8 @@ def write(results: pl.DataFrame, facts: Facts, folder: Path) -> str:
         tables = [
             markdown(qoe_table(rows), _decimals(_QOE)),
             f"Against {baseline} on the same requests: ratio of mean QoE (`area`), paired "
-            "difference, and tokens/s lost.",
+            "difference, and tokens/s lost: between the first and the last arrival, and until the "
+            "last token.",
             markdown(difference_table(rows, baseline, facts.study.half_width), {}),
         ]
         if "adapter_plans" in rows.columns:
@@ -154,11 +160,13 @@ def difference_table(rows: pl.DataFrame, baseline: str, half_width: float) -> pl
             continue
         area, base = paired(rows, arm, baseline, load, "qoe_area_mean")
         window, window_base = paired(rows, arm, baseline, load, "qoe_window_mean")
-        rate, base_rate = paired(rows, arm, baseline, load, "tokens_per_s")
         if not area.size:
             continue
         difference, width = paired_difference(area, base)
-        losses = 100 * (1 - rate / base_rate)
+        losses = {}
+        for name, metric in _THROUGHPUT.items():
+            rate, base_rate = paired(rows, arm, baseline, load, metric)
+            losses[name] = _interval(*mean_ci(100 * (1 - rate / base_rate)), 1)
         lines.append(
             {
                 "load": load,
@@ -168,7 +176,7 @@ def difference_table(rows: pl.DataFrame, baseline: str, half_width: float) -> pl
                 "difference": _interval(difference, width, 3),
                 f"resolved to {half_width:g}": "yes" if width <= half_width else "not resolved",
                 "window difference": _interval(*paired_difference(window, window_base), 3),
-                "tokens/s lost %": _interval(*mean_ci(losses), 1),
+                **losses,
             }
         )
     return pl.DataFrame(lines)

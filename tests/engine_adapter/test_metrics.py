@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from engine_adapter.metrics import families, read_report, scratch_report
 from engine_adapter.report import Report, write_report
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def counters() -> dict[str, Any]:
@@ -43,6 +42,15 @@ def test_every_counter_has_its_metric() -> None:
         "target not understood": 1.0,
     }
     assert all(family.help and family.kind for family in found.values())
+
+
+def test_the_documentation_names_every_metric_and_no_other() -> None:
+    """docs/live.md lists the metrics as Prometheus shows them."""
+    text = (Path(__file__).parents[2] / "docs" / "live.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(andes_opt_[a-z_]+)", text))
+    ends = {"counter": "_total"}
+    shown = {family.name + ends.get(family.kind, "") for family in families(counters())}
+    assert named == shown
 
 
 def test_the_histogram_counts_readers_up_to_each_edge() -> None:

@@ -44,6 +44,7 @@ def results(differences):
                     "qoe_area_mean": qoe,
                     "qoe_window_mean": qoe,
                     "tokens_per_s": 100.0 if arm == "stock" else 98.0,
+                    "tokens_per_s_arriving": 100.0 if arm == "stock" else 101.0,
                 }
             )
     return pl.DataFrame(lines)
@@ -131,7 +132,8 @@ def test_differences_are_paired_and_said_to_be_resolved_or_not():
     assert line["ratio"] == "1.10"
     assert line["difference"] == "0.090 ± 0.000"
     assert line["resolved to 0.01"] == "yes"
-    assert line["tokens/s lost %"] == "2.0 ± 0.0"
+    assert line["over the makespan %"] == "2.0 ± 0.0"
+    assert line["tokens/s lost while requests arrive %"] == "-1.0 ± 0.0"
     line = report_live.difference_table(results([0.0, 0.1]), "stock", 0.01).row(0, named=True)
     assert line["resolved to 0.01"] == "not resolved"
 
