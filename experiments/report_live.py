@@ -166,7 +166,9 @@ def difference_table(rows: pl.DataFrame, baseline: str, half_width: float) -> pl
         losses = {}
         for name, metric in _THROUGHPUT.items():
             rate, base_rate = paired(rows, arm, baseline, load, metric)
-            losses[name] = _interval(*mean_ci(100 * (1 - rate / base_rate)), 1)
+            # Very short runs deliver nothing before the last arrival.
+            kept = np.divide(rate, base_rate, out=np.full(rate.shape, np.nan), where=base_rate > 0)
+            losses[name] = _interval(*mean_ci(100 * (1 - kept)), 1)
         lines.append(
             {
                 "load": load,
@@ -275,6 +277,8 @@ def paired(
 
 
 def _interval(mean: float, width: float, decimals: int) -> str:
+    if not np.isfinite(mean):
+        return "-"
     if not np.isfinite(width):
         return f"{mean:.{decimals}f}"
     return f"{mean:.{decimals}f} ± {width:.{decimals}f}"
