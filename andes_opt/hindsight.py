@@ -19,9 +19,10 @@ most max_batch requests and computes at most token_budget tokens. So with any we
           + \sigma_3 \frac{tokens_i}{token\_budget}\right).
 
 This is single-machine scheduling: each token needs at least ``w`` seconds of one machine.
-(After an eviction with recomputation a token may come out of a prefill; its ``c`` is the
-cheaper of the two.) The prompt may be computed in chunks; their costs add up, and the KV held
-and the requests counted are those of the fewest chunks, each as full as the budget allows.
+(After an eviction with recomputation a token may come out of a prefill of what the prefix
+cache has lost; its ``c`` is the cheaper of the two.) The prompt may be computed in chunks; their
+costs add up, and the KV held and the requests counted are those of the fewest chunks, each as
+full as the budget allows.
 
 **Weak duality.** Iterations do not overlap. Weigh each with the mean of :math:`\lambda` over
 its duration: the work of all tokens, so weighted, is at most :math:`\int \lambda`. A token
@@ -48,7 +49,7 @@ function is convex, hence the prices are finally scaled by a line search.
 moving KV at a preemption, memory that whole requests can't fill, and that a token takes as
 long as the iteration it shares, not just ``w``. It is therefore close where batches are
 large and loads moderate; with two requests in memory, or bursts that need many turns, it is
-loose.
+loose (against the best of all schedules: :mod:`andes_opt.hindsight_exhaustive`).
 
 Lagrangian bounds of this kind: M. L. Fisher, Management Science 27(1), 1981.
 """
@@ -320,7 +321,8 @@ def _token_work(
         latency.per_request_s + latency.per_context_token_s * context, dtype=np.float64
     )
     if engine.preemption == "recompute":
-        own_s = np.minimum(own_s, latency.per_prefill_token_s * context)
+        cached = np.floor(engine.recompute_hit_share * (context - 1))
+        own_s = np.minimum(own_s, latency.per_prefill_token_s * (context - cached))
     own_s[0] = latency.per_prefill_token_s * prompt
 
     # After the last chunk but r at least prompt - r * budget tokens are in the cache.

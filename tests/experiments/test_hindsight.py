@@ -7,8 +7,12 @@ import polars as pl
 import pytest
 
 from andes_opt.hindsight import bound_at_prices
+from andes_opt.hindsight_exhaustive import optimum, tiny_problem
+from experiments import hindsight_cells
 from experiments.cli import main
 from experiments.configuration import build, load
+from experiments.study import Point
+from experiments.study_settings import patched, settings_of
 
 TINY = ("workload.requests=30", "engine.latency.base_s=0.3", "engine.capacity_tokens=4000")
 
@@ -61,3 +65,71 @@ def test_user_errors(override, complaint, capsys):
     """Options out of range end in one sentence and exit status 2."""
     assert main(["hindsight", *TINY, override]) == 2
     assert complaint in capsys.readouterr().err
+
+
+def test_the_study_puts_the_bound_beside_the_policies(run):
+    """Every load has a row for each policy and the bound, which none exceeds; gaps are paired."""
+    folder, summary = run(
+        "hindsight",
+        "experiment=hindsight",
+        "study.tiny=true",
+        "hydra/launcher=basic",
+        "study.variants=[opt_66b_4xa100]",
+        "study.loads=[1.0]",
+    )
+    rows = pl.read_parquet(folder / "rows.parquet").filter(pl.col("metric") == "qoe_window_mean")
+    assert rows["arm"].unique(maintain_order=True).to_list() == ["fcfs", "andes", "bound"]
+    by_arm = {arm: rows.filter(pl.col("arm") == arm)["number"].to_numpy() for arm in rows["arm"]}
+    assert (by_arm["fcfs"] <= by_arm["bound"]).all()
+    assert (by_arm["andes"] <= by_arm["bound"]).all()
+    table = pl.read_csv(folder / "table.csv", infer_schema_length=None)
+    assert table.filter(pl.col("metric") == "bound_cpu_s")["arm"].unique().to_list() == ["bound"]
+
+    text = (folder / "hindsight.md").read_text()
+    gap = 100 * np.mean(by_arm["fcfs"] - by_arm["bound"])
+    section = text[text.index("## Gap to the bound") :]
+    assert f"| fcfs  | {gap:.2f} ±" in section
+    assert "`andes-opt hindsight experiment=hindsight" in text
+    assert {path.name for path in folder.glob("*.png")} == {
+        "hindsight_means.png",
+        "hindsight_less_bound.png",
+    }
+    assert summary["bound_on_opt_66b_4xa100_at_1.0 x_qoe_window_mean"] <= 1
+
+
+def test_the_study_shares_simulations_with_those_of_thrift():
+    """Its arms are configured as in beat_the_paper, so that their cells are the same files."""
+    runs = {}
+    for command, experiment in (("hindsight", "hindsight"), ("simulate", "beat_the_paper")):
+        config = load(command, [f"experiment={experiment}"])
+        assert config.study.variants[0] == "opt_66b_4xa100"
+        for arm in ("fcfs", "andes", "thrift"):
+            settings = settings_of(arm, config.study.settings, ["policy"])
+            point = Point("opt_66b_4xa100", arm, patched(config, settings, {}), {})
+            runs.setdefault(arm, []).append(point.run)
+    for arm, (ours, theirs) in runs.items():
+        assert ours == theirs, arm
+
+
+def test_cells_state_what_the_bound_takes_and_how_tight_it_is():
+    """The bound of a cell is the library's; tiny instances are held against their optimum."""
+    config = load("hindsight", (*TINY, "workload.rate=30.0"))
+    point = Point("v", "a", config, {})
+    world = {name: point.run[name] for name in ("workload", "engine")}
+    world["workload"]["rate"] = 30.0
+    numbers = hindsight_cells.bounded(world, seed=0, slot_s=4.0, cells=50)
+    found = {metric: value for metric, _, value in numbers}
+    assert set(found) <= {"qoe_window_mean", *hindsight_cells.METRICS}
+    assert found["qoe_window_mean"] < 0.99
+    assert 0 < found["priced_share"] <= 1
+    assert found["bound_cpu_s"] > 0
+
+    *instances, (_, ((_, _, most),)) = hindsight_cells.exhausted("swap", instances=3, cells=50)
+    gaps = []
+    for seed, numbers in instances:
+        found = {metric: value for metric, _, value in numbers}
+        best = optimum(*tiny_problem(seed, "swap")).mean_window
+        assert found["exhaustive_qoe_window"] == best
+        assert found["exhaustive_bound_qoe_window"] >= best
+        gaps.append(found["exhaustive_gap_points"])
+    assert most == max(gaps) >= min(gaps) >= 0

@@ -11,7 +11,7 @@ import pytest
 from andes_opt.metrics import paired_difference
 from experiments import study_cells
 from experiments.cli import main
-from experiments.configuration import CONF_DIR, build, load
+from experiments.configuration import CONF_DIR, build, first_comment, load
 from experiments.exact_vs_greedy_views import break_even_s, in_words
 from experiments.records import COLUMNS, RUN_COLUMNS, STUDY_COLUMNS
 from experiments.study import Point
@@ -41,7 +41,8 @@ def test_the_experiments_of_the_paper_are_there():
     """One file a question, each with its question, its views and at least five seeds."""
     assert len(STUDIES) >= 12
     for name in STUDIES:
-        config = load("simulate", [f"experiment={name}"])
+        command = first_comment(CONF_DIR / "experiment" / f"{name}.yaml").partition(":")[0]
+        config = load(command, [f"experiment={name}"])
         assert config.study.seeds >= 5
         assert config.study.question
         assert config.study.views

@@ -1,0 +1,130 @@
+"""
+``andes-opt hindsight experiment=hindsight``: policies, the bound and the gap, by load.
+
+A study (:mod:`experiments.study`) in which the bound is one more arm: what no scheduler exceeds on
+the same requests. Its simulations are cells that other studies share.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+from hydra.core.hydra_config import HydraConfig
+
+from experiments import study_report
+from experiments.grid import Cell
+from experiments.records import printable, recorded_run
+from experiments.study import Lab, served_rows
+from experiments.study_cells import with_rate
+from experiments.study_settings import TINY, shrunk
+from experiments.study_statistics import as_rows
+from experiments.usage import UsageError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+#: The arm that stands for the best of all schedulers.
+BOUND = "bound"
+
+
+def run(config: DictConfig) -> dict[str, float]:
+    """Work on what is missing, write rows, tables, document and figures; the summary."""
+    hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
+    with recorded_run(folder) as record:
+        if config.study.seeds < 1:
+            raise UsageError(f"study.seeds={config.study.seeds} < 1 not understood.")
+        study_report.views_of(config)  # an hour later would be late to complain
+        lab = Lab(shrunk(config), hydra_config)
+        rows = rows_of(lab)
+        facts = study_report.Facts(
+            name=str(hydra_config.runtime.choices["experiment"]),
+            command=shlex.join(["andes-opt", "hindsight", *hydra_config.overrides.task]),
+            environment=record.environment,
+            config=lab.config,
+            computed=lab.computed,
+            reused=lab.reused,
+            cell_seconds=lab.seconds,
+        )
+        text = study_report.write(rows, facts, folder, lab.config.study.docs)
+        summary = {
+            "cells": lab.computed + lab.reused,
+            "computed": lab.computed,
+            "reused": lab.reused,
+            "cells_s": lab.seconds,
+            **study_report.summary(rows, lab.config.study.baseline),
+        }
+        record.finish(rows, summary)
+    print(text)
+    print(printable(folder))
+    return summary
+
+
+def rows_of(lab: Lab) -> pl.DataFrame:
+    """
+    Rows of the policies, of the bound at the same points, and of tiny instances.
+
+    Parameters
+    ----------
+    lab
+        With ``study.loads`` or ``study.rates``, ``study.exhaustive`` (preemption, instances)
+        and ``bound`` (slot_s, cells).
+    """
+    study = lab.config.study
+    policies = served_rows(lab)
+    rows = policies.vstack(_bound_rows(lab, policies))
+    arms, variants = [*study.arms, BOUND], list(study.variants)
+    # By load, so that policies and their bound stand together.
+    ranks = (
+        pl.col("variant").replace_strict(variants, range(len(variants))),
+        pl.col("rate"),
+        pl.col("arm").replace_strict(arms, range(len(arms))),
+    )
+    return rows.sort(*ranks, maintain_order=True).vstack(_exhaustive_rows(lab))
+
+
+def _bound_rows(lab: Lab, policies: pl.DataFrame) -> pl.DataFrame:
+    places = policies.select("variant", "rate", "relative_load", "seed").unique(maintain_order=True)
+    options = {"slot_s": float(lab.config.bound.slot_s), "cells": int(lab.config.bound.cells)}
+    cells = []
+    for variant, rate, load, seed in places.iter_rows():
+        point = lab.point(variant, lab.config.study.baseline)
+        nodes = with_rate(point.run, rate)
+        world = {name: nodes[name] for name in ("workload", "engine")}
+        # No policy, no solver: the bound is about all of them.
+        label = point.label(rate, seed, load) | {
+            "arm": BOUND,
+            "policy": None,
+            "solver": None,
+            "objective": None,
+        }
+        work = "experiments.hindsight_cells:bounded"
+        cells.append(Cell(work, {"run": world, "seed": seed, **options}, label))
+    results = lab.results(cells, "bounding")
+    return as_rows((cell.label, found) for cell, found in zip(cells, results, strict=True))
+
+
+def _exhaustive_rows(lab: Lab) -> pl.DataFrame:
+    asked = lab.config.study.exhaustive
+    instances = min(asked.instances, TINY["seeds"]) if lab.config.study.tiny else asked.instances
+    cells = [
+        Cell(
+            "experiments.hindsight_cells:exhausted",
+            {
+                "preemption": preemption,
+                "instances": int(instances),
+                "cells": int(lab.config.bound.cells),
+            },
+            {"command": "hindsight", "variant": f"tiny, {preemption}", "arm": BOUND},
+        )
+        for preemption in asked.preemption
+    ]
+    results = lab.results(cells, "trying all schedules")
+    return as_rows(
+        ({**cell.label, "seed": seed}, numbers)
+        for cell, found in zip(cells, results, strict=True)
+        for seed, numbers in found
+    )
