@@ -199,8 +199,8 @@ class Lab:
         """
         Rates of each variant, with the load that each is.
 
-        ``study.rates`` are taken as they are; ``study.loads`` are multiples of the
-        baseline's capacity (mean over seeds) on that variant.
+        ``study.rates`` are taken as they are; ``study.loads`` are multiples of the capacity of
+        ``study.loads_of`` (mean over seeds) on that variant.
 
         Raises
         ------
@@ -212,13 +212,13 @@ class Lab:
             raise UsageError("study.rates and study.loads: give one of them, null for the other.")
         if study.rates is not None:
             return {name: [(float(rate), None) for rate in study.rates] for name in variants}
-        found = self.capacities([self.point(name, study.baseline) for name in variants])
+        found = self.capacities([self.point(name, study.loads_of) for name in variants])
         rates: dict[str, list[tuple[float, float | None]]] = {}
         for name in variants:
-            values = found[name, study.baseline]["capacity_area"]
+            values = found[name, study.loads_of]["capacity_area"]
             capacity = sum(values) / len(values)
             if capacity == 0:
-                raise UsageError(f"{study.baseline} has no capacity on {name}, so no load either.")
+                raise UsageError(f"{study.loads_of} has no capacity on {name}, so no load either.")
             rates[name] = [(float(f"{load * capacity:.4g}"), float(load)) for load in study.loads]
         return rates
 

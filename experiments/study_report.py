@@ -183,6 +183,8 @@ def _header(facts: Facts) -> str:
             f"{search.threshold:g}, by bisection to {100 * search.tolerance:g} % for each seed, "
             "whose requests arrive in the same pattern at every rate."
         )
+    if study.loads is not None:
+        lines.append(f"- Load 1 is the capacity of {study.loads_of} on the same variant.")
     if study.tiny:
         lines.append("- **Tiny form: no result, only a look at the form of one.**")
     return "\n\n".join([*lines[:2], "\n".join(lines[2:])])

@@ -67,7 +67,7 @@ def axis(rows: pl.DataFrame) -> str:
     if rows["jitter_s"].null_count() < rows.height:
         return "mean network jitter in s"
     if rows["relative_load"].null_count() < rows.height:
-        return "request rate over FCFS's capacity"
+        return "load (request rate over a capacity)"
     return "request rate in 1/s"
 
 

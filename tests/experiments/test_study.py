@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from andes_opt.metrics import paired_difference
-from experiments import study_cells
+from experiments import study, study_cells
 from experiments.cli import main
 from experiments.configuration import CONF_DIR, build, first_comment, load
 from experiments.exact_vs_greedy_views import break_even_s, in_words
@@ -205,6 +205,20 @@ def test_a_tiny_form_leaves_the_real_document_alone(run, tmp_path):
     folder, _ = run("simulate", "experiment=paper_rates", *TINY, "study.rates=[6.0]")
     assert document.read_text() == "the result of an hour"
     assert "Tiny form" in (folder / "paper_rates.md").read_text()
+
+
+def test_loads_are_multiples_of_one_capacity_whatever_is_compared(run, monkeypatch):
+    """Not of the capacity of the arm that is compared with (a bug once: the axis said FCFS's)."""
+    capacities, measured = study.Lab.capacities, set()
+
+    def watched(self, points):
+        measured.update(point.arm for point in points)
+        return capacities(self, points)
+
+    monkeypatch.setattr(study.Lab, "capacities", watched)
+    folder, _ = run("simulate", "experiment=paper_horizon", *TINY, "study.baseline=dt 5 s")
+    assert measured == {"fcfs"}
+    assert "- Load 1 is the capacity of fcfs" in (folder / "paper_horizon.md").read_text()
 
 
 def test_a_stopped_study_goes_on(run, monkeypatch, capsys):
