@@ -13,8 +13,8 @@ from hydra.core.hydra_config import HydraConfig
 from experiments.configuration import CONF_DIR, build, label
 from experiments.progress import bar
 from experiments.records import ROWS, frame, recorded_run, write_atomically, write_json
-from experiments.resume import resumable
-from experiments.usage import UsageError
+from experiments.resume import resumable, say
+from experiments.usage import not_installed
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
@@ -47,9 +47,7 @@ def bench(config: DictConfig, *, description: str = "streaming") -> ClientLog:
     try:
         from experiments.client.open_loop import replay
     except ImportError as error:
-        raise UsageError(
-            f"{error.name} is not installed: pip install 'andes-opt[live]'."
-        ) from error
+        raise not_installed(str(error.name), "live") from error
     requests = build(config, "workload").generate(config.seed)
     endpoint = build(config, "endpoint")
     with bar(requests.num_requests, description) as progress:
@@ -109,8 +107,7 @@ def run(config: DictConfig) -> dict[str, float]:
         if config.tokens:
             tokens = token_rows(measured)
             write_atomically(folder / "tokens.parquet", tokens.write_parquet)
-        print(sentence(values))
-        print(folder)
+        say(sentence(values), folder)
         if log.interrupted:
             write_atomically(folder / ROWS, rows.write_parquet)
             write_json(folder / INTERRUPTED_SUMMARY, values)

@@ -16,9 +16,9 @@ from hydra.core.override_parser.types import OverrideType
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from experiments.usage import UsageError, not_understood
+from experiments.usage import UsageError, not_understood, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -221,6 +221,8 @@ def build(config: DictConfig, key: str | None = None) -> Any:
         return instantiate(node)
     except InstantiationException as error:
         raise UsageError(where + _reason(error)) from error
+    except MissingMandatoryValue as error:
+        raise UsageError(one_line(error)) from error
     except (OmegaConfBaseException, ValueError, FileNotFoundError) as error:
         raise UsageError(where + str(error).splitlines()[0]) from error
 

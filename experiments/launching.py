@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from experiments.environment import limit_threads
-from experiments.usage import UsageError, not_understood
+from experiments.usage import UsageError, not_installed, not_understood
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -76,9 +76,7 @@ def check_launcher(command: str, name: str, others: Iterable[str] = ()) -> None:
         raise not_understood("hydra/launcher", name, [*LAUNCHERS, *sorted(others)])
     launcher = LAUNCHERS[name]
     if launcher.module is not None and not _installed(launcher.module):
-        raise UsageError(
-            f"hydra/launcher={name} needs an extra: pip install 'andes-opt[{launcher.extra}]'."
-        )
+        raise not_installed(f"what hydra/launcher={name} needs", str(launcher.extra))
 
 
 def _installed(module: str) -> bool:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _PACKAGES = ("andes_opt", "solvers", "engine_adapter", "experiments")
+#: Groups that hold options of one thing rather than things to choose from.
+_SINGLE = ("isolation", "live", "study", "tuning")
 #: Kinds that are not groups of ``conf/``.
 EXTRA_KINDS = {
     "columns": "columns of rows.parquet",
@@ -26,7 +28,7 @@ EXTRA_KINDS = {
 
 def plural(group: str) -> str:
     """How a group is called on the command line: ``policy`` -> ``policies``."""
-    if group.endswith("s"):
+    if group.endswith("s") or group in _SINGLE:
         return group
     return f"{group[:-1]}ies" if group.endswith("y") else f"{group}s"
 

@@ -11,8 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 from experiments.bench import sentence
 from experiments.configuration import CONF_DIR
 from experiments.live_run import adapter_sentence, request_rate, run_columns, serve
-from experiments.records import printable, recorded_run
-from experiments.resume import resumable
+from experiments.records import recorded_run
+from experiments.resume import resumable, say
 from experiments.serve import told_to_end
 
 if TYPE_CHECKING:
@@ -41,8 +41,7 @@ def run(config: DictConfig) -> dict[str, float]:
         columns = run_columns(config, rate, overrides, hydra_config.runtime.choices)
         rows, values = serve(config, folder, columns)
         record.finish(rows, values)
-    print(f"{sentence(values)} {adapter_sentence(values)}".rstrip())
-    print(printable(folder))
+    say(f"{sentence(values)} {adapter_sentence(values)}".rstrip(), folder)
     return values
 
 

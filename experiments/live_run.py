@@ -19,7 +19,7 @@ from experiments.live_engine import DYING_S, serving
 from experiments.progress import bar
 from experiments.records import frame, write_atomically
 from experiments.serve import checked_settings
-from experiments.usage import UsageError
+from experiments.usage import UsageError, not_installed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -169,9 +169,7 @@ def serve(
     try:
         from experiments.client.measured import measure, row_columns, summary
     except ImportError as error:
-        raise UsageError(
-            f"{error.name} is not installed: pip install 'andes-opt[live]'."
-        ) from error
+        raise not_installed(str(error.name), "live") from error
     engine: LiveEngine = build(config, "live_engine")
     settings = settings_of(config)
     if settings is not None and config.iterations:

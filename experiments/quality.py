@@ -20,8 +20,8 @@ from andes_opt.plan import TOLERANCE_MIP, Plan, Status, verify
 from experiments import figures, instances
 from experiments.configuration import CONF_DIR, build, load_choice
 from experiments.progress import bar, jit_seconds
-from experiments.records import COLUMNS, frame, printable, recorded_run, write_atomically
-from experiments.resume import resumable
+from experiments.records import COLUMNS, frame, recorded_run, write_atomically
+from experiments.resume import resumable, say
 from experiments.tables import markdown
 from experiments.usage import UsageError
 
@@ -371,10 +371,9 @@ def run(config: DictConfig) -> dict[str, float]:
             **summarise(rows),
         }
         record.finish(rows, summary)
-    print(markdown(shown, TABLE_DECIMALS))
+    say(markdown(shown, TABLE_DECIMALS), folder)
     if summary["contradictions"]:
         raise RuntimeError(f"{summary['contradictions']} plans beat a bound called proven.")
-    print(printable(folder))
     return summary
 
 

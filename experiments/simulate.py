@@ -15,8 +15,8 @@ from andes_opt.simulator import TIMELINE_COLUMNS, SimulationResult
 from andes_opt.simulator import simulate as run_simulation
 from experiments.configuration import CONF_DIR, build, label
 from experiments.progress import bar, jit_seconds
-from experiments.records import REQUEST_COLUMNS, frame, printable, recorded_run, write_atomically
-from experiments.resume import resumable
+from experiments.records import REQUEST_COLUMNS, frame, recorded_run, write_atomically
+from experiments.resume import resumable, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,8 +130,7 @@ def run(config: DictConfig) -> dict[str, float]:
         if result.token_times_s is not None:
             write_atomically(folder / "tokens.parquet", _token_rows(result).write_parquet)
         record.finish(request_rows(result, run_columns(config, HydraConfig.get())), summary)
-    print(_sentence(summary))
-    print(printable(folder))
+    say(_sentence(summary), folder)
     return summary
 
 

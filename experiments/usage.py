@@ -59,13 +59,31 @@ def not_understood(key: str, value: object, choices: Iterable[str]) -> UsageErro
     return UsageError(f"{key}={value} not understood: need one of {', '.join(choices)}{hint}")
 
 
-def unknown_key(key: str, choices: Iterable[str]) -> UsageError:
-    """A :class:`UsageError` for an option that does not exist."""
+def not_installed(what: str, *extras: str) -> UsageError:
+    """A :class:`UsageError` for a missing package, with the extras that bring it."""
+    choices = " or ".join(f"pip install -e '.[{extra}]'" for extra in extras)
+    return UsageError(f"{what} is not installed: {choices} in the folder of andes-opt.")
+
+
+def unknown_key(key: str, choices: Iterable[str], elsewhere: Iterable[str] = ()) -> UsageError:
+    """
+    A :class:`UsageError` for an option that does not exist.
+
+    Parameters
+    ----------
+    key
+        The option.
+    choices
+        Options of the same node.
+    elsewhere
+        Options of other nodes; one of the same name is likely to be meant.
+    """
     choices = sorted(choices)
     parent, _, last = key.rpartition(".")
-    near = difflib.get_close_matches(last, choices, n=1, cutoff=0.5)
     prefix = f"{parent}." if parent else ""
-    hint = f"; did you mean {prefix}{near[0]}?" if near else "."
+    near = [other for other in elsewhere if other.rpartition(".")[2] == last]
+    near += [prefix + name for name in difflib.get_close_matches(last, choices, n=1, cutoff=0.5)]
+    hint = f"; did you mean {near[0]}?" if near else "."
     valid = ", ".join(prefix + choice for choice in choices) or "nothing"
     return UsageError(f"option {key} not understood: need one of {valid}{hint}")
 
@@ -223,11 +241,25 @@ def _check_key(defaults: DictConfig, key: str) -> None:
             return  # an element of a list, or below an interpolation: Hydra knows better
         names = [str(name) for name in node]
         if part not in names:
-            raise unknown_key(".".join([*path, part]), names)
+            raise unknown_key(".".join([*path, part]), names, _options(defaults))
         path.append(part)
         if OmegaConf.is_interpolation(node, part):
             return
         node = node.get(part)
+
+
+def _options(node: Any, prefix: str = "") -> list[str]:
+    """Dotted keys of all options below a node, those nearest to it first."""
+    from omegaconf import DictConfig, OmegaConf
+
+    if not isinstance(node, DictConfig):
+        return []
+    names = [str(name) for name in node]
+    found = [prefix + name for name in names]
+    for name in names:
+        if not OmegaConf.is_interpolation(node, name) and not OmegaConf.is_missing(node, name):
+            found += _options(node.get(name), f"{prefix}{name}.")
+    return sorted(found, key=lambda key: key.count("."))
 
 
 def _check_type(defaults: DictConfig, key: str, value: Any) -> None:
@@ -254,5 +286,10 @@ def _check_type(defaults: DictConfig, key: str, value: Any) -> None:
 
 def one_line(error: BaseException) -> str:
     """An error's message in one line."""
+    from omegaconf.errors import MissingMandatoryValue
+
+    if isinstance(error, MissingMandatoryValue) and error.full_key:
+        key = error.full_key
+        return f"{key} is missing: this choice needs {key}=VALUE."
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines) if lines else type(error).__name__

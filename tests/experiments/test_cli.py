@@ -99,6 +99,8 @@ def test_help_of_plain_commands_has_three_examples(command, capsys):
         (["simulate", "policy=ands"], ["policy=ands", "fcfs", "did you mean andes?"]),
         (["simulate", "polcy=andes"], ["polcy", "did you mean policy?"]),
         (["simulate", "workload.rat=3"], ["workload.rat", "did you mean workload.rate?"]),
+        (["simulate", "rate=3"], ["option rate", "did you mean workload.rate?"]),
+        (["simulate", "workload=trace"], ["workload.path is missing", "workload.path=VALUE"]),
         (["simulate", "workload.rate=fast"], ["workload.rate=fast", "number"]),
         (["simulate", "workload.requests=1.5"], ["workload.requests=1.5", "integer"]),
         (["simulate", "oracle=perhaps"], ["oracle=perhaps", "true or false"]),

@@ -87,6 +87,18 @@ def test_a_sweep_killed_again_and_again_ends_with_the_same_rows(tmp_path):
     assert not list(Path("sweep").rglob(".*.partial*"))
 
 
+def test_a_sweeps_runs_are_told_apart(capsys):
+    """What came out of a run stands below its overrides; a single run needs no such line."""
+    assert main([*SWEEP, "seed=0,1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for seed in (0, 1):
+        place = lines.index(f"policy=fcfs workload.requests=4 seed={seed}:")
+        assert lines[place + 1].startswith("QoE area")
+        assert lines[place + 2].startswith("sweep/")
+    assert main(["simulate", "policy=fcfs", "workload.requests=4"]) == 0
+    assert capsys.readouterr().out.startswith("QoE area")
+
+
 def test_a_longer_sweep_makes_only_what_is_new(capsys):
     """Values added to a sweep leave its complete runs alone; without resume all run again."""
     assert main([*SWEEP, "seed=1"]) == 0
