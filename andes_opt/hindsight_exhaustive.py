@@ -122,12 +122,13 @@ def tiny_problem(
         ttft_s=rng.choice([0.05, 0.1], n),
         tds=rng.uniform(20.0, 50.0, n),
     )
+    longest = int((requests.prompt_tokens + requests.output_tokens).max())
     engine = EngineProfile(
         name="tiny",
         latency=LatencyModel(
             base_s=0.02, per_request_s=8e-3, per_context_token_s=1e-6, per_prefill_token_s=2e-3
         ),
-        capacity_tokens=16,
+        capacity_tokens=max(16, 2 * math.ceil(longest / 2)),
         block_tokens=2,
         max_batch=64,
         token_budget=512,

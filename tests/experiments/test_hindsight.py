@@ -111,6 +111,14 @@ def test_the_study_shares_simulations_with_those_of_thrift():
         assert ours == theirs, arm
 
 
+def test_every_tiny_problem_can_be_served():
+    """Each request of each instance fits the KV cache by itself (a bug once: seeds 14 and 36)."""
+    for seed in range(100):
+        requests, engine = tiny_problem(seed, "swap")
+        longest = (requests.prompt_tokens + requests.output_tokens).max()
+        assert 16 <= engine.capacity_tokens >= longest
+
+
 def test_cells_state_what_the_bound_takes_and_how_tight_it_is():
     """The bound of a cell is the library's; tiny instances are held against their optimum."""
     config = load("hindsight", (*TINY, "workload.rate=30.0"))
