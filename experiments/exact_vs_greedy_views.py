@@ -191,6 +191,7 @@ def draw_break_even(charged: Curves, path: Path, y_label: str) -> None:
                 )
             panel.axhline(0, color="0.4", linewidth=0.8)
             panel.set_xscale("symlog", linthresh=1.0)
+            panel.set_xlim(left=-0.15)
             panel.set_yscale("symlog", linthresh=1.0)
             panel.set_xlabel("charged time of a solve in ms")
             panel.set_title(engine, loc="left", fontsize=8)

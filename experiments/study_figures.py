@@ -217,7 +217,7 @@ def heat_maps(
                     panel.text(
                         j,
                         i,
-                        f"{value:.2g}",
+                        _short(value),
                         ha="center",
                         va="center",
                         fontsize=7,
@@ -231,6 +231,12 @@ def heat_maps(
             panel.set_title(title, loc="left", fontsize=8)
         figure.colorbar(image, ax=list(axes), label=bar_label, shrink=0.8)
         save(figure, path)
+
+
+def _short(value: float) -> str:
+    """A number as a cell of a map has room for it."""
+    size = abs(value)
+    return f"{value:.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.2f}"
 
 
 def _labelled(metric: str, suffix: str) -> str:

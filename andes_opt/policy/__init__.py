@@ -5,6 +5,7 @@ from andes_opt.policy.andes_released import AndesReleased
 from andes_opt.policy.fcfs import FCFS
 from andes_opt.policy.least_qoe import LeastQoE
 from andes_opt.policy.least_slack import LeastSlack
+from andes_opt.policy.rolling_horizon import RollingHorizon
 from andes_opt.policy.round_robin import RoundRobin
 from andes_opt.policy.srpt_oracle import SRPTOracle
 from andes_opt.policy.thrift import Thrift
@@ -15,6 +16,7 @@ __all__ = [
     "AndesReleased",
     "LeastQoE",
     "LeastSlack",
+    "RollingHorizon",
     "RoundRobin",
     "SRPTOracle",
     "Thrift",

@@ -14,7 +14,16 @@ from andes_opt.engine import EngineProfile
 from andes_opt.latency import LatencyModel
 from andes_opt.objective import AverageQoE, MaxMinQoE
 from andes_opt.plan import Plan, make_plan
-from andes_opt.policy import FCFS, Andes, AndesReleased, LeastQoE, LeastSlack, SRPTOracle, Thrift
+from andes_opt.policy import (
+    FCFS,
+    Andes,
+    AndesReleased,
+    LeastQoE,
+    LeastSlack,
+    RollingHorizon,
+    SRPTOracle,
+    Thrift,
+)
 from andes_opt.policy.packing import slack_s
 from andes_opt.policy.stakes import expected, fill_stakes
 from andes_opt.policy.survival import ReplyLengths
@@ -62,6 +71,7 @@ MAKERS: dict[str, Callable[[], Policy]] = {
     "thrift": lambda: Thrift(Densest()),
     "thrift_oracle": lambda: Thrift(Densest(), oracle=True),
     "thrift_objective": lambda: Thrift(Densest(), MaxMinQoE()),
+    "rolling_horizon": lambda: RollingHorizon(slots=2),
 }
 
 
