@@ -87,7 +87,7 @@ def say(sentence: str, folder: Path) -> None:
         The run's folder.
     """
     hydra = HydraConfig.get()
-    overrides = " ".join(hydra.overrides.task)
+    overrides = " ".join(word for word in hydra.overrides.task if not word.startswith("sweep."))
     lines = [sentence, str(printable(folder))]
     if hydra.mode == RunMode.MULTIRUN and overrides:
         lines.insert(0, f"{overrides}:")
