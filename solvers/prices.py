@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _UNIT_ROUNDOFF = 2.0**-53
 _MAX_ROUNDS = 100
+#: Of two prices with the same bound, one that is so many times the other is worse.
+_FAR = 1024.0
 _SAMPLE = 64
 _TINY_PRICE = 1e-12
 _DWARFS = 1e3
@@ -319,7 +321,8 @@ def _cut(
         value += fixed_value
         weight += fixed_weight
         bound = value + price * (capacity - weight)
-        if bound < best_bound:
+        tied = bound <= best_bound + 1e-14 * (abs(value) + price * abs(capacity - weight))
+        if bound < best_bound or (tied and _FAR * price < best_price):
             best_bound, best_price, best_slot = bound, price, slot_price
         # At the crossing of the bracket's lines, one of them again means the end.
         crossed = have_low and have_high and price == meet
@@ -354,7 +357,11 @@ def _cut(
         )
         meet = (low_value - high_value) / (low_weight - high_weight)
         expected = low_value + meet * (capacity - low_weight)
-        if not low < meet < high or best_bound <= expected + 1e-14 * abs(expected):
+        if not low < meet < high:
+            break
+        # A set that just fills the memory is best at all prices from somewhere on. Far up there
+        # rounding hides what the gains differ by, so the search goes down to where that begins.
+        if best_bound <= expected + 1e-14 * abs(expected) and best_price <= _FAR * meet:
             break
         price = meet
         # One end that stays put far away makes the crossings creep: step towards it.

@@ -110,6 +110,19 @@ def test_odd_instances_against_enumeration(instance: Instance) -> None:
     assert_certified(instance, enumerated(instance))
 
 
+def test_memory_that_is_filled_exactly_by_huge_weights() -> None:
+    """Any price from a least one on is best; the proof must not take one of 1e9 gains a request."""
+    weights = 10**12 * np.array([2, 2, 2, 2, 2, 2, 2, 3])
+    table = np.array(
+        [
+            [1.0, 1000.0, 0.0, 1 / 3, 0.001, -1.0, 0.5, 1000.0],
+            [1.0, -1.0, 1 / 3, 1 / 3, 1 / 3, 0.0, -1.0, 1000.0],
+        ]
+    )
+    instance = Instance(weights, 4 * 10**12, 2, 3, GainTable(table, 2), exactly=True)
+    assert_certified(instance, 1001.0)
+
+
 @pytest.mark.parametrize("family", ["hard", "tight", "exactly", "negative", "circle"])
 @pytest.mark.parametrize("n", [50, 150])
 def test_larger_instances_against_highs(family: str, n: int) -> None:

@@ -49,6 +49,20 @@ def test_the_dual_bound_is_the_linear_relaxation(seed: int, n: int, exactly: boo
     assert exactly or slot_price >= 0
 
 
+@pytest.mark.parametrize("unit", [1, 10**6, 10**12])
+def test_prices_are_no_larger_than_they_have_to_be(unit: int) -> None:
+    """
+    Two requests fill the memory exactly, at any price from a least one on: near that it stays.
+
+    Further up the bound is the same but for rounding, which grows with the price.
+    """
+    gains = np.array([1.0, 1000.0, 0.0, 0.5, 1000.0])
+    weights = unit * np.array([2, 2, 2, 2, 3])
+    bound, memory_price, _ = dual_bound(gains, weights, 4 * unit, 2, exactly=True)
+    assert bound == pytest.approx(1001.0, abs=1e-10)
+    assert memory_price * unit <= 2e6
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
