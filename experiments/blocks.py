@@ -6,11 +6,13 @@ Number blocks in Markdown files: each is the output of the command written above
     <!-- end -->
 
 ``python -m experiments.blocks README.md`` runs the commands and replaces what lies
-between. A block that is fenced stays fenced.
+between. A block that is fenced stays fenced. With ``--only excerpt`` just the blocks whose command
+says ``excerpt`` are made again.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import subprocess
@@ -36,7 +38,7 @@ def commands(text: str) -> list[str]:
     return [match["command"] for match in _BLOCK.finditer(text)]
 
 
-def refresh(text: str, run: Callable[[str], str]) -> str:
+def refresh(text: str, run: Callable[[str], str], only: str = "") -> str:
     """
     A Markdown text with every block made again.
 
@@ -46,9 +48,13 @@ def refresh(text: str, run: Callable[[str], str]) -> str:
         The text.
     run
         Command -> its output.
+    only
+        Blocks whose command does not have these words stay as they are.
     """
 
     def replaced(match: re.Match[str]) -> str:
+        if only not in match["command"]:
+            return match[0]
         output = run(match["command"]).strip("\n") + "\n"
         if match["body"].startswith(_FENCE):
             output = f"{_FENCE}\n{output}{_FENCE}\n"
@@ -82,12 +88,20 @@ def _write_text(text: str, path: Path) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def main(paths: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Make the blocks of some files again."""
-    for path in map(Path, paths):
-        text = refresh(path.read_text(encoding="utf-8"), run_command)
+    parser = argparse.ArgumentParser(prog="python -m experiments.blocks", description=main.__doc__)
+    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument(
+        "--only", default="", metavar="WORDS", help="just blocks whose command has these words"
+    )
+    options = parser.parse_args(arguments)
+    for path in options.files:
+        text = path.read_text(encoding="utf-8")
+        made = [command for command in commands(text) if options.only in command]
+        text = refresh(text, run_command, options.only)
         write_atomically(path, partial(_write_text, text))
-        print(f"{path}: {len(commands(text))} blocks made again.")
+        print(f"{path}: {len(made)} blocks made again.")
 
 
 if __name__ == "__main__":

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import shlex
+from pathlib import Path
 
 import pytest
 
-from experiments.excerpt import excerpt, index
+from experiments.blocks import refresh
+from experiments.excerpt import excerpt, index, main
 
-if TYPE_CHECKING:
-    from pathlib import Path
+ROOT = Path(__file__).parents[2]
+PAGES = ["README.md", "docs/findings.md", "docs/studies.md"]
 
 TEXT = """# Capacity
 
@@ -53,3 +55,22 @@ def test_every_document_is_listed_with_its_command(tmp_path: Path):
     (folder / "capacity.md").write_text(TEXT)
     line = "- [Capacity](results/capacity.md): `andes-opt simulate experiment=capacity`"
     assert index(folder, tmp_path) == line
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pages_show_what_the_results_say(page, monkeypatch):
+    """Every excerpt on a page is what its results document says today."""
+    monkeypatch.chdir(ROOT)
+
+    def run(command):
+        return main(shlex.split(command)[3:])
+
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert refresh(text, run, only="experiments.excerpt") == text
+
+
+def test_no_page_with_excerpts_is_forgotten():
+    """The pages above are all that show excerpts."""
+    pages = [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
+    marked = [p for p in pages if "made by: python -m experiments.excerpt" in p.read_text("utf-8")]
+    assert sorted(p.relative_to(ROOT).as_posix() for p in marked) == sorted(PAGES)
