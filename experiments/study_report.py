@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import polars as pl
 from omegaconf import OmegaConf
 
+from experiments.environment import commit_words
 from experiments.records import write_atomically
 from experiments.study_statistics import DIFFERENCE, RATIO, against, over_seeds
 from experiments.study_views import VIEWS, Page
@@ -156,10 +157,7 @@ def _sections(page: Page, facts: Facts) -> list[str]:
 
 def _header(facts: Facts) -> str:
     environment, config = facts.environment, facts.config
-    study, git = config.study, environment["git"]
-    commit = "outside a checkout"
-    if git is not None:
-        commit = git["commit"][:12] + (" with changes" if git["modified"] else "")
+    study = config.study
     versions = environment["versions"]
     listed = ", ".join(
         f"{name} {versions[name]}" for name in ("python", "numpy", "numba") if name in versions
@@ -174,7 +172,7 @@ def _header(facts: Facts) -> str:
         f"- {facts.computed + facts.reused} simulations and searches, "
         f"{facts.cell_seconds / 60:.1f} CPU minutes in all ({facts.reused} found on disk).",
         f"- Processor: {environment['cpu']}, {environment['cores_usable']} cores usable.",
-        f"- Commit {commit}; {listed}; started {environment['started']}.",
+        f"- Commit {commit_words(environment)}; {listed}; started {environment['started']}.",
     ]
     if study.kind == "capacity" or study.loads is not None:
         search = study.capacity

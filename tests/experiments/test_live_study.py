@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from andes_opt.engine import EngineProfile
+from andes_opt.latency import LatencyModel
 from experiments import live_study, report_live
 from experiments.cli import main
 from experiments.code_closure import closure
@@ -171,6 +174,26 @@ def test_a_study_resumes_and_survives_a_failed_run(monkeypatch, tmp_path, capsys
     assert "did you mean overload?" in capsys.readouterr().err
 
 
+def test_out_of_time_what_is_finished_counts(tmp_path, capsys):
+    """Without time no run starts; the document has those that are there and says what it lacks."""
+    command = ["live", "experiment=live_overload", "live_study.tiny=true", *SCRIPTED]
+    assert main([*command, "live_study.minutes=0"]) == 1
+    assert "no run was made; minutes = 0 left no time" in capsys.readouterr().err
+    assert main(command) == 0
+    (made,) = [
+        path.parent
+        for path in (tmp_path / "outputs/live_runs").rglob("rows.parquet")
+        if pl.read_parquet(path)["policy"][0] == "andes"
+    ]
+    shutil.rmtree(made)
+    assert main([*command, "live_study.minutes=0"]) == 0
+    assert "Out of time for 1 runs" in capsys.readouterr().out
+    text = (tmp_path / "docs" / "results" / "live.md").read_text()
+    assert "Out of time before all runs were made" in text
+    assert "| stock" in text
+    assert "| andes" not in text
+
+
 def test_a_run_is_kept_while_the_code_that_it_can_run_stays(monkeypatch):
     """Another policy's file changes nothing, its own or the adapter's does; stock has neither."""
     seen = []
@@ -201,26 +224,33 @@ def test_tiny_keeps_the_form():
 
 
 def test_the_sweep_varies_batch_and_context_and_never_fills_the_cache(tmp_path):
-    """Bursts of every batch and prompt that fit, one after the other, as a trace that is read."""
-    sweep = Sweep([1, 4, 16], [16, 256], 24, 5.0)
-    requests = sweep.requests(4000)
+    """Every batch with every prompt length that fits, mixed around it, as a trace that is read."""
+    engine = EngineProfile("x", LatencyModel(0.01, 0.001, 0.0, 0.0005), capacity_tokens=4000)
+    sweep = Sweep([1, 4, 16], [16, 256], 24, 0.5)
+    requests = sweep.requests(engine)
     bursts = {}
-    for arrival_s, prompt, _ in requests:
-        bursts.setdefault(arrival_s, []).append(prompt)
-    assert [(len(b), b[0]) for b in bursts.values()] == [
-        (1, 16),
-        (4, 16),
-        (16, 16),
-        (1, 256),
-        (4, 256),
-    ]
-    assert list(bursts) == [0.0, 5.0, 10.0, 15.0, 20.0]
-    sweep.write(tmp_path / "sweep.csv", 4000)
+    for arrival_s, *lengths in requests:
+        bursts.setdefault(arrival_s, []).append(lengths)
+    sizes = [(len(burst), max(prompt for prompt, _ in burst) > 24) for burst in bursts.values()]
+    assert sorted(sizes) == [(1, False), (1, True), (4, False), (4, True), (16, False)]
+    for burst in bursts.values():
+        mean = 256 if burst[0][0] > 24 else 16
+        assert all(0.5 * mean <= prompt <= 1.5 * mean for prompt, _ in burst)
+        assert all(12 <= reply <= 36 for _, reply in burst)
+        assert len(burst) == 1 or len({reply for _, reply in burst}) > 1
+    assert sweep.requests(engine) == requests
+    # Prefill and mean decode of the first burst, by hand.
+    (first, second), lengths = list(bursts)[:2], next(iter(bursts.values()))
+    prefill_s = 0.0005 * sum(prompt for prompt, _ in lengths)
+    decode_s = (0.01 + 0.001 * len(lengths)) * np.mean([reply for _, reply in lengths])
+    assert second - first == pytest.approx(prefill_s + decode_s)
+
+    sweep.write(tmp_path / "sweep.csv", engine)
     from andes_opt.trace import Trace
 
     read = Trace(path=str(tmp_path / "sweep.csv"), requests=None).generate(0)
     assert read.num_requests == len(requests)
-    assert read.output_tokens.tolist() == [24] * len(requests)
+    assert read.output_tokens.tolist() == [reply for _, _, reply in requests]
 
 
 def test_live_and_simulated_side_by_side():
