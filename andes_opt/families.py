@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from andes_opt import checks
 from andes_opt.forecast import QoEForecast
 from andes_opt.instance import GainTable, Instance
 from andes_opt.latency import LatencyModel
@@ -74,10 +75,8 @@ def make(family: str, n: int, seed: int) -> Instance:
     """
     if family not in FAMILIES:
         raise ValueError(f"family = {family!r} not understood: need one of {', '.join(FAMILIES)}.")
-    if n < 0:
-        raise ValueError(f"n = {n} < 0 not understood.")
-    if seed < 0:
-        raise ValueError(f"seed = {seed} < 0 not understood.")
+    checks.whole("n", n, 0)
+    checks.whole("seed", seed, 0)
     # A hash that is the same in every process, unlike hash().
     rng = np.random.default_rng([zlib.crc32(family.encode()), n, seed])
     return _MAKERS[family](rng, n)

@@ -63,6 +63,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from andes_opt import checks
 from andes_opt.hindsight_dp import most_profits
 from andes_opt.hindsight_lp import fluid_prices
 from andes_opt.workload import Requests
@@ -250,8 +251,7 @@ def bound_at_prices(
 def _check_grid(slot_s: float, cells: int) -> None:
     if not (math.isfinite(slot_s) and slot_s > 0):
         raise ValueError(f"slot_s = {slot_s} not understood: need a number > 0.")
-    if cells < 1:
-        raise ValueError(f"cells = {cells} < 1 not understood.")
+    checks.whole("cells", cells, 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from andes_opt import checks
 from andes_opt.latency import LatencyModel
 from andes_opt.qoe import QoETarget
 
@@ -104,10 +105,9 @@ class Settings:
     iterations_path: str | None = None
 
     def __post_init__(self) -> None:
-        if self.headroom_blocks is not None and self.headroom_blocks < 0:
-            raise ValueError(f"headroom_blocks = {self.headroom_blocks} < 0 not understood.")
-        if self.max_candidates < 1:
-            raise ValueError(f"max_candidates = {self.max_candidates} < 1 not understood.")
+        if self.headroom_blocks is not None:
+            checks.whole("headroom_blocks", self.headroom_blocks, 0)
+        checks.whole("max_candidates", self.max_candidates, 1)
         _check_number("planner_share", self.planner_share, 0.0, 1.0)
         if self.on_mismatch not in _ON_MISMATCH:
             raise ValueError(

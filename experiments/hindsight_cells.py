@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from hydra.utils import instantiate
@@ -30,8 +31,6 @@ METRICS = {
 
 #: Seconds of a price slot on tiny instances, whose iterations take hundredths of a second.
 _TINY_SLOT_S = 0.02
-
-_warm = False
 
 
 def bounded(run: Mapping[str, Any], seed: int, slot_s: float, cells: int) -> list[list[Any]]:
@@ -117,9 +116,7 @@ def _priced_share(found: HindsightBound) -> float:
     return float((found.prices > 0).mean()) if found.prices.size else 0.0
 
 
+@cache
 def _warm_up() -> None:
-    """Let a process compile the dynamic program before it is timed."""
-    global _warm
-    if not _warm:
-        _warm = True
-        window_bound(*tiny_problem(0, "swap"), slot_s=_TINY_SLOT_S, cells=10)
+    """Let a process compile the dynamic program, once, before it is timed."""
+    window_bound(*tiny_problem(0, "swap"), slot_s=_TINY_SLOT_S, cells=10)

@@ -7,60 +7,28 @@ the same requests. Its simulations are cells that other studies share.
 
 from __future__ import annotations
 
-import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
-from hydra.core.hydra_config import HydraConfig
 
-from experiments import study_report
+from experiments import study
 from experiments.grid import Cell
-from experiments.records import printable, recorded_run
-from experiments.study import Lab, served_rows
 from experiments.study_cells import with_rate
-from experiments.study_settings import TINY, shrunk
+from experiments.study_settings import TINY
 from experiments.study_statistics import as_rows
-from experiments.usage import UsageError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from experiments.study import Lab
 
 #: The arm that stands for the best of all schedulers.
 BOUND = "bound"
 
 
 def run(config: DictConfig) -> dict[str, float]:
-    """Work on what is missing, write rows, tables, document and figures; the summary."""
-    hydra_config = HydraConfig.get()
-    folder = Path(hydra_config.runtime.output_dir)
-    with recorded_run(folder) as record:
-        if config.study.seeds < 1:
-            raise UsageError(f"study.seeds={config.study.seeds} < 1 not understood.")
-        study_report.views_of(config)  # an hour later would be late to complain
-        lab = Lab(shrunk(config), hydra_config)
-        rows = rows_of(lab)
-        facts = study_report.Facts(
-            name=str(hydra_config.runtime.choices["experiment"]),
-            command=shlex.join(["andes-opt", "hindsight", *hydra_config.overrides.task]),
-            environment=record.environment,
-            config=lab.config,
-            computed=lab.computed,
-            reused=lab.reused,
-            cell_seconds=lab.seconds,
-        )
-        text = study_report.write(rows, facts, folder, lab.config.study.docs)
-        summary = {
-            "cells": lab.computed + lab.reused,
-            "computed": lab.computed,
-            "reused": lab.reused,
-            "cells_s": lab.seconds,
-            **study_report.summary(rows, lab.config.study.baseline),
-        }
-        record.finish(rows, summary)
-    print(text)
-    print(printable(folder))
-    return summary
+    """Make the study; see :func:`experiments.study.run`."""
+    return study.run(config, {"hindsight": rows_of})
 
 
 def rows_of(lab: Lab) -> pl.DataFrame:
@@ -73,10 +41,10 @@ def rows_of(lab: Lab) -> pl.DataFrame:
         With ``study.loads`` or ``study.rates``, ``study.exhaustive`` (preemption, instances)
         and ``bound`` (slot_s, cells).
     """
-    study = lab.config.study
-    policies = served_rows(lab)
+    policies = study.served_rows(lab)
     rows = policies.vstack(_bound_rows(lab, policies))
-    arms, variants = [*study.arms, BOUND], list(study.variants)
+    options = lab.config.study
+    arms, variants = [*options.arms, BOUND], list(options.variants)
     # By load, so that policies and their bound stand together.
     ranks = (
         pl.col("variant").replace_strict(variants, range(len(variants))),

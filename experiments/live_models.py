@@ -7,6 +7,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from andes_opt import checks
 from experiments.usage import not_installed
 
 if TYPE_CHECKING:
@@ -80,8 +81,7 @@ class RandomOPT:
 
     def __post_init__(self) -> None:
         for name in ("hidden", "layers", "vocabulary", "positions"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)} < 1 not understood.")
+            checks.whole(name, getattr(self, name), 1)
         if self.hidden % 64:
             raise ValueError(f"hidden = {self.hidden} not understood: need a multiple of 64.")
         if not self.init_std > 0:

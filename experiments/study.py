@@ -293,21 +293,37 @@ _KINDS: dict[str, Callable[[Lab], pl.DataFrame]] = {
 }
 
 
-def run(config: DictConfig) -> dict[str, float]:
-    """Work on what is missing, write rows, tables, document and figures; the summary."""
+def run(
+    config: DictConfig, kinds: Mapping[str, Callable[[Lab], pl.DataFrame]] = _KINDS
+) -> dict[str, float]:
+    """
+    Work on what is missing, write rows, tables, document and figures; the summary.
+
+    Parameters
+    ----------
+    config
+        With node ``study``.
+    kinds
+        How rows come about, by ``study.kind``.
+
+    Raises
+    ------
+    UsageError
+        If the kind is none of these, or an option is out of range.
+    """
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     with recorded_run(folder) as record:
-        if config.study.kind not in _KINDS:
-            raise not_understood("study.kind", config.study.kind, _KINDS)
+        if config.study.kind not in kinds:
+            raise not_understood("study.kind", config.study.kind, kinds)
         if config.study.seeds < 1:
             raise UsageError(f"study.seeds={config.study.seeds} < 1 not understood.")
         study_report.views_of(config)  # an hour later would be late to complain
         lab = Lab(shrunk(config), hydra_config)
-        rows = _KINDS[config.study.kind](lab)
+        rows = kinds[config.study.kind](lab)
         facts = study_report.Facts(
             name=str(hydra_config.runtime.choices["experiment"]),
-            command=shlex.join(["andes-opt", "simulate", *hydra_config.overrides.task]),
+            command=shlex.join(["andes-opt", hydra_config.job.name, *hydra_config.overrides.task]),
             environment=record.environment,
             config=lab.config,
             computed=lab.computed,

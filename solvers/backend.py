@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from andes_opt import checks
+
 if TYPE_CHECKING:
     from types import ModuleType
 
@@ -91,8 +93,7 @@ def check_options(*, threads: int = 1, seed: int = 0, relative_gap: float = 0.0)
     ValueError
         If one of them is out of range.
     """
-    if threads < 1:
-        raise ValueError(f"threads = {threads} < 1 not understood.")
+    checks.whole("threads", threads, 1)
     if not 0 <= seed < 2**31:
         raise ValueError(f"seed = {seed} not understood: need 0 <= seed < 2**31.")
     if not 0 <= relative_gap < 1:

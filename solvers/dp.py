@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
+from andes_opt import checks
 from andes_opt.instance import Instance
 from andes_opt.plan import Status, make_plan
 from solvers.knapsack import packed_by_density
@@ -50,8 +51,7 @@ class DP:
     exact = True
 
     def __init__(self, *, max_cells: int = MAX_CELLS) -> None:
-        if max_cells < 1:
-            raise ValueError(f"max_cells = {max_cells} < 1 not understood.")
+        checks.whole("max_cells", max_cells, 1)
         self.max_cells = max_cells
 
     def solve(self, instance: Instance, *, time_limit_s: float | None = None) -> Plan:
@@ -130,8 +130,7 @@ class DPBlocks:
     """
 
     def __init__(self, *, block_tokens: int = 16, max_cells: int = MAX_CELLS) -> None:
-        if block_tokens < 1:
-            raise ValueError(f"block_tokens = {block_tokens} < 1 not understood.")
+        checks.whole("block_tokens", block_tokens, 1)
         self.block_tokens = block_tokens
         self._in_blocks = DP(max_cells=max_cells)
         self.exact = block_tokens == 1

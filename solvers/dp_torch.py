@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from andes_opt import checks
 from solvers.backend import load_back_end
 from solvers.dp import MAX_CELLS, Problem, reduce_problem, require_cells
 from solvers.knapsack import packed_by_density
@@ -55,10 +56,8 @@ class DPTorch:
     def __init__(
         self, *, device: str = "cpu", batch_sizes: int = 4, max_cells: int = 4 * MAX_CELLS
     ) -> None:
-        if batch_sizes < 1:
-            raise ValueError(f"batch_sizes = {batch_sizes} < 1 not understood.")
-        if max_cells < 1:
-            raise ValueError(f"max_cells = {max_cells} < 1 not understood.")
+        checks.whole("batch_sizes", batch_sizes, 1)
+        checks.whole("max_cells", max_cells, 1)
         self._torch: Any = load_back_end("torch", "andes-opt[torch]")
         try:
             self._device: Any = self._torch.device(device)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
+from andes_opt import checks
 from andes_opt.plan import make_plan, no_solution
 from solvers.packing import SKIP, pack_all_batches, pack_at_most, pack_exactly, repair_order
 from solvers.sweep import best_size, upper_bound
@@ -54,12 +55,9 @@ class LocalSearch:
     def __init__(
         self, *, starts: int = 8, kicks: int = 10, seed: int = 0, bound: bool = False
     ) -> None:
-        if starts < 1:
-            raise ValueError(f"starts = {starts} < 1 not understood.")
-        if kicks < 0:
-            raise ValueError(f"kicks = {kicks} < 0 not understood.")
-        if seed < 0:
-            raise ValueError(f"seed = {seed} < 0 not understood.")
+        checks.whole("starts", starts, 1)
+        checks.whole("kicks", kicks, 0)
+        checks.whole("seed", seed, 0)
         self.starts = starts
         self.kicks = kicks
         self.seed = seed

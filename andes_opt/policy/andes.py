@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from andes_opt import checks
 from andes_opt.formulation import step_instance
 from andes_opt.plan import Status
 from andes_opt.policy.packing import limit_evictions
@@ -67,12 +68,10 @@ class Andes:
         replan_every: int = 1,
         time_limit_s: float | None = None,
     ) -> None:
-        if not 0 < kv_pressure <= 1:
-            raise ValueError(f"kv_pressure = {kv_pressure} not understood: need (0, 1].")
+        checks.share("kv_pressure", kv_pressure)
         if preemption_cap is not None and not preemption_cap >= 0:
             raise ValueError(f"preemption_cap = {preemption_cap} < 0 not understood.")
-        if replan_every < 1:
-            raise ValueError(f"replan_every = {replan_every} < 1 not understood.")
+        checks.whole("replan_every", replan_every, 1)
         if time_limit_s is not None and not time_limit_s > 0:
             raise ValueError(f"time_limit_s = {time_limit_s} <= 0 not understood.")
         self._solver = solver

@@ -65,9 +65,7 @@ class AndesReleased:
         checks.positive("dt_s", dt_s)
         checks.positive("token_latency_s", token_latency_s)
         checks.non_negative("resident_factor", resident_factor)
-        checks.positive("kv_pressure", kv_pressure)
-        if kv_pressure > 1:
-            raise ValueError(f"kv_pressure = {kv_pressure} not understood: need (0, 1].")
+        checks.share("kv_pressure", kv_pressure)
         checks.non_negative("preemption_cap", preemption_cap)
         self._dt_s = dt_s
         self._latency = LatencyModel(token_latency_s, 0.0, 0.0, 0.0)

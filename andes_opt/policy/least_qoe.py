@@ -36,9 +36,7 @@ class LeastQoE:
     """
 
     def __init__(self, grain: float = 0.01) -> None:
-        checks.positive("grain", grain)
-        if grain > 1:
-            raise ValueError(f"grain = {grain} not understood: need (0, 1].")
+        checks.share("grain", grain)
         self._grain = grain
 
     def decide(self, snapshot: Snapshot) -> Decision:

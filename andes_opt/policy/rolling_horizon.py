@@ -81,10 +81,8 @@ class RollingHorizon:
         for name, value in (("stall_price", stall_price), ("relative_gap", relative_gap)):
             checks.non_negative(name, value)
         for name, count in (("slots", slots), ("candidates", candidates), ("nodes", nodes)):
-            if count < 1:
-                raise ValueError(f"{name} = {count} not understood: need 1 or more.")
-        if not 0 < kv_pressure <= 1:
-            raise ValueError(f"kv_pressure = {kv_pressure} not understood: need (0, 1].")
+            checks.whole(name, count, 1)
+        checks.share("kv_pressure", kv_pressure)
         self._slots = slots
         self._slot_s = slot_s
         self._replan_s = replan_s

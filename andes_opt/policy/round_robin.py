@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from andes_opt import checks
 from andes_opt.policy.packing import fits_in_order
 from andes_opt.snapshot import Action, Decision
 
@@ -33,8 +34,7 @@ class RoundRobin:
     """
 
     def __init__(self, quantum_tokens: int = 50) -> None:
-        if quantum_tokens < 1:
-            raise ValueError(f"quantum_tokens = {quantum_tokens} < 1 not understood.")
+        checks.whole("quantum_tokens", quantum_tokens, 1)
         self._quantum = quantum_tokens
         self._tickets: dict[int, int] = {}  # request -> its number in the queue
         self._turn_ends: dict[int, int] = {}  # request -> generated tokens that end its turn

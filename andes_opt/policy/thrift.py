@@ -138,8 +138,7 @@ class Thrift:
             raise ValueError(f"lateness = {lateness} not understood: need [0, 1].")
         if reserve >= 1:
             raise ValueError(f"reserve = {reserve} not understood: need [0, 1).")
-        if not 0 < kv_pressure <= 1:
-            raise ValueError(f"kv_pressure = {kv_pressure} not understood: need (0, 1].")
+        checks.share("kv_pressure", kv_pressure)
         if time_limit_s is not None:
             checks.positive("time_limit_s", time_limit_s)
         self._solver = solver

@@ -15,6 +15,8 @@ def test_good_values_pass() -> None:
     checks.positive("x", 1)
     checks.positive("x", np.float64(0.1))
     checks.non_negative("x", 0)
+    checks.share("x", 1)
+    checks.share("x", np.float32(0.5))
     checks.whole("x", np.int64(3), 3)
 
 
@@ -30,6 +32,13 @@ def test_non_negative_refuses(value: object) -> None:
     """What is no finite number >= 0 is refused by name and value."""
     with pytest.raises(ValueError, match=r"^ttft_s = .* not understood: need a number >= 0\.$"):
         checks.non_negative("ttft_s", value)
+
+
+@pytest.mark.parametrize("value", [0, 1.01, math.nan, math.inf, "half", None])
+def test_share_refuses(value: object) -> None:
+    """What is no number in (0, 1] is refused by name and value."""
+    with pytest.raises(ValueError, match=r"^kv_pressure = .* not understood: need \(0, 1\]\.$"):
+        checks.share("kv_pressure", value)
 
 
 @pytest.mark.parametrize("value", [0, 1.5, 2.0, "many", None])

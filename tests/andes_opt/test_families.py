@@ -79,5 +79,5 @@ def test_unknown_family_is_refused() -> None:
 @pytest.mark.parametrize(("n", "seed"), [(-1, 0), (1, -1)])
 def test_negative_numbers_are_refused(n: int, seed: int) -> None:
     """Sizes and seeds start at 0."""
-    with pytest.raises(ValueError, match="< 0 not understood"):
+    with pytest.raises(ValueError, match=r"= -1 not understood: need a whole number >= 0\."):
         families.make("hard", n, seed)

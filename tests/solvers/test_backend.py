@@ -37,7 +37,7 @@ def test_missing_back_end_is_named_with_what_to_install():
 @pytest.mark.parametrize(
     ("option", "sentence"),
     [
-        ({"threads": 0}, "threads = 0 < 1"),
+        ({"threads": 0}, "threads = 0 not understood"),
         ({"seed": -1}, "seed = -1"),
         ({"seed": 2**31}, "seed = 2147483648"),
         ({"relative_gap": 1.0}, "relative_gap = 1.0"),

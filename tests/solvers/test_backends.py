@@ -132,7 +132,7 @@ def test_threads_and_seeds_are_taken(back_end):
     plan = back_end(threads=2, seed=7).solve(instance)
     verify(instance, plan)
     assert plan.value == pytest.approx(REFERENCE[0]["optimum"], abs=1e-6)
-    with pytest.raises(ValueError, match="threads = 0 < 1 not understood"):
+    with pytest.raises(ValueError, match="threads = 0 not understood"):
         back_end(threads=0)
     with pytest.raises(ValueError, match="seed = -1 not understood"):
         back_end(seed=-1)
