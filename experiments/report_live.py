@@ -57,6 +57,11 @@ _COST = {
     "resumed from prefix cache %": ("adapter_resumed_cached_share", 100.0, 1),
     "client late p99 ms": ("send_lag_p99_s", 1000.0, 1),
 }
+_COST_WORDS = """\
+What planning took. Planner share: of the engine thread's time, for keeping the books, planning
+and applying plans. Turned down: background plans that came too late or did not fit any more.
+Fallbacks: errors after which vLLM's own order or an older plan was followed. Rescues: plans that
+moved nothing. A client that is late measures itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +119,13 @@ def write(results: pl.DataFrame, facts: Facts, folder: Path) -> str:
             markdown(qoe_table(rows), _decimals(_QOE)),
             f"Against {baseline} on the same requests: ratio of mean QoE (`area`), paired "
             "difference, and tokens/s lost: between the first and the last arrival, and until the "
-            "last token.",
+            f"last token. A difference is resolved once half of its 95 % interval is at most "
+            f"{facts.study.half_width:g}.",
             markdown(difference_table(rows, baseline, facts.study.half_width), {}),
         ]
         if "adapter_plans" in rows.columns:
             costs = {name: decimals for name, (_, _, decimals) in _COST.items()}
-            tables += ["What planning took.", markdown(cost_table(rows), costs)]
+            tables += [_COST_WORDS, markdown(cost_table(rows), costs)]
         sections += [head, *tables, f"![{part}](FIGURES/{picture.name})"]
 
     text = "\n\n".join([*_header(results, facts), *sections]) + "\n"

@@ -269,7 +269,7 @@ def test_live_and_simulated_side_by_side():
     row = comparison(pl.DataFrame([{**line, **twin}])).row(0, named=True)
     assert row["area difference"] == pytest.approx(0.01)
     assert row["TTFT p90 difference %"] == pytest.approx(10)
-    assert row["tokens/s %"] == pytest.approx(-1)
+    assert row["tokens/s difference %"] == pytest.approx(-1)
 
     counted = pl.DataFrame(
         {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from experiments.client.measured import measure, row_columns, summary
 from experiments.client.open_loop import ClientLog, Outcome, Reply
 from experiments.records import CLIENT_COLUMNS, REQUEST_COLUMNS, frame
 
-VECTORS = Path(__file__).parents[2] / "reference" / "qoe_vectors.json"
+ROOT = Path(__file__).parents[3]
+VECTORS = ROOT / "tests" / "reference" / "qoe_vectors.json"
 
 
 def reply(times_s, outcome=Outcome.COMPLETED, sent_s=0.0, **changes):
@@ -181,3 +183,21 @@ def test_rows_have_documented_columns_and_types():
     assert rows["error"].to_list() == [None, None, "why", "why", "why"]
     assert rows["preemptions"].null_count() == 5
     assert rows["send_lag_s"][1] == pytest.approx(0.01)
+
+
+def test_every_metric_of_live_runs_is_documented_and_no_other():
+    """The table in docs/live.md lists what a run's summary has beside the simulator's metrics."""
+    text = (ROOT / "docs" / "live.md").read_text("utf-8")
+    table = text[text.index("What `summary.json` has beside") : text.index("## Watch it")]
+    first_cells = re.findall(r"^\| (`[^|]+) \|", table, flags=re.MULTILINE)
+    names = {name for cell in first_cells for name in re.findall(r"`([^`]+)`", cell)}
+    percentiles = {"fluidity": (1, 10, 50), "send": (50, 99), "loop": (50, 99)}
+    documented = {
+        name.replace("{percent}", str(percent))
+        for name in names - {"adapter_..."}
+        for percent in percentiles.get(name.split("_")[0], (50, 90, 99))
+    }
+    client_log = mixed()
+    measured = measure(client_log, 1.0)
+    assert "adapter_..." in names
+    assert documented == set(summary(measured, client_log)) - set(summarise(measured))
