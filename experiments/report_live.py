@@ -247,7 +247,7 @@ def draw(rows: pl.DataFrame, path: Path) -> None:
         panels[0].set_ylabel("mean QoE")
         panels[0].set_ylim(0, 1.03)
         handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)))
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
         save(figure, path)
 
 
