@@ -356,6 +356,8 @@ def _work(
     mine: list[dict[str, Any]] = []
     for seed in range(max(options.seeds, options.get("most_seeds", 0))):
         if seed >= options.seeds:
+            if not mine:  # nothing to resolve: no time, or all failed
+                break
             found = pl.DataFrame(mine, infer_schema_length=None)
             loads = [load for load in options.resolve_loads if load in options.loads]
             open_pairs = unresolved(found, study.baseline, loads, study.half_width)

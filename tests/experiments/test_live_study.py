@@ -194,6 +194,14 @@ def test_out_of_time_what_is_finished_counts(tmp_path, capsys):
     assert "| andes" not in text
 
 
+def test_no_seeds_are_added_to_nothing(monkeypatch, capsys):
+    """A study that has its token rate but no time for a single run says so, and adds no seeds."""
+    monkeypatch.setattr(live_study.Lab, "saturated_tokens_per_s", lambda *_: 300.0)
+    command = ["live", "experiment=live_overload", *SCRIPTED, "live_study.minutes=0"]
+    assert main([*command, "live_study.part=overload"]) == 1
+    assert "no run was made; minutes = 0 left no time" in capsys.readouterr().err
+
+
 def test_a_run_is_kept_while_the_code_that_it_can_run_stays(monkeypatch):
     """Another policy's file changes nothing, its own or the adapter's does; stock has neither."""
     seen = []
