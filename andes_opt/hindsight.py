@@ -249,8 +249,7 @@ def bound_at_prices(
 
 
 def _check_grid(slot_s: float, cells: int) -> None:
-    if not (math.isfinite(slot_s) and slot_s > 0):
-        raise ValueError(f"slot_s = {slot_s} not understood: need a number > 0.")
+    checks.positive("slot_s", slot_s)
     checks.whole("cells", cells, 1)
 
 

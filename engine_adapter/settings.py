@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -50,9 +49,9 @@ class Background:
     max_age_s: float = 2.0
 
     def __post_init__(self) -> None:
-        _check_number("background.deadline_s", self.deadline_s, 0.0)
-        _check_number("background.max_age_s", self.max_age_s, 0.0)
-        _check_number("background.duty_cycle", self.duty_cycle, 0.0, 1.0)
+        checks.positive("background.deadline_s", self.deadline_s)
+        checks.positive("background.max_age_s", self.max_age_s)
+        checks.share("background.duty_cycle", self.duty_cycle)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +107,7 @@ class Settings:
         if self.headroom_blocks is not None:
             checks.whole("headroom_blocks", self.headroom_blocks, 0)
         checks.whole("max_candidates", self.max_candidates, 1)
-        _check_number("planner_share", self.planner_share, 0.0, 1.0)
+        checks.share("planner_share", self.planner_share)
         if self.on_mismatch not in _ON_MISMATCH:
             raise ValueError(
                 f"on_mismatch = {self.on_mismatch!r} not understood: need one of "
@@ -204,11 +203,3 @@ def _build(what: str, make: Any, values: Mapping[str, Any]) -> Any:
         return make(**values)
     except TypeError as error:
         raise ValueError(f"{what}: {error}.") from error
-
-
-def _check_number(name: str, value: float, above: float, most: float = math.inf) -> None:
-    if not (math.isfinite(value) and above < value <= most):
-        raise ValueError(
-            f"{name} = {value} not understood: need more than {above:g}"
-            + (f" and at most {most:g}." if math.isfinite(most) else ".")
-        )

@@ -110,7 +110,7 @@ def _duration_s(latency: LatencyModel, prompts: Sequence[int], replies: Sequence
     """About how long a burst takes but for its longest replies, under a first guess of latency."""
     steps = float(np.mean(replies))
     batch, context = len(prompts), sum(prompts) + 0.5 * sum(replies)
-    step_s = latency.base_s + batch * latency.per_request_s + context * latency.per_context_token_s
+    step_s = latency.iteration_s(batch, context)
     return steps * step_s + sum(prompts) * latency.per_prefill_token_s
 
 

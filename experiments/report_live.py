@@ -119,7 +119,7 @@ def write(results: pl.DataFrame, facts: Facts, folder: Path) -> str:
             markdown(qoe_table(rows), _decimals(_QOE)),
             f"Against {baseline} on the same requests: ratio of mean QoE (`area`), paired "
             "difference, and tokens/s lost: between the first and the last arrival, and until the "
-            f"last token. A difference is resolved once half of its 95 % interval is at most "
+            "last token. A difference is resolved once half of its 95 % interval is at most "
             f"{facts.study.half_width:g}.",
             markdown(difference_table(rows, baseline, facts.study.half_width), {}),
         ]
