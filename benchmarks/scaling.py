@@ -18,6 +18,7 @@ import time
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -41,6 +42,8 @@ LAUNCHERS = {
     "ray_cluster": "hydra_plugins.hydra_ray_launcher",
 }
 FEW, MANY = 4, 12
+#: Times that each length is run.
+ROUNDS = 3
 CORES = (1, 10, 100, 1000)
 #: Runs of a large study: 10 policies, 10 rates, 5 engines, 20 seeds.
 STUDY_RUNS = 10_000
@@ -58,7 +61,7 @@ class Cost:
 
 def sweep(launcher: str, runs: int, requests: int) -> Cost:
     """
-    Time a sweep in a process of its own, compiled code cached.
+    Time a sweep in a process of its own.
 
     Parameters
     ----------
@@ -98,11 +101,17 @@ class Fit:
 
 
 def fitted(launcher: str, requests: int) -> Fit:
-    """The line through a short and a longer sweep."""
-    few, many = (sweep(launcher, runs, requests) for runs in (FEW, MANY))
+    """The line through short and longer sweeps, alternated: through the medians of each length."""
+    sweep(launcher, 1, requests)  # Compiles, if nothing has yet, and is not counted.
+    rounds = [[sweep(launcher, runs, requests) for runs in (FEW, MANY)] for _ in range(ROUNDS)]
+    few, many = (_middle(costs) for costs in zip(*rounds, strict=True))
     run = Cost((many.wall_s - few.wall_s) / (MANY - FEW), (many.cpu_s - few.cpu_s) / (MANY - FEW))
     start = Cost(few.wall_s - FEW * run.wall_s, few.cpu_s - FEW * run.cpu_s)
     return Fit(start, run)
+
+
+def _middle(costs: Sequence[Cost]) -> Cost:
+    return Cost(median(cost.wall_s for cost in costs), median(cost.cpu_s for cost in costs))
 
 
 def runs_table(requests: int) -> pl.DataFrame:
