@@ -1,9 +1,9 @@
 """
 A slow policy beside the engine: a snapshot goes out, a plan comes back when it is ready.
 
-The engine's thread never waits: a courier thread talks to the process
-(:mod:`engine_adapter.background_worker`), gives up on a decision at its deadline, replaces a
-process that died, and keeps to the duty cycle.
+The engine's thread never waits: a courier thread starts the process
+(:mod:`engine_adapter.background_worker`) before the first request comes, talks to it, gives up on
+a decision at its deadline, replaces a process that died, and keeps to the duty cycle.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from engine_adapter.background_worker import receive, send
 from engine_adapter.guard import check_decision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from andes_opt.snapshot import Decision, Snapshot
     from engine_adapter.guard import Events
@@ -71,6 +71,9 @@ class BackgroundPlanner:
         Where failures are counted.
     clock
         Seconds, monotonic.
+    practice
+        Snapshots that a policy of its own decides about in every new process: back-ends are
+        imported and code is compiled before plans have a deadline.
     """
 
     def __init__(
@@ -78,29 +81,28 @@ class BackgroundPlanner:
         settings: Background,
         events: Events,
         clock: Callable[[], float] = time.monotonic,
+        practice: Sequence[Snapshot] = (),
     ) -> None:
         self._settings = settings
         self._events = events
         self._clock = clock
+        self._practice = practice
         self._process: subprocess.Popen[bytes] | None = None
         self._job: tuple[Snapshot, list[str], list[int]] | None = None
         self._result: LatePlan | None = None
         self._finished: list[int] = []
+        self._ready = False
         self._next_s = -float("inf")
         self._failures = 0
         self._wake = threading.Condition()
         self._closed = False
-        self._courier: threading.Thread | None = None
+        # Daemon: an engine that ends must not wait for a plan.
+        threading.Thread(target=self._carry, name="andes-courier", daemon=True).start()
 
     @property
     def wants_snapshot(self) -> bool:
-        """True if the policy is idle, and its duty cycle allows another plan."""
-        return (
-            not self._closed
-            and self._job is None
-            and self._failures < _MAX_FAILURES
-            and self._clock() >= self._next_s
-        )
+        """True if the policy is there and idle, and its duty cycle allows another plan."""
+        return self._ready and self._job is None and self._clock() >= self._next_s
 
     def offer(self, snapshot: Snapshot, keys: list[str]) -> None:
         """Start a plan; only when :attr:`wants_snapshot`."""
@@ -108,10 +110,6 @@ class BackgroundPlanner:
             self._job = (snapshot, keys, self._finished)
             self._finished = []
             self._wake.notify()
-        if self._courier is None:
-            # Daemon: an engine that ends must not wait for a plan.
-            self._courier = threading.Thread(target=self._carry, name="andes-courier", daemon=True)
-            self._courier.start()
 
     def take(self) -> LatePlan | None:
         """A plan that arrived since the last call, if any."""
@@ -129,47 +127,60 @@ class BackgroundPlanner:
         """End the process."""
         with self._wake:
             self._closed = True
+            self._ready = False
             self._wake.notify()
         self._kill()
 
     def _carry(self) -> None:
-        while True:
-            with self._wake:
-                while self._job is None and not self._closed:
-                    self._wake.wait()
-                if self._closed:
-                    return
-                job = self._job
-            assert job is not None
-            snapshot, keys, finished = job
-            pause_s = 0.0
+        while not self._closed and self._failures < _MAX_FAILURES:
             try:
-                decision, solve_s = self._ask(snapshot, finished)
-                self._result = LatePlan(
-                    decision, keys, snapshot.requests_seen, snapshot.time_s, solve_s
-                )
-                self._failures = 0
-                pause_s = solve_s * (1.0 / self._settings.duty_cycle - 1.0)
+                self._serve(self._start())
             except Exception as error:
                 # Includes a broken pipe: the process crashed.
                 if not self._closed:
-                    self._failures += 1
-                    self._events.record("background planner failed", str(error))
-                    self._kill()
-                    pause_s = 2.0**self._failures  # so that restarts do not eat a core
-                    if self._failures == _MAX_FAILURES:
-                        self._events.record(
-                            "background planner given up", f"after {_MAX_FAILURES} failures"
-                        )
-            self._next_s = self._clock() + pause_s
-            with self._wake:
-                self._job = None
+                    self._rest(str(error))
+        self._ready = False
 
-    def _ask(self, snapshot: Snapshot, finished: list[int]) -> tuple[Decision, float]:
-        process, limit_s = self._process, self._settings.deadline_s
-        if process is None or process.poll() is not None:
-            # The first plan of a process also compiles.
-            process, limit_s = self._start(), max(limit_s, _START_S)
+    def _serve(self, process: subprocess.Popen[bytes]) -> None:
+        """Answer snapshots until closed, or until something fails."""
+        self._ready = True
+        limit_s = _START_S  # the first plan of a process may still compile something
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._job is not None or self._closed)
+                job = self._job
+            if self._closed or job is None:
+                return
+            snapshot, keys, finished = job
+            decision, solve_s = self._ask(process, snapshot, finished, limit_s)
+            self._result = LatePlan(
+                decision, keys, snapshot.requests_seen, snapshot.time_s, solve_s
+            )
+            self._failures = 0
+            limit_s = self._settings.deadline_s
+            self._next_s = self._clock() + solve_s * (1.0 / self._settings.duty_cycle - 1.0)
+            self._job = None
+
+    def _rest(self, reason: str) -> None:
+        """Count a failure, and wait so that restarts do not eat a core."""
+        self._ready = False
+        self._failures += 1
+        self._events.record("background planner failed", reason)
+        self._kill()
+        self._job = None
+        if self._failures == _MAX_FAILURES:
+            self._events.record("background planner given up", f"after {_MAX_FAILURES} failures")
+            return
+        with self._wake:
+            self._wake.wait_for(lambda: self._closed, timeout=2.0**self._failures)
+
+    def _ask(
+        self,
+        process: subprocess.Popen[bytes],
+        snapshot: Snapshot,
+        finished: list[int],
+        limit_s: float,
+    ) -> tuple[Decision, float]:
         assert process.stdin is not None
         start_s = time.perf_counter()
         send(process.stdin, (snapshot, finished))
@@ -199,7 +210,7 @@ class BackgroundPlanner:
             self._kill()
             raise RuntimeError("closed.")
         assert process.stdin is not None
-        send(process.stdin, (list(sys.path), self._settings.policy))
+        send(process.stdin, (list(sys.path), self._settings.policy, list(self._practice)))
         ready = self._await(process, _START_S)
         if ready != "ready":
             raise RuntimeError(f"its policy can't be built: {ready}")

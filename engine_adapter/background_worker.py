@@ -2,9 +2,9 @@
 The process that a slow policy lives in: ``python -m engine_adapter.background_worker``.
 
 Pickled messages come in on stdin and go out on what was stdout: first ``(sys.path, policy
-specification)``, answered with "ready" or an error; then ``(snapshot, numbers of finished
-requests)``, answered with a decision or an error. It ends when stdin does, and by itself if its
-parent is gone or a decision takes far too long.
+specification, snapshots to practise on)``, answered with "ready" or an error; then ``(snapshot,
+numbers of finished requests)``, answered with a decision or an error. It ends when stdin does, and
+by itself if its parent is gone or a decision takes far too long.
 """
 
 from __future__ import annotations
@@ -51,16 +51,20 @@ def main() -> None:
     os.dup2(2, 1)
     os.nice(10)  # the engine comes first
 
-    path, spec = receive(source)
+    path, spec, practice = receive(source)
     sys.path[:] = path
     started_s = _watch(os.getppid())
     try:
         from engine_adapter.settings import instantiate
 
         policy = instantiate(spec)
+        beginner = instantiate(spec) if practice else None
     except Exception as error:
         send(sink, f"{type(error).__name__}: {error}")
         return
+    for snapshot in practice:
+        # By another one than the real policy, whose state is left alone; errors come again.
+        _answer(beginner, snapshot, [])
     send(sink, "ready")
 
     while True:

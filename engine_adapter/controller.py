@@ -278,7 +278,11 @@ class StepController:
             group.intersection_update([key for key in group if key in tracker])
         resident = {request.request_id for request in self._engine.running}
         if age_s > self._late_s or not fit(
-            plan, resident, tracker.need_blocks, self._observer.capacity_blocks()
+            plan,
+            resident,
+            tracker.need_blocks,
+            self._observer.capacity_blocks(),
+            self._observer.headroom_blocks,
         ):
             self.report.late_rejected += 1
             return False

@@ -46,6 +46,8 @@ class Observer:
     ----------
     tracker
         The requests.
+    headroom_blocks
+        Blocks that plans leave free.
     longest_prompt
         Tokens of the longest prompt so far.
     """
@@ -69,6 +71,7 @@ class Observer:
         if headroom is None:
             headroom = max(1, engine.num_blocks // 100)
         self._usable_blocks = max(1, engine.num_blocks - headroom)
+        self.headroom_blocks = engine.num_blocks - self._usable_blocks
 
         self._ran: list[Any] = []
         self._draining: list[tuple[int, Any]] = []  # last iteration to look at it, request
@@ -199,7 +202,7 @@ class Observer:
     def room_blocks(self) -> int:
         """Free blocks beyond the head-room."""
         engine = self._engine
-        return engine.free_blocks() - (engine.num_blocks - self._usable_blocks)
+        return engine.free_blocks() - self.headroom_blocks
 
     def short_of_blocks(self, hold: set[str]) -> bool:
         """True if the next iteration, without the requests on hold, would preempt."""

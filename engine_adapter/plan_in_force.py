@@ -100,6 +100,7 @@ def fit(
     resident: set[str],
     need_blocks: Callable[[str], int],
     capacity_blocks: int,
+    headroom_blocks: int = 0,
 ) -> bool:
     """
     Make a plan of the past fit the requests as they are now.
@@ -116,7 +117,9 @@ def fit(
     need_blocks
         Id to blocks needed if served now.
     capacity_blocks
-        Blocks there are.
+        Blocks for plans.
+    headroom_blocks
+        Blocks beyond them that residents may have grown into.
 
     Returns
     -------
@@ -125,7 +128,7 @@ def fit(
     """
     kept = (plan.serve | plan.hold) & resident
     free = capacity_blocks - sum(need_blocks(key) for key in kept)
-    if free < 0:
+    if free < -headroom_blocks:
         return False
     for key in sorted(plan.serve - resident, key=plan.rank.__getitem__):
         need = need_blocks(key)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from vllm.v1.core.sched.output import SchedulerOutput
 
+    from andes_opt.snapshot import Snapshot
     from engine_adapter.settings import Settings
 
 #: Errors of the adapter itself after which it leaves the engine alone for good.
@@ -156,10 +157,14 @@ def make_controller(
 
     events = Events()
     policy = instantiate(settings.policy)
+    practice = _practice(settings, engine)
     background = None
     if settings.background is not None:
-        background = BackgroundPlanner(settings.background, events, clock)
-    _warm_up(settings, engine, events)
+        background = BackgroundPlanner(settings.background, events, clock, practice)
+    # Compile before the first request comes, without touching the real policy's state.
+    beginner = Guard(instantiate(settings.policy), events, slow_s=float("inf"))
+    for snapshot in practice:
+        beginner.decide(snapshot)
     instance = instance_of(scheduler.vllm_config) if shows_metrics(scheduler) else ""
     LOGGER.info("Scheduling by %s", settings.policy.get("_target_"))
     return StepController(
@@ -174,12 +179,12 @@ def make_controller(
     )
 
 
-def _warm_up(settings: Settings, engine: EngineView, events: Events) -> None:
+def _practice(settings: Settings, engine: EngineView) -> list[Snapshot]:
     """
-    Compile everything before the first request comes.
+    Snapshots of a made-up engine with too little room, and with plenty.
 
-    A policy of its own decides about an engine without room, with and without pressure, so
-    that neither the first reader nor the real policy's state pays for it.
+    Deciding about them imports and compiles what a policy needs, and making them what snapshots
+    need, before the first request comes.
     """
     tracker = ReaderTracker(engine.block_tokens)
     for number in range(4):
@@ -192,17 +197,17 @@ def _warm_up(settings: Settings, engine: EngineView, events: Events) -> None:
         )
     tracker.delivered(["0"], [1], 0.0)
     tracker.resident(["0"], [4 * engine.block_tokens], [4 * engine.block_tokens + 1], State.RUNNING)
+    tracker.qoe_area("0")
     learner = LatencyLearner(LatencyModel(0.03, 1e-4, 4e-7, 1e-4))
     learner.observe(0.03, 1, 64, 0)
-    guard = Guard(instantiate(settings.policy), events, slow_s=float("inf"))
-    for capacity in (10, 1000):
-        snapshot, _ = tracker.snapshot(
+    return [
+        tracker.snapshot(
             0.0,
             capacity_tokens=capacity * engine.block_tokens,
             max_batch=engine.max_batch,
             token_budget=engine.token_budget,
             latency=learner.model,
             max_candidates=settings.max_candidates,
-        )
-        guard.decide(snapshot)
-    tracker.qoe_area("0")
+        )[0]
+        for capacity in (10, 1000)
+    ]

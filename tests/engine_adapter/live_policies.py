@@ -149,6 +149,19 @@ class Sleepy:
         """Nothing is kept."""
 
 
+class Cold(Sleepy):
+    """The first decision of a process that is about anybody takes long, as if it compiled."""
+
+    warm: ClassVar[bool] = False
+
+    def decide(self, snapshot: Snapshot) -> Decision:
+        """Last come, first served."""
+        if snapshot.num_requests and not Cold.warm:
+            time.sleep(1.5)
+            Cold.warm = True
+        return super().decide(snapshot)
+
+
 class Recorder(Random):
     """Random, and shows every snapshot to the test."""
 

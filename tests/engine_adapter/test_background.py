@@ -15,7 +15,7 @@ from engine_adapter.guard import Events
 from engine_adapter.settings import Background
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from andes_opt.snapshot import Snapshot
 
@@ -26,11 +26,13 @@ def start() -> Iterator[Callable[..., tuple[BackgroundPlanner, Events]]]:
     planners: list[BackgroundPlanner] = []
 
     def make(
-        policy: dict[str, Any] | None = None, **options: Any
+        policy: dict[str, Any] | None = None,
+        practice: Sequence[Snapshot] = (),
+        **options: Any,
     ) -> tuple[BackgroundPlanner, Events]:
         events = Events()
         spec = {"_target_": "live_policies.Sleepy", **(policy or {})}
-        planner = BackgroundPlanner(Background(spec, **options), events)
+        planner = BackgroundPlanner(Background(spec, **options), events, practice=practice)
         planners.append(planner)
         return planner, events
 
@@ -88,6 +90,29 @@ def test_duty_cycle(start: Any, make_snapshot: Callable[..., Snapshot]) -> None:
     begin_s = time.monotonic()
     wait_for(lambda: planner.wants_snapshot)
     assert time.monotonic() - begin_s >= 0.4
+
+
+def test_practice(start: Any, make_snapshot: Callable[..., Snapshot]) -> None:
+    """
+    What a process does once, it does before it is asked for a plan.
+
+    A regression test: the first snapshot was an easy one, the second met a cold solver, missed
+    its deadline and cost the process.
+    """
+    cold = {"_target_": "live_policies.Cold"}
+    planner, events = start(cold, [make_snapshot(2)], duty_cycle=1.0, deadline_s=0.5)
+    for n in (0, 3):
+        assert plan_for(planner, make_snapshot(n)).solve_s < 0.5
+    assert not events.counts
+
+
+def test_ready_before_the_first_request(start: Any) -> None:
+    """The process is started without waiting for a snapshot, and asks for one when it is there."""
+    planner, events = start()
+    assert not planner.wants_snapshot
+    wait_for(lambda: planner.wants_snapshot)
+    assert planner._process is not None  # noqa: SLF001
+    assert not events.counts
 
 
 def test_crash(start: Any, make_snapshot: Callable[..., Snapshot]) -> None:

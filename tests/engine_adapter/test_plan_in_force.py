@@ -31,9 +31,16 @@ def test_spares() -> None:
     assert [plan.next_spare() for _ in range(5)] == ["d", "a", "c", None, None]
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 9), st.booleans()), max_size=12))
-def test_fit(requests: list[tuple[int, int, bool]]) -> None:
-    """After fitting, the plan fits, and only newcomers were put back, the least urgent first."""
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(1, 9), st.booleans()), max_size=12),
+    st.integers(0, 5),
+)
+def test_fit(requests: list[tuple[int, int, bool]], headroom: int) -> None:
+    """
+    After fitting, the plan fits, and only newcomers were put back, the least urgent first.
+
+    Residents may have grown into the head-room, for which newcomers get no place.
+    """
     n, capacity = len(requests), 20
     keys = [str(i) for i in range(n)]
     need = {key: blocks for key, (_, blocks, _) in zip(keys, requests, strict=True)}
@@ -44,11 +51,11 @@ def test_fit(requests: list[tuple[int, int, bool]]) -> None:
     plan = plan_of(decision, keys, newest=n, made_s=0.0)
     before = set(plan.serve)
     stay = sum(need[key] for key in (plan.serve | plan.hold) & resident)
-    ok = fit(plan, resident, need.__getitem__, capacity)
-    assert ok == (stay <= capacity)
+    ok = fit(plan, resident, need.__getitem__, capacity, headroom)
+    assert ok == (stay <= capacity + headroom)
     if ok:
         served = sum(need[key] for key in plan.serve | (plan.hold & resident))
-        assert served <= capacity
+        assert served <= max(capacity, stay)
         assert before - plan.serve <= plan.wait - resident
         put_back = [int(key) for key in before - plan.serve]
         newcomers = sorted(int(key) for key in before - resident)
