@@ -19,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from andes_opt.calibration import fit_latency, read_iterations
 from andes_opt.metrics import summarise
+from andes_opt.policy import Paced
 from andes_opt.simulator import simulate
 from experiments.configuration import build
 from experiments.environment import commit_words
@@ -140,9 +141,11 @@ def calibrated(lab: Lab, settings: DictConfig, folder: Path, profile: EngineProf
     return fit_latency(read_iterations(result[0] / "iterations.csv"), weighting="absolute")
 
 
-def simulated(item: Run, profile: EngineProfile, given: Sequence[str]) -> dict[str, float]:
+def simulated(
+    item: Run, profile: EngineProfile, pause_s: float, given: Sequence[str]
+) -> dict[str, float]:
     """
-    The same requests under the same policy in the simulator.
+    The same requests under the same policy, at the pace that it had live, in the simulator.
 
     Parameters
     ----------
@@ -150,6 +153,8 @@ def simulated(item: Run, profile: EngineProfile, given: Sequence[str]) -> dict[s
         The live run.
     profile
         The engine as calibrated.
+    pause_s
+        Between two plans.
     given
         Overrides that all runs share.
     """
@@ -159,7 +164,7 @@ def simulated(item: Run, profile: EngineProfile, given: Sequence[str]) -> dict[s
     if rate is not None:
         config.workload.rate = rate
     requests = build(config, "workload").generate(config.seed)
-    return summarise(simulate(requests, profile, build(config, "policy")))
+    return summarise(simulate(requests, profile, Paced(build(config, "policy"), pause_s)))
 
 
 def hit_share(results: pl.DataFrame, arm: str) -> float:
@@ -168,6 +173,32 @@ def hit_share(results: pl.DataFrame, arm: str) -> float:
     resumed = float(rows["adapter_resumed_tokens"].sum())
     cached = float(rows["adapter_resumed_cached_tokens"].sum())
     return cached / resumed if resumed else 0.0
+
+
+def pause_between_plans_s(results: pl.DataFrame, arm: str, planner_share: float) -> float:
+    """
+    How long the adapter waits after a plan, to stay within its share of the engine's time.
+
+    Parameters
+    ----------
+    results
+        The live runs' summaries.
+    arm
+        Whose.
+    planner_share
+        As the adapter was told.
+
+    Returns
+    -------
+    float
+        Mean over the arm's plans, s; 0 where nothing was planned.
+    """
+    rows = results.filter(pl.col("arm") == arm)
+    plans = float(rows["adapter_plans"].sum())
+    if not plans or planner_share >= 1.0:
+        return 0.0
+    spent_s = float((rows["adapter_snapshot_s"] + rows["adapter_decide_s"]).sum())
+    return spent_s / plans / planner_share
 
 
 def run(config: DictConfig) -> dict[str, float]:
@@ -203,15 +234,17 @@ def run(config: DictConfig) -> dict[str, float]:
             raise RunsFailed(f"no run was made; {lab.why_lacking}.")
         live = pl.DataFrame(lines, infer_schema_length=None)
         shares = {arm: hit_share(live, arm) for arm in settings.arms}
+        planner_share = float(config.live.planner_share)
+        pauses_s = {arm: pause_between_plans_s(live, arm, planner_share) for arm in settings.arms}
         both = []
         for item, line in zip(items, lines, strict=True):
             engine = replace(profile, latency=fit.latency, recompute_hit_share=shares[item.arm])
-            twin = simulated(item, engine, lab.given)
+            twin = simulated(item, engine, pauses_s[item.arm], lab.given)
             both.append({**line, **{f"sim_{name}": twin[name] for name in _COMPARED}})
         results = pl.DataFrame(both, infer_schema_length=None)
         table = comparison(results)
         write_atomically(folder / "table.csv", table.write_csv)
-        text = _document(table, fit, shares, saturated, record.environment, lab)
+        text = _document(table, fit, shares, pauses_s, saturated, record.environment, lab)
         _write(folder / "live_fidelity.md", text)
         if settings.docs is not None:
             (Path(settings.docs) / "results").mkdir(parents=True, exist_ok=True)
@@ -274,12 +307,14 @@ def _document(
     table: pl.DataFrame,
     fit: Fit,
     shares: Mapping[str, float],
+    pauses_s: Mapping[str, float],
     saturated: float,
     environment: Mapping[str, Any],
     lab: Lab,
 ) -> str:
     latency, numbers = fit.latency, fit.summary()
     listed = ", ".join(f"{arm} {share:.2f}" for arm, share in shares.items())
+    waits = ", ".join(f"{arm} {1e3 * pause_s:.0f} ms" for arm, pause_s in pauses_s.items())
     decimals = {name: 3 for name in table.columns if name.startswith(("area", "window"))}
     decimals |= {name: 2 for name in table.columns if name.startswith(("TTFT", "preempt"))}
     decimals |= {"TTFT p90 difference %": 1, "tokens/s difference %": 1}
@@ -291,6 +326,8 @@ def _document(
         f"{numbers['iterations']:.0f} iterations.",
         f"- Load 1 = {saturated:.0f} tokens/s of stock vLLM.",
         f"- Share of a resumed request's context that the prefix cache still had: {listed}.",
+        f"- Wait between two plans for the sake of the planner's share, which the simulator keeps, "
+        f"too: {waits}.",
         f"- Processor: {environment['cpu']}, {environment['cores_usable']} cores usable; load "
         f"average at the start {environment['load']}.",
         f"- Commit {commit_words(environment)}; started {environment['started']}.",

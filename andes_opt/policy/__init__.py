@@ -5,6 +5,7 @@ from andes_opt.policy.andes_released import AndesReleased
 from andes_opt.policy.fcfs import FCFS
 from andes_opt.policy.least_qoe import LeastQoE
 from andes_opt.policy.least_slack import LeastSlack
+from andes_opt.policy.paced import Paced
 from andes_opt.policy.rolling_horizon import RollingHorizon
 from andes_opt.policy.round_robin import RoundRobin
 from andes_opt.policy.srpt_oracle import SRPTOracle
@@ -16,6 +17,7 @@ __all__ = [
     "AndesReleased",
     "LeastQoE",
     "LeastSlack",
+    "Paced",
     "RollingHorizon",
     "RoundRobin",
     "SRPTOracle",

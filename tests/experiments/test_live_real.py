@@ -41,7 +41,7 @@ def test_the_experiment_in_small(monkeypatch, tmp_path):
         "warm_up=2",
     ]
     assert main(command) == 0
-    assert (tmp_path / "docs" / "results" / "live.md").exists()
+    assert (tmp_path / "docs" / "results" / "live_overload.md").exists()
 
     runs = sorted((tmp_path / "outputs/live_runs").iterdir())
     assert len(runs) == 3

@@ -141,6 +141,59 @@ def test_differences_are_paired_and_said_to_be_resolved_or_not():
     assert line["resolved to 0.01"] == "not resolved"
 
 
+def test_a_part_has_its_own_baselines():
+    """Solvers are compared with stock and with greedy; a part that names none with the study's."""
+    study = load("live", ["experiment=live_overload"]).live_study
+    assert report_live.baselines(study, "overload") == ["stock"]
+    assert report_live.baselines(study, "solvers") == ["stock", "andes"]
+    for part, options in study.parts.items():
+        assert set(report_live.baselines(study, part)) <= set(options.arms)
+        assert options.title
+
+
+def test_the_planner_share_is_planning_without_the_books():
+    """The share counts snapshots, deciding and applying; the second column all that is done."""
+    rows = pl.DataFrame(
+        {
+            **{metric: [0.0] for metric, _, _ in report_live.COST.values()},
+            "adapter_snapshot_s": [0.1],
+            "adapter_decide_s": [0.2],
+            "adapter_apply_s": [0.1],
+            "adapter_engine_s": [100.0],
+            "adapter_planner_share": [0.009],
+        }
+        | {"part": ["p"], "arm": ["andes"], "load": [1.6], "seed": [0]}
+    )
+    line = report_live.cost_table(rows).row(0, named=True)
+    assert line["planner share %"] == pytest.approx(0.4)
+    assert line["with books %"] == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("arms", [2, 9])
+def test_few_arms_are_lines_and_many_are_rows(tmp_path, arms, monkeypatch):
+    """Every arm is drawn, at each load, whichever form the figure takes; one seed is enough."""
+    figures = []
+    monkeypatch.setattr(report_live, "save", lambda figure, path: figures.append(figure))
+    rows = pl.DataFrame(
+        [
+            {"arm": f"a{k}", "load": load, "seed": 0, "qoe_area_mean": 0.1 * k}
+            | {"qoe_window_mean": 0.05 * k}
+            for k in range(arms)
+            for load in (1.6, 1.9)
+        ]
+    )
+    report_live.draw(rows, tmp_path / "x.png")
+    (figure,) = figures
+    if arms == 2:
+        drawn = {line.get_label() for c in figure.axes[0].containers for line in [c]}
+        assert drawn == {"a0", "a1"}
+    else:
+        assert [axis.get_title("left") for axis in figure.axes] == ["load 1.6", "load 1.9"]
+        names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        assert names == [f"a{k}" for k in range(arms)]
+        assert all(len(axis.containers) == 2 * arms for axis in figure.axes)
+
+
 def test_a_study_resumes_and_survives_a_failed_run(monkeypatch, tmp_path, capsys):
     """Runs that failed are named, the document has the others, and the next call makes the rest."""
     command = ["live", "experiment=live_overload", "live_study.tiny=true", *SCRIPTED]
@@ -156,7 +209,7 @@ def test_a_study_resumes_and_survives_a_failed_run(monkeypatch, tmp_path, capsys
     monkeypatch.setattr(live_study, "serve", flaky)
     assert main(command) == 1
     assert "1 failed" in capsys.readouterr().err
-    document = tmp_path / "docs" / "results" / "live.md"
+    document = tmp_path / "docs" / "results" / "live_overload.md"
     assert document.read_text().count("| stock") == 1
     assert "| andes" not in document.read_text()
     assert main(command) == 0
@@ -166,6 +219,10 @@ def test_a_study_resumes_and_survives_a_failed_run(monkeypatch, tmp_path, capsys
     assert "| andes" in text
     assert "Tiny form" in text
     assert (tmp_path / "docs" / "figures" / "live_overload.png").stat().st_size > 0
+    index = (tmp_path / "docs" / "results" / "live.md").read_text()
+    assert "(live_overload.md): stock vLLM against Andes and thrift; engine opt_tiny" in index
+    assert "live_solvers.md" not in index
+    assert (tmp_path / "outputs/live_overload/live_overload.md").exists()
     summary = json.loads((tmp_path / "outputs/live_overload/summary.json").read_text())
     assert summary["runs"] == 2
     assert "overload_andes_at_1.9_qoe_area_mean" in summary
@@ -188,7 +245,7 @@ def test_out_of_time_what_is_finished_counts(tmp_path, capsys):
     shutil.rmtree(made)
     assert main([*command, "live_study.minutes=0"]) == 0
     assert "Out of time for 1 runs" in capsys.readouterr().out
-    text = (tmp_path / "docs" / "results" / "live.md").read_text()
+    text = (tmp_path / "docs" / "results" / "live_overload.md").read_text()
     assert "Out of time before all runs were made" in text
     assert "| stock" in text
     assert "| andes" not in text
