@@ -32,6 +32,7 @@ _QOE_TABLE = {
     "ttft_p50_s": "TTFT p50 s",
     "ttft_p90_s": "TTFT p90 s",
     "ttft_p99_s": "TTFT p99 s",
+    "completion_delay_max_s": "longest delay s",
     "tokens_per_s": "tokens/s",
     "preemptions_per_request": "preemptions/request",
 }
@@ -44,6 +45,7 @@ _QOE_DECIMALS = {
     "TTFT p50 s": 2,
     "TTFT p90 s": 2,
     "TTFT p99 s": 2,
+    "longest delay s": 1,
     "tokens/s": 0,
     "preemptions/request": 2,
 }

@@ -141,6 +141,11 @@ def _token_rows(result: SimulationResult) -> pl.DataFrame:
 
 
 def _sentence(summary: dict[str, float]) -> str:
+    if summary["rejected"] == summary["requests"]:
+        return (
+            f"All {summary['requests']:.0f} requests were rejected: each needs more than "
+            "engine.capacity_tokens or engine.max_context_tokens."
+        )
     return (
         f"QoE area {summary['qoe_area_mean']:.3f}, delay {summary['qoe_delay_mean']:.3f}, "
         f"window {summary['qoe_window_mean']:.3f}; TTFT p50 {summary['ttft_p50_s']:.2f} s, "

@@ -61,6 +61,14 @@ def test_a_run_writes_rows_summary_environment_and_configuration(run):
     assert "policy=andes" in overrides
 
 
+def test_a_run_that_served_nobody_says_so(run, capsys):
+    """With an engine too small for any request there are no times to show, but a reason."""
+    _, summary = run("simulate", "workload.requests=5", "engine.capacity_tokens=16")
+    assert summary["rejected"] == 5
+    assert summary["ttft_p50_s"] is None
+    assert "All 5 requests were rejected: each needs more than" in capsys.readouterr().out
+
+
 def test_a_seed_gives_the_same_rows_again(run):
     """Two runs of one configuration have equal rows; another seed has others."""
     arguments = (*TINY, "policy=andes", "solver=greedy")
