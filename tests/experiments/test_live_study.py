@@ -160,6 +160,7 @@ def test_the_planner_share_is_planning_without_the_books():
             "adapter_decide_s": [0.2],
             "adapter_apply_s": [0.1],
             "adapter_engine_s": [100.0],
+            "adapter_iterations": [2000],
             "adapter_planner_share": [0.009],
         }
         | {"part": ["p"], "arm": ["andes"], "load": [1.6], "seed": [0]}
@@ -167,6 +168,7 @@ def test_the_planner_share_is_planning_without_the_books():
     line = report_live.cost_table(rows).row(0, named=True)
     assert line["planner share %"] == pytest.approx(0.4)
     assert line["with books %"] == pytest.approx(0.9)
+    assert line["engine's iteration ms"] == pytest.approx(50.0)
 
 
 @pytest.mark.parametrize("arms", [2, 9])
