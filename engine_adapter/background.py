@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from engine_adapter.guard import Events
     from engine_adapter.settings import Background
 
-#: Time for a process to start and import its solver's back-end.
-_START_S = 60.0
+#: Time for a process to start and practise. Nobody waits for it, and it may compile for a minute.
+_START_S = 300.0
+#: Time for a process's first plan: made-up snapshots may have left something to compile.
+_FIRST_PLAN_S = 60.0
 #: Failures in a row after which the slow policy is given up.
 _MAX_FAILURES = 5
 
@@ -102,7 +104,9 @@ class BackgroundPlanner:
     @property
     def wants_snapshot(self) -> bool:
         """True if the policy is there and idle, and its duty cycle allows another plan."""
-        return self._ready and self._job is None and self._clock() >= self._next_s
+        return (
+            self._ready and not self._closed and self._job is None and self._clock() >= self._next_s
+        )
 
     def offer(self, snapshot: Snapshot, keys: list[str]) -> None:
         """Start a plan; only when :attr:`wants_snapshot`."""
@@ -127,7 +131,6 @@ class BackgroundPlanner:
         """End the process."""
         with self._wake:
             self._closed = True
-            self._ready = False
             self._wake.notify()
         self._kill()
 
@@ -144,7 +147,7 @@ class BackgroundPlanner:
     def _serve(self, process: subprocess.Popen[bytes]) -> None:
         """Answer snapshots until closed, or until something fails."""
         self._ready = True
-        limit_s = _START_S  # the first plan of a process may still compile something
+        limit_s = max(_FIRST_PLAN_S, self._settings.deadline_s)
         while True:
             with self._wake:
                 self._wake.wait_for(lambda: self._job is not None or self._closed)
