@@ -225,9 +225,12 @@ class StepController:
             if background.wants_snapshot and self._engine.waiting:
                 background.offer(*self._snapshot(now_s))
             if plan is not None and plan.late:
-                if not short and now_s - plan.made_s <= self._late_s:
+                if short or now_s - plan.made_s > self._late_s:
+                    self._plan = None  # too old; whoever decides now starts afresh
+                elif not self._queues.newcomers_wait(plan):
                     return
-                self._plan = None  # too old; whoever decides now starts afresh
+                # Newcomers would wait for the next plan of the background; the fast policy is
+                # there to bridge that.
                 self._changed = True
 
         if self._replan_after >= NEVER:

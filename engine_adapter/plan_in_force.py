@@ -105,8 +105,8 @@ def fit(
     """
     Make a plan of the past fit the requests as they are now.
 
-    Those who left are gone already; those who stayed have grown. The least urgent newcomers
-    are put back until the rest fits.
+    Those who left are gone already; those who stayed have grown, and whoever was let in since
+    stays. The least urgent newcomers are put back until the rest fits.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ def fit(
     bool
         False if even without newcomers it does not fit.
     """
-    kept = (plan.serve | plan.hold) & resident
+    kept = resident - plan.wait
     free = capacity_blocks - sum(need_blocks(key) for key in kept)
     if free < -headroom_blocks:
         return False

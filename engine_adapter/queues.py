@@ -104,6 +104,11 @@ class Queues:
         waiting = self._engine.waiting
         return not (waiting and waiting[0].request_id in self._front)
 
+    def newcomers_wait(self, plan: PlanInForce) -> bool:
+        """True if somebody waits who came after a plan's snapshot."""
+        waiting = self._engine.waiting
+        return bool(waiting) and self._observer.tracker.number(waiting[-1].request_id) > plan.newest
+
     def hide(self, plan: PlanInForce | None) -> None:
         """
         Take out of the engine's sight whoever is held or has to wait.

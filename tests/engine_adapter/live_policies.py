@@ -149,6 +149,25 @@ class Sleepy:
         """Nothing is kept."""
 
 
+class NewestFirst:
+    """Serves from the latest arrival on whoever fits, after a sleep."""
+
+    def __init__(self, sleep_s: float = 0.0) -> None:
+        self._sleep_s = sleep_s
+
+    def decide(self, snapshot: Snapshot) -> Decision:
+        """The newest that fit together."""
+        time.sleep(self._sleep_s)
+        order = np.argsort(-snapshot.request_id, kind="stable")
+        held = np.cumsum(snapshot.need_tokens[order])
+        action = np.full(snapshot.num_requests, Action.WAIT, dtype=np.int8)
+        action[order[held <= snapshot.capacity_tokens]] = Action.SERVE
+        return Decision(action=action, order=order)
+
+    def finished(self, request_id: int) -> None:
+        """Nothing is kept."""
+
+
 class Cold(Sleepy):
     """The first decision of a process that is about anybody takes long, as if it compiled."""
 

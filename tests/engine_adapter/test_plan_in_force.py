@@ -31,6 +31,16 @@ def test_spares() -> None:
     assert [plan.next_spare() for _ in range(5)] == ["d", "a", "c", None, None]
 
 
+def test_whoever_was_let_in_since_keeps_room() -> None:
+    """A resident that a plan does not know counts: it will be there when the plan is followed."""
+    decision = Decision(action=np.array([1, 1, 0], dtype=np.int8), order=np.arange(3))
+    plan = plan_of(decision, ["a", "b", "c"], newest=3, made_s=0.0)
+    need = {"a": 4, "b": 4, "c": 4, "new": 4}
+    assert fit(plan, {"a", "c", "new"}, need.__getitem__, 8)
+    assert (plan.serve, plan.wait) == ({"a"}, {"b", "c"})
+    assert not fit(plan, {"a", "new"}, need.__getitem__, 7)
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 2), st.integers(1, 9), st.booleans()), max_size=12),
     st.integers(0, 5),

@@ -573,6 +573,39 @@ def test_background(start: Any) -> None:
     assert not counters["events"].get("background planner failed")
 
 
+def test_newcomers_do_not_wait_for_the_background(start: Any) -> None:
+    """
+    While a plan of the background is followed, the fast policy lets newcomers in.
+
+    A regression test: they waited for the next such plan, which with CBC cost a second.
+    """
+    newest = "live_policies.NewestFirst"
+    background = {
+        "policy": {"_target_": newest, "sleep_s": 0.5},
+        "deadline_s": 5.0,
+        "duty_cycle": 1.0,
+        "max_age_s": 60.0,
+    }
+    engine = start({"_target_": newest}, adapter={"background": background})
+    engine.on_step = lambda _: time.sleep(0.05)
+    end_s, rounds = time.monotonic() + 60, 0
+    while not summary(engine)["late_plans"]:
+        if not engine.scheduler.has_requests():
+            for _ in range(3):
+                rounds += 1
+                engine.add(f"old{rounds}", [rounds] * 200, 250)  # no prefix is shared
+        engine.step()
+        assert time.monotonic() < end_s, summary(engine)
+    late_plans = summary(engine)["late_plans"]
+    engine.add("new", [9, 8, 7] * 70, 20)
+    for _ in range(6):
+        engine.step()
+    assert engine.replies["new"], engine.state()
+    assert summary(engine)["late_plans"] == late_plans
+    engine.on_step = None
+    engine.drain(10**6)
+
+
 def test_background_crashes(start: Any) -> None:
     """A background process that dies at every plan harms nobody."""
     background = {"policy": {"_target_": "live_policies.Sleepy", "dies": True}, "duty_cycle": 1.0}
