@@ -142,7 +142,6 @@ class BackgroundPlanner:
                 # Includes a broken pipe: the process crashed.
                 if not self._closed:
                     self._rest(str(error))
-        self._ready = False
 
     def _serve(self, process: subprocess.Popen[bytes]) -> None:
         """Answer snapshots until closed, or until something fails."""

@@ -9,7 +9,6 @@ drifts favours nobody. Where a difference has to be resolved, seeds are added un
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from dataclasses import dataclass
@@ -29,7 +28,14 @@ from experiments.environment import commit_words
 from experiments.identity import configuration_hash, identified
 from experiments.live_engine import EngineFailed
 from experiments.live_run import request_rate, run_columns, serve
-from experiments.records import ENVIRONMENT, ERROR, ROWS, printable, recorded_run, write_json
+from experiments.records import (
+    ERROR,
+    ROWS,
+    printable,
+    read_environment,
+    recorded_run,
+    write_json,
+)
 from experiments.resume import finished
 from experiments.serve import told_to_end
 from experiments.usage import RunsFailed, not_understood, one_line
@@ -385,7 +391,7 @@ def _work(
 
 def _provenance(folder: Path) -> dict[str, Any]:
     """Commit and load average of a run: kept ones may be older than the code that reports them."""
-    recorded = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
+    recorded = read_environment(folder)
     return {"commit": commit_words(recorded), "load_average": recorded["load"][0]}
 
 

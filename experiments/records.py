@@ -332,6 +332,12 @@ def complete_runs(*folders: Path) -> list[Path]:
     return list(found.values())
 
 
+def read_environment(folder: Path) -> dict[str, Any]:
+    """What a run's ``env.json`` holds: see :func:`experiments.environment.environment`."""
+    recorded: dict[str, Any] = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
+    return recorded
+
+
 def read_run(folder: Path, name: str = ROWS) -> pl.DataFrame:
     """
     The rows of one complete run, checked against the documented schema.
@@ -348,8 +354,7 @@ def read_run(folder: Path, name: str = ROWS) -> pl.DataFrame:
     ValueError
         If the rows were written under another version of the schema.
     """
-    environment_path = folder / ENVIRONMENT
-    recorded = json.loads(environment_path.read_text(encoding="utf-8"))
+    recorded = read_environment(folder)
     schema = recorded.get("schema", SCHEMA)
     rows = pl.read_parquet(folder / name)
     strange = [

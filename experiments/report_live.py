@@ -128,26 +128,26 @@ def write(results: pl.DataFrame, facts: Facts, folder: Path) -> str:
         The tables, for the terminal.
     """
     write_atomically(folder / "table.csv", results.write_csv)
-    docs = None if facts.study.docs is None else Path(facts.study.docs)
+    homes = [(folder, "")]  # of documents, and how their figures are reached from there
+    if facts.study.docs is not None:
+        docs = Path(facts.study.docs)
+        homes.append((docs / "results", "../figures/"))
+        for place in (docs / "results", docs / "figures"):
+            place.mkdir(parents=True, exist_ok=True)
     texts = []
     for part in results["part"].unique(maintain_order=True):
         rows = results.filter(pl.col("part") == part)
         name = f"{_NAME}_{part}"
         picture = folder / f"{name}.png"
         draw(rows, picture)
+        if facts.study.docs is not None:
+            write_atomically(docs / "figures" / picture.name, partial(shutil.copyfile, picture))
         sections = _sections(rows, part, facts)
         texts += sections
         whole = [*_header(rows, part, facts), *sections]
-        _write(folder / f"{name}.md", [*whole, f"![{part}]({picture.name})"])
-        if docs is not None:
-            for place in (docs / "results", docs / "figures"):
-                place.mkdir(parents=True, exist_ok=True)
-            _write(
-                docs / "results" / f"{name}.md", [*whole, f"![{part}](../figures/{picture.name})"]
-            )
-            copy = partial(shutil.copyfile, picture)
-            write_atomically(docs / "figures" / picture.name, copy)
-    for place in [folder] + ([] if docs is None else [docs / "results"]):
+        for place, figures in homes:
+            _write(place / f"{name}.md", [*whole, f"![{part}]({figures}{picture.name})"])
+    for place, _ in homes:
         _write(place / f"{_NAME}.md", _index(facts.study, place))
     return "\n\n".join(texts)
 

@@ -9,7 +9,6 @@ over runs that are not alike.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from experiments.records import (
-    ENVIRONMENT,
     ERROR,
     REQUEST_COLUMNS,
     ROWS,
@@ -25,6 +23,7 @@ from experiments.records import (
     SUMMARY,
     complete_runs,
     printable,
+    read_environment,
     read_run,
 )
 
@@ -161,9 +160,7 @@ def read(folders: Sequence[Path]) -> Results:
         found = [part for table in requests for part in _parts(folder, table)]
         parts += found
     cells, dropped = _without_copies(_labelled(parts))
-    environments = [
-        json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8")) for folder in runs
-    ]
+    environments = [read_environment(folder) for folder in runs]
     notes = [*_left_out(folders), *dropped, *_mixed_code(environments)]
     numbers = pl.concat(measured, how="diagonal") if measured else pl.DataFrame()
     return Results(cells, _with_units(answers), numbers, notes, environments)

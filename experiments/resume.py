@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.identity import identified, identity
-from experiments.records import ENVIRONMENT, ERROR, SUMMARY, printable, write_json
+from experiments.records import ERROR, SUMMARY, printable, read_environment, write_json
 from experiments.usage import RunRefused, RunsFailed, UsageError, is_user_error, one_line
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def finished(folder: Path, run: Mapping[str, str]) -> dict[str, float] | None:
     if (folder / ERROR).exists():
         return None
     try:
-        recorded = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
+        recorded = read_environment(folder)
         summary: dict[str, float] = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None

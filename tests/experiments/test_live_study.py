@@ -187,7 +187,7 @@ def test_few_arms_are_lines_and_many_are_rows(tmp_path, arms, monkeypatch):
     report_live.draw(rows, tmp_path / "x.png")
     (figure,) = figures
     if arms == 2:
-        drawn = {line.get_label() for c in figure.axes[0].containers for line in [c]}
+        drawn = {container.get_label() for container in figure.axes[0].containers}
         assert drawn == {"a0", "a1"}
     else:
         assert [axis.get_title("left") for axis in figure.axes] == ["load 1.6", "load 1.9"]
