@@ -13,7 +13,9 @@ from andes_opt.latency import LatencyModel
 from andes_opt.snapshot import Snapshot, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from live_stepping import Engine, Start
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -50,3 +52,53 @@ def make_snapshot() -> Callable[..., Snapshot]:
         return Snapshot(**{**values, **changes})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model folder that holds a config and nothing else."""
+    from live_stepping import write_tiny_config
+
+    return write_tiny_config(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def start(tiny_model: str) -> Iterator[Start]:
+    """Makes engines around a scheduler of ours or of vLLM's, stepped without a model."""
+    from live_stepping import Engine, make_scheduler
+
+    engines: list[Engine] = []
+
+    def make(
+        policy: dict[str, Any] | None = None,
+        *,
+        asynchronous: bool = False,
+        scheduler_class: Any = None,
+        adapter: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> Engine:
+        from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+        from vllm.v1.core.sched.scheduler import Scheduler
+
+        from engine_adapter.scheduler import AndesScheduler
+
+        config = {}
+        if policy is not None:
+            config = {"andes_opt": {"policy": policy, "planner_share": 1.0, **(adapter or {})}}
+            scheduler_class = scheduler_class or AndesScheduler
+        stock = AsyncScheduler if asynchronous else Scheduler
+        engine = Engine.around(
+            make_scheduler(
+                tiny_model,
+                scheduler_class or stock,
+                asynchronous=asynchronous,
+                additional_config=config,
+                **options,
+            )
+        )
+        engines.append(engine)
+        return engine
+
+    yield make
+    for engine in engines:
+        engine.scheduler.shutdown()

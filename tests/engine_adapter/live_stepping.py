@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -323,3 +323,19 @@ class Engine:
         everyone = set(queued) | {r.request_id for r in blocked}
         unfinished = {k for k, r in scheduler.requests.items() if not r.is_finished()}
         assert everyone == unfinished, f"lost: {unfinished - everyone}"
+
+
+class Start(Protocol):
+    """What the fixture ``start`` gives: makes an engine, which ends with the test."""
+
+    def __call__(
+        self,
+        policy: dict[str, Any] | None = None,
+        *,
+        asynchronous: bool = False,
+        scheduler_class: Any = None,
+        adapter: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> Engine:
+        """With a policy an engine of ours, without one vLLM's own; options of make_scheduler."""
+        ...
