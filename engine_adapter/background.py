@@ -8,6 +8,7 @@ a decision at its deadline, replaces a process that died, and keeps to the duty 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import subprocess
@@ -93,6 +94,7 @@ class BackgroundPlanner:
         self._job: tuple[Snapshot, list[str], list[int]] | None = None
         self._result: LatePlan | None = None
         self._finished: list[int] = []
+        self._told = 0  # number of the latest arrival that the process has heard of
         self._ready = False
         self._next_s = -float("inf")
         self._failures = 0
@@ -113,6 +115,7 @@ class BackgroundPlanner:
         with self._wake:
             self._job = (snapshot, keys, self._finished)
             self._finished = []
+            self._told = snapshot.requests_seen
             self._wake.notify()
 
     def take(self) -> LatePlan | None:
@@ -123,9 +126,8 @@ class BackgroundPlanner:
     def finished(self, request_number: int) -> None:
         """Tell the policy, along with the next snapshot, that a request has left."""
         with self._wake:
-            self._finished.append(request_number)
-            if self._failures >= _MAX_FAILURES:
-                self._finished.clear()
+            if request_number <= self._told:
+                self._finished.append(request_number)
 
     def close(self) -> None:
         """End the process."""
@@ -169,7 +171,11 @@ class BackgroundPlanner:
         self._failures += 1
         self._events.record("background planner failed", reason)
         self._kill()
-        self._job = None
+        with self._wake:
+            self._job = None
+            # The next process knows nobody.
+            self._told = 0
+            self._finished.clear()
         if self._failures == _MAX_FAILURES:
             self._events.record("background planner given up", f"after {_MAX_FAILURES} failures")
             return
@@ -232,4 +238,6 @@ class BackgroundPlanner:
         process.wait()
         for stream in (process.stdin, process.stdout):
             if stream is not None:
-                stream.close()
+                # What it could not be told any more is flushed again, and fails again.
+                with contextlib.suppress(OSError):
+                    stream.close()

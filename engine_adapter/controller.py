@@ -159,13 +159,14 @@ class StepController:
         self._observer.iteration_scheduled(running, admitted, scheduled)
         self._check_progress(bool(scheduled))
 
-        spent_s = time.perf_counter() - start_s
-        self.report.observe_s += spent_s
-        self.report.add_iteration(self._own_s + spent_s)
+        observed_s = time.perf_counter()
+        self.report.observe_s += observed_s - start_s
+        self.report.add_iteration(self._own_s + observed_s - start_s)
         path = self._settings.report_path or self._scratch_report
         if path is not None and start_s >= self._report_s + 1.0:
             self._report_s = start_s
             self._write_report(path)
+            self.report.add_to_iteration(time.perf_counter() - observed_s)
 
     def failed(self, error: Exception) -> None:
         """Count an error of the adapter itself, and let the engine go on alone for a while."""
@@ -279,7 +280,8 @@ class StepController:
         plan = plan_of(late.decision, late.keys, late.newest, late.snapshot_s, late=True)
         for group in (plan.serve, plan.hold, plan.wait):
             group.intersection_update([key for key in group if key in tracker])
-        resident = {request.request_id for request in self._engine.running}
+        engine = self._engine
+        resident = {r.request_id for r in engine.running if engine.steerable(r)}
         if age_s > self._late_s or not fit(
             plan,
             resident,

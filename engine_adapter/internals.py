@@ -71,6 +71,8 @@ REQUIRED: tuple[Requirement, ...] = (
             "_all_token_ids",
             "_output_token_ids",
             "arrival_time",
+            "is_finished",
+            "lora_request",
             "max_tokens",
             "num_computed_tokens",
             "num_output_placeholders",
@@ -152,6 +154,21 @@ def _classes_of_installed(module: str) -> Mapping[str, Any] | None:
     return classes_in(Path(spec.origin).read_text(encoding="utf-8"))
 
 
+def _group_block_tokens(scheduler: Any) -> list[int]:
+    """
+    Tokens of a block of each KV group.
+
+    Its manager's, where that is to be had: with decode context parallelism a block of the pool
+    has that many times as many tokens as the group's specification says.
+    """
+    groups = scheduler.kv_cache_config.kv_cache_groups
+    coordinator = getattr(scheduler.kv_cache_manager, "coordinator", None)
+    managers = getattr(coordinator, "single_type_managers", ())
+    if len(managers) == len(groups):
+        return [int(manager.block_size) for manager in managers]
+    return [int(group.kv_cache_spec.block_size) for group in groups]
+
+
 class EngineView:
     """
     One vLLM scheduler, in the adapter's words.
@@ -172,6 +189,8 @@ class EngineView:
         Most requests at once, and most tokens of an iteration.
     lookahead_tokens
         Tokens beyond the context for which the engine reserves room (speculative decoding).
+    watermark_blocks
+        Blocks that the engine keeps free when it admits a request.
     depth
         Iterations that may be in flight at once: 2 with async scheduling.
 
@@ -196,10 +215,11 @@ class EngineView:
         self._pool = scheduler.kv_cache_manager.block_pool
 
         self.block_tokens = int(scheduler.block_size)
-        groups = scheduler.kv_cache_config.kv_cache_groups
         self._pool_blocks_per_block = max(
-            1, sum(-(-self.block_tokens // g.kv_cache_spec.block_size) for g in groups)
+            1, sum(-(-self.block_tokens // size) for size in _group_block_tokens(scheduler))
         )
+        watermark = getattr(scheduler.kv_cache_manager, "watermark_blocks", 0)
+        self.watermark_blocks = -(-int(watermark) // self._pool_blocks_per_block)
         # One block of the pool is the null block, which nobody gets.
         self.num_blocks: int = (self._pool.num_gpu_blocks - 1) // self._pool_blocks_per_block
         # Recent versions separate the admission limit from the model runner's batch size.
@@ -243,13 +263,12 @@ class EngineView:
         queue.extend(requests)
         return queue
 
-    @property
-    def num_requests(self) -> int:
-        """Unfinished requests."""
-        return len(self._scheduler.requests)
-
     def newest_first(self) -> Iterable[Any]:
-        """Unfinished requests, the latest arrival first."""
+        """
+        Requests, the latest arrival first.
+
+        Finished ones stay among them while their KV is on its way to another engine.
+        """
         requests: dict[str, Any] = self._scheduler.requests
         return reversed(requests.values())
 
@@ -259,7 +278,7 @@ class EngineView:
         return finished
 
     def find(self, key: str) -> Any:
-        """The unfinished request with this id, or None."""
+        """The request with this id, or None."""
         return self._scheduler.requests.get(key)
 
     @property
@@ -267,6 +286,11 @@ class EngineView:
         """True while the engine's owner has paused scheduling."""
         state = getattr(self._scheduler, "pause_state", None)
         return state is not None and bool(state.name != "UNPAUSED")
+
+    @property
+    def parked(self) -> int:
+        """Requests that keep a place in the batch though they don't run: paused sessions."""
+        return int(getattr(self._scheduler, "num_waiting_for_streaming_input", 0))
 
     def limit_batch(self, requests: int) -> None:
         """Let the engine run at most so many requests until told otherwise."""
@@ -278,7 +302,13 @@ class EngineView:
 
     def evict(self, request: Any, now_s: float) -> None:
         """Free the KV of a request that was taken out of ``running``, and queue it."""
-        self._scheduler._preempt_request(request, now_s)  # noqa: SLF001
+        preempt = self._scheduler._preempt_request  # noqa: SLF001
+        if getattr(self._scheduler, "requires_kv_delivery", False):
+            # Its KV is for another engine: a last token that is still in flight must not end the
+            # request without it. vLLM preempts such requests in this way, too.
+            preempt(request, now_s, drop_stale_output=True)
+        else:
+            preempt(request, now_s)
 
     # Requests
 
@@ -294,6 +324,20 @@ class EngineView:
             or request.status is self._preempted_status
             or request.status is self._running_status
         ) and not getattr(request, "resumable", False)
+
+    def waits(self, request: Any) -> bool:
+        """True if a request could be admitted."""
+        return request.status is self._waiting_status or self.is_preempted(request)
+
+    @staticmethod
+    def holdable(request: Any) -> bool:
+        """
+        True if a running request may be out of the engine's sight.
+
+        The engine counts the LoRA adapters of the requests that it sees, and asserts that they
+        are few enough; one that comes back could be one too many.
+        """
+        return request.lora_request is None
 
     def is_preempted(self, request: Any) -> bool:
         """True if the KV of a started request was taken away."""

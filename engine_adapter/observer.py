@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Arrivals on the wall clock further back than this are taken for a wrong clock.
 _OLDEST_S = 60.0
+#: What takes longer than this is no iteration: the engine was paused or asleep.
+_LONGEST_S = 60.0
 #: Weight of a new sample in the prefix cache's share of hits.
 _HIT_GAIN = 0.05
 
@@ -70,9 +72,11 @@ class Observer:
         headroom = settings.headroom_blocks
         if headroom is None:
             headroom = max(1, engine.num_blocks // 100)
+        headroom = max(headroom, engine.watermark_blocks)
         self._usable_blocks = max(1, engine.num_blocks - headroom)
         self.headroom_blocks = engine.num_blocks - self._usable_blocks
 
+        self._blocked: list[Any] = []  # no policy may decide about them yet
         self._ran: list[Any] = []
         self._draining: list[tuple[int, Any]] = []  # last iteration to look at it, request
         self._last_start_s: float | None = None
@@ -95,12 +99,15 @@ class Observer:
         -------
         tuple[int, list[int], bool]
             Tokens that reached clients, numbers of the requests that left, and whether
-            something arrived.
+            something came into a policy's sight or lost its KV.
         """
         self._time_iteration(now_s)
         tokens = self._deliver(now_s)
         left = [self._left(key) for key in self._engine.finished_ids() if key in self.tracker]
-        return tokens, left, self._arrivals(now_s)
+        changed = self._all_lost()
+        changed |= self._unblocked()
+        changed |= self._arrivals(now_s)
+        return tokens, left, changed
 
     def resync(self) -> list[int]:
         """After an error: forget requests that left unnoticed; their numbers come back."""
@@ -166,7 +173,7 @@ class Observer:
         return self.tracker.snapshot(
             now_s,
             capacity_tokens=self.capacity_blocks() * engine.block_tokens,
-            max_batch=max(0, engine.max_batch - not_ours),
+            max_batch=max(0, engine.max_batch - not_ours - engine.parked),
             token_budget=engine.token_budget,
             latency=self._learner.model,
             max_candidates=self._settings.max_candidates,
@@ -229,9 +236,12 @@ class Observer:
         in_flight = self._in_flight
         if self._last_start_s is not None and in_flight and in_flight[-1] is not None:
             duration_s = now_s - self._last_start_s
-            self._report.engine_s += duration_s
             # With several iterations in flight the engine waits for the oldest of them.
             oldest = in_flight[0]
+            if duration_s > _LONGEST_S:
+                oldest = None
+            else:
+                self._report.engine_s += duration_s
             if oldest is not None and len(in_flight) == self._engine.depth:
                 self._learner.observe(duration_s, *oldest)
                 if self._log is not None:
@@ -259,7 +269,8 @@ class Observer:
         for request in engine.newest_first():
             if request.request_id in tracker:
                 break
-            new.append(request)
+            if not request.is_finished():
+                new.append(request)
         wall_s = time.time()
         for request in reversed(new):
             # The request carries the wall clock of its front-end.
@@ -269,15 +280,44 @@ class Observer:
             if complaint is not None:
                 self._events.record("target not understood", complaint)
             self.longest_prompt = max(self.longest_prompt, request.num_prompt_tokens)
+            steerable = engine.steerable(request)
+            if not steerable:
+                self._blocked.append(request)
             tracker.add(
                 request.request_id,
                 now_s - age_s,
                 request.num_prompt_tokens,
                 request.num_prompt_tokens + request.max_tokens,
                 target,
-                steerable=engine.steerable(request),
+                steerable=steerable,
             )
         return bool(new)
+
+    def _unblocked(self) -> bool:
+        """Let policies see whoever no longer waits for a grammar or for KV from elsewhere."""
+        if not self._blocked:
+            return False
+        engine = self._engine
+        here = [r for r in self._blocked if engine.find(r.request_id) is r and not r.is_finished()]
+        freed = [request for request in here if engine.steerable(request)]
+        for request in freed:
+            self.tracker.steerable(request.request_id)
+        self._blocked = [request for request in here if not engine.steerable(request)]
+        return bool(freed)
+
+    def _all_lost(self) -> bool:
+        """Notice that the engine's owner has preempted everybody, as for a change of weights."""
+        engine = self._engine
+        if not self._ran or engine.running:
+            return False
+        lost = [
+            request
+            for request in self._ran
+            if request.request_id in self.tracker and engine.is_preempted(request)
+        ]
+        for request in lost:
+            self.lost(request)
+        return bool(lost)
 
     def _features(self, scheduled: dict[str, int]) -> tuple[int, int, int] | None:
         """Requests that decode, their context, and prompt tokens; None for an empty step."""

@@ -28,8 +28,6 @@ class PlanInForce:
         Number of the latest arrival that the plan knows of.
     made_s
         When its snapshot was taken, on the engine's clock.
-    replan_after
-        Iterations that it is good for.
     late
         True if it comes from the background.
     size
@@ -42,7 +40,6 @@ class PlanInForce:
     rank: dict[str, int]
     newest: int
     made_s: float
-    replan_after: int
     late: bool = False
     size: int = 0
     _spare: list[str] | None = None
@@ -89,7 +86,6 @@ def plan_of(
         rank={keys[i]: place for place, i in enumerate(decision.order.tolist())},
         newest=newest,
         made_s=made_s,
-        replan_after=decision.replan_after,
         late=late,
         size=len(by_action[Action.SERVE]),
     )

@@ -50,6 +50,8 @@ class Queues:
         self._hidden: list[Any] = []
         self._rest: deque[Any] | None = None
         self._front: set[str] = set()  # who stands in front of the queue, to be seen
+        self._outside: set[str] = set()  # those of them that no policy could decide about
+        self._evicted: set[str] = set()  # in this iteration
         self._reordered = False
 
     def arrange(self, plan: PlanInForce) -> None:
@@ -59,7 +61,8 @@ class Queues:
         Parameters
         ----------
         plan
-            The plan; holds of requests without KV become waits.
+            The plan; holds of requests without KV become waits, and of those that the engine
+            has to see, serves.
         """
         engine = self._engine
         self._evict(plan)
@@ -67,6 +70,10 @@ class Queues:
         resident = {request.request_id for request in running}
         plan.wait |= plan.hold - resident
         plan.hold &= resident
+        seen = {r.request_id for r in running if not engine.holdable(r)} & plan.hold
+        plan.hold -= seen
+        plan.serve |= seen
+        plan.size += len(seen)
 
         # The engine computes in this order and preempts from the end. Prompts come last, as the
         # engine has it, so that they do not take the token budget from replies under way.
@@ -94,7 +101,8 @@ class Queues:
                 outside.append(request)
         served.sort(key=lambda r: rank[r.request_id])
         engine.waiting = engine.queue_of([*outside, *served, *rest])
-        self._front = {request.request_id for request in outside} | plan.serve
+        self._outside = {request.request_id for request in outside}
+        self._front = self._outside | plan.serve
         self._reordered = True
 
     def idle(self, plan: PlanInForce | None) -> bool:
@@ -149,6 +157,7 @@ class Queues:
             rest, self._rest = self._rest, None
             rest.extendleft(reversed(engine.waiting))
             engine.waiting = rest
+        self._evicted.clear()
         hidden, self._hidden = self._hidden, []
         if hidden:
             # At the end, where the engine looks for victims: they are the ones to spare.
@@ -171,6 +180,7 @@ class Queues:
                 engine.running.append(request)
                 self._events.record("eviction failed", f"{type(error).__name__}: {error}")
                 continue
+            self._evicted.add(request.request_id)
             self._observer.lost(request)
             self._report.evicted += 1
 
@@ -197,53 +207,79 @@ class Queues:
 
     def _split(self, queue: deque[Any], plan: PlanInForce) -> tuple[list[Any], deque[Any]]:
         """Those at the front whom the engine shall see, whoever else fits, and the rest."""
-        front = []
-        while queue and queue[0].request_id in self._front:
-            front.append(queue.popleft())
+        front, unblocked = self._take_front(queue)
         number = self._observer.tracker.number
         fresh = []
         while queue and number(queue[-1].request_id) > plan.newest:
             fresh.append(queue.pop())
-        queue.extend(reversed(fresh))
 
         places = plan.size - len(self._engine.running) - len(front)
-        if queue and (fresh or places > 0):
+        if fresh or (queue and places > 0):
             need = self._observer.tracker.need_blocks
             room = self._observer.room_blocks() - len(self._engine.running)
             room -= sum(need(request.request_id) for request in front)
-            room = self._fill(queue, plan, front, places, room)
-            self._admit_fresh(queue, front, fresh, room)
+            spare, room = self._spare(plan, places, room)
+            if spare:
+                chosen = {request.request_id: request for request in queue}
+                front += [chosen[key] for key in spare if key in chosen]
+                queue = self._engine.queue_of(r for r in queue if r.request_id not in spare)
+            front += self._admissible(fresh, room)
+            self._front.update(request.request_id for request in front)
+        queue.extend(r for r in reversed(fresh) if r.request_id not in self._front)
+        queue.extendleft(reversed(unblocked))
         return front, queue
 
-    def _fill(
-        self, queue: deque[Any], plan: PlanInForce, front: list[Any], places: int, room: int
-    ) -> int:
-        """Give the places of those who have left since the plan to the next in its order."""
+    def _take_front(self, queue: deque[Any]) -> tuple[list[Any], list[Any]]:
+        """
+        Take off whoever stands in front to be seen.
+
+        Apart from them those who had to be seen because no policy could decide about them (their
+        grammar was not there, say) and can be decided about by now: the next plan does that, and
+        until then they must not stand in the way of those whom this plan serves.
+        """
+        front, unblocked = [], []
+        while queue and queue[0].request_id in self._front:
+            request = queue.popleft()
+            if request.request_id in self._outside and self._engine.steerable(request):
+                self._front.discard(request.request_id)
+                unblocked.append(request)
+            else:
+                front.append(request)
+        return front, unblocked
+
+    def _spare(self, plan: PlanInForce, places: int, room: int) -> tuple[dict[str, None], int]:
+        """The next in a plan's order for the places of those who have left; room after them."""
         need, engine = self._observer.tracker.need_blocks, self._engine
+        chosen: dict[str, None] = {}
+        later = []
         while places > 0 and (key := plan.next_spare()) is not None:
             request = engine.find(key)
-            if request is None or request not in queue:
+            if request is None or not engine.waits(request):
+                continue
+            if key in self._evicted:
+                # The engine's workers want to hear first that its KV is gone.
+                later.append(key)
                 continue
             if need(key) > room:
-                plan.put_back(key)
+                later.append(key)
                 break
             room -= need(key)
             places -= 1
-            queue.remove(request)
-            front.append(request)
-            self._front.add(key)
-        return room
+            chosen[key] = None
+        for key in reversed(later):
+            plan.put_back(key)
+        return chosen, room
 
-    def _admit_fresh(
-        self, queue: deque[Any], front: list[Any], fresh: list[Any], room: int
-    ) -> None:
-        """Let those whom the plan does not know have what it leaves, in order of arrival."""
+    def _admissible(self, fresh: list[Any], room: int) -> list[Any]:
+        """Those whom the plan does not know and who fit what it leaves, in order of arrival."""
         need, engine = self._observer.tracker.need_blocks, self._engine
+        admitted = []
         for request in reversed(fresh):
             if engine.steerable(request):
                 room -= need(request.request_id)
                 if room < 0:
                     break
-            queue.remove(request)
-            front.append(request)
-            self._front.add(request.request_id)
+            else:
+                self._outside.add(request.request_id)
+            admitted.append(request)
+        return admitted

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 #: Iterations over which percentiles of the adapter's own time are taken.
 _RECENT = 4096
@@ -22,16 +27,17 @@ class Report:
     iterations, passed_through
         Calls of the scheduler, and those in which it was left alone.
     plans, late_plans, late_rejected
-        Decisions applied, those of them from the background, and background plans that were
-        too old or no longer fitted.
+        Decisions of the engine's thread that were applied, those of the background, and
+        background plans that were too old or no longer fitted.
     evicted, held, engine_preemptions
         Evictions ordered, requests held (summed over iterations), and preemptions that the
         engine made on its own.
     observe_s, snapshot_s, decide_s, apply_s
-        Time on the engine's thread: tracking requests, taking snapshots, asking the policy,
-        and reordering queues.
+        Time on the engine's thread: tracking requests and writing this report, taking snapshots,
+        asking the policy, and reordering queues.
     engine_s
-        Time between the first and the last iteration, idle gaps left out.
+        Time between the first and the last iteration, idle gaps and pauses of more than a
+        minute left out.
     late_age_s_sum, late_age_s_max
         Age of background plans when they were applied.
     rescues
@@ -66,7 +72,7 @@ class Report:
     finished: int = 0
     qoe_area_sum: float = 0.0
     qoe_area_tenths: list[int] = field(default_factory=lambda: [0] * 10)
-    _recent_s: list[float] = field(default_factory=list)
+    _recent_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros(_RECENT))
 
     @property
     def planner_s(self) -> float:
@@ -81,21 +87,25 @@ class Report:
 
     def add_iteration(self, own_s: float) -> None:
         """Count one iteration in which the adapter took ``own_s`` seconds."""
-        if len(self._recent_s) < _RECENT:
-            self._recent_s.append(own_s)
-        else:
-            self._recent_s[self.iterations % _RECENT] = own_s
+        self._recent_s[self.iterations % _RECENT] = own_s
         self.iterations += 1
+
+    def add_to_iteration(self, own_s: float) -> None:
+        """Count what the adapter took at the end of the iteration counted last."""
+        self._recent_s[(self.iterations - 1) % _RECENT] += own_s
+        self.observe_s += own_s
 
     def summary(self) -> dict[str, Any]:
         """The counters, and what follows from them, ready for JSON."""
-        values = {name: value for name, value in asdict(self).items() if name[0] != "_"}
-        recent = sorted(self._recent_s)
+        names = [item.name for item in fields(self) if not item.name.startswith("_")]
+        values: dict[str, Any] = {name: getattr(self, name) for name in names}
+        values["qoe_area_tenths"] = list(self.qoe_area_tenths)
+        recent = np.sort(self._recent_s[: self.iterations])
         values["planner_s"] = self.planner_s
         values["planner_share"] = self.planner_s / self.engine_s if self.engine_s > 0 else 0.0
         for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0)):
             place = min(len(recent) - 1, int(share * len(recent)))
-            values[f"iteration_{name}_s"] = recent[place] if recent else 0.0
+            values[f"iteration_{name}_s"] = float(recent[place]) if recent.size else 0.0
         return values
 
 

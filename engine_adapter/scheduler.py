@@ -1,9 +1,8 @@
 """
 The scheduler classes for vLLM's ``--scheduler-cls``.
 
-``engine_adapter.scheduler.AndesScheduler`` for vLLM's default, asynchronous scheduling (it also
-works with ``--no-async-scheduling``); ``engine_adapter.scheduler.AndesSyncScheduler`` where
-vLLM itself would use its synchronous scheduler, as for n-gram speculative decoding.
+``engine_adapter.scheduler.AndesScheduler`` is for every engine: it becomes an
+:class:`AndesSyncScheduler` where vLLM itself would use its synchronous scheduler.
 
 Both only wrap ``schedule()``. Everything else is vLLM's own.
 """
@@ -46,8 +45,8 @@ if TYPE_CHECKING:
 _MAX_ERRORS = 10
 
 
-class AndesScheduler(AsyncScheduler):
-    """vLLM's scheduler, with a QoE-aware policy deciding who gets the KV cache."""
+class _Steered:
+    """What both schedulers have: ``schedule()`` under a controller, which ends with them."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -55,31 +54,34 @@ class AndesScheduler(AsyncScheduler):
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         """Schedule one iteration: vLLM's own, after the policy has arranged the queues."""
-        return steer(self.andes, lambda: super(AndesScheduler, self).schedule(*args, **kwargs))
+        schedule: Callable[..., SchedulerOutput] = super().schedule  # type: ignore[misc]
+        return steer(self.andes, lambda: schedule(*args, **kwargs))
 
     def shutdown(self) -> None:
         """End the background planner too."""
         if self.andes is not None:
             self.andes.close()
-        super().shutdown()
+        super().shutdown()  # type: ignore[misc]
 
 
-class AndesSyncScheduler(Scheduler):
-    """The same on vLLM's synchronous scheduler."""
+class AndesSyncScheduler(_Steered, Scheduler):
+    """vLLM's synchronous scheduler, with a QoE-aware policy deciding who gets the KV cache."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.andes = make_controller(self)
 
-    def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
-        """Schedule one iteration: vLLM's own, after the policy has arranged the queues."""
-        return steer(self.andes, lambda: super(AndesSyncScheduler, self).schedule(*args, **kwargs))
+class AndesScheduler(_Steered, AsyncScheduler):
+    """
+    vLLM's asynchronous scheduler, with a QoE-aware policy deciding who gets the KV cache.
 
-    def shutdown(self) -> None:
-        """End the background planner too."""
-        if self.andes is not None:
-            self.andes.close()
-        super().shutdown()
+    Where the engine runs synchronously (a pipeline without asynchronous scheduling, some kinds
+    of speculative decoding, CPUs), an :class:`AndesSyncScheduler` is made in its place, as vLLM
+    itself would choose: the asynchronous one would schedule tokens before they are known.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        config = kwargs["vllm_config"] if "vllm_config" in kwargs else args[0]
+        if cls is AndesScheduler and not config.scheduler_config.async_scheduling:
+            return AndesSyncScheduler(*args, **kwargs)
+        return super().__new__(cls)
 
 
 def steer(

@@ -148,6 +148,10 @@ class ReaderTracker:
         self._integers[_KV, place] = 0
         return int(self._integers[_NUMBER, place])
 
+    def steerable(self, key: str) -> None:
+        """Say that policies may decide about a request now; KeyError if it is not tracked."""
+        self._integers[_STEERABLE, self._place[key]] = 1
+
     def qoe_area(self, key: str) -> float | None:
         """
         QoE (`area`) of a request up to its last token; None if it has none yet.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +17,7 @@ from experiments.configuration import CONF_DIR, build, label
 from experiments.progress import bar
 from experiments.records import ROWS, frame, recorded_run, write_atomically, write_json
 from experiments.resume import resumable, say
-from experiments.usage import not_installed
+from experiments.usage import UsageError, not_installed
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
@@ -23,11 +26,13 @@ if TYPE_CHECKING:
     from experiments.client.measured import Measured
     from experiments.client.open_loop import ClientLog
 
-#: Metrics of a run that was stopped; a ``summary.json`` would say that it is complete.
-INTERRUPTED_SUMMARY = "interrupted_summary.json"
+TOKENS = "tokens.parquet"
+#: Metrics of a run that was stopped or lost its server; a ``summary.json`` would say that it is
+#: complete.
+INCOMPLETE_SUMMARY = "incomplete_summary.json"
 
 
-def bench(config: DictConfig, *, description: str = "streaming") -> ClientLog:
+def bench(config: DictConfig, prompt_seed: int, *, description: str = "streaming") -> ClientLog:
     """
     Send what a configuration describes.
 
@@ -35,6 +40,9 @@ def bench(config: DictConfig, *, description: str = "streaming") -> ClientLog:
     ----------
     config
         With the nodes of ``conf/bench.yaml``.
+    prompt_seed
+        Of the prompts' contents; of runs with the same one, the later find their prompts in a
+        server's prefix cache.
     description
         What the progress bar says.
 
@@ -54,7 +62,7 @@ def bench(config: DictConfig, *, description: str = "streaming") -> ClientLog:
         return replay(
             requests,
             endpoint,
-            seed=config.seed,
+            seed=prompt_seed,
             timeout_s=config.timeout_s,
             wait_s=config.wait_s,
             finished=progress.update,
@@ -92,11 +100,16 @@ def run(config: DictConfig) -> dict[str, float]:
     ------
     KeyboardInterrupt
         If the user stopped the run, after writing what was logged.
+    UsageError
+        If the server is gone, or completed no request, after writing the same.
     """
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
+    prompt_seed = secrets.randbits(32) if config.prompt_seed is None else config.prompt_seed
     with recorded_run(folder) as record:
-        log = bench(config)
+        for name in (INCOMPLETE_SUMMARY, TOKENS):
+            (folder / name).unlink(missing_ok=True)
+        log = bench(config, prompt_seed)
         if not log.replies:
             raise KeyboardInterrupt
         from experiments.client.measured import measure, row_columns, summary
@@ -106,25 +119,46 @@ def run(config: DictConfig) -> dict[str, float]:
         rows = frame(row_columns(measured), **run_columns(config, hydra_config))
         if config.tokens:
             tokens = token_rows(measured)
-            write_atomically(folder / "tokens.parquet", tokens.write_parquet)
-        say(sentence(values), folder)
-        if log.interrupted:
+            write_atomically(folder / TOKENS, tokens.write_parquet)
+        why = most_common_error(measured)
+        say(sentence(values, why), folder)
+        nothing = not any(reply.outcome == "completed" for reply in log.replies)
+        if log.interrupted or log.server_gone or nothing:
             write_atomically(folder / ROWS, rows.write_parquet)
-            write_json(folder / INTERRUPTED_SUMMARY, values)
-            raise KeyboardInterrupt
+            write_json(folder / INCOMPLETE_SUMMARY, values)
+            if log.interrupted:
+                raise KeyboardInterrupt
+            what = "the server is gone" if log.server_gone else "no request was completed"
+            raise UsageError(f"{what}; most often: {why}")
+        record = replace(record, environment={**record.environment, "prompt_seed": prompt_seed})
         record.finish(rows, values)
     return values
 
 
-def sentence(values: dict[str, float]) -> str:
-    """A run's summary in a line or two."""
+def most_common_error(measured: Measured) -> str:
+    """What most of the requests that did not complete say; empty if all completed."""
+    errors = Counter(error for error in measured.error if error)
+    return errors.most_common(1)[0][0] if errors else ""
+
+
+def sentence(values: dict[str, float], why: str = "") -> str:
+    """
+    A run's summary in a line or two.
+
+    Parameters
+    ----------
+    values
+        The summary.
+    why
+        Why most of the others did not complete.
+    """
     ended = values["requests"] - values["rejected"] - values["unfinished"]
     text = (
         f"{ended:.0f} of {values['requests']:.0f} replies complete; "
         f"QoE area {values['qoe_area_mean']:.3f}, delay {values['qoe_delay_mean']:.3f}, "
         f"window {values['qoe_window_mean']:.3f}; TTFT p50 {values['ttft_p50_s']:.2f} s, "
         f"p90 {values['ttft_p90_s']:.2f} s; {values['tokens_per_s']:.1f} tokens/s; "
-        f"requests left {1e3 * values['send_lag_p99_s']:.1f} ms late (p99)."
+        f"the client sent {1e3 * values['send_lag_p99_s']:.1f} ms late (p99)."
     )
     broken = {
         "refused": values["rejected"],
@@ -133,7 +167,9 @@ def sentence(values: dict[str, float]) -> str:
         "interrupted": values["interrupted"],
     }
     counts = [f"{count:.0f} {how}" for how, count in broken.items() if count]
-    return f"{text} {', '.join(counts)}." if counts else text
+    if not counts:
+        return text
+    return f"{text} {', '.join(counts)}{f'; most often: {why}' if why else '.'}"
 
 
 main = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="bench")(run)

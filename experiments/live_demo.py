@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from experiments import smollm
 from experiments.configuration import CONF_DIR, build, label
+from experiments.live_engine import only_engine
 from experiments.live_server import on_cpu, running
 from experiments.progress import bar
 from experiments.records import frame, printable, recorded_run, write_atomically
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 _FOLDER = "smollm2-135m-instruct"
 _CHECKED = "checked.txt"
+#: Requests that every server answers before anything is measured, of other prompts.
+_WARM_UP = 8
 
 #: Columns of the QoE table: metric of ``andes-opt bench`` -> heading, decimals.
 _TABLE = {
@@ -79,9 +82,22 @@ def all_at_once(config: DictConfig, count: int) -> Requests:
     )
 
 
-def send(config: DictConfig, requests: Requests, server: Server, what: str) -> ClientLog:
+def send(config: DictConfig, requests: Requests, server: Server, what: str, seed: int) -> ClientLog:
     """
     Send requests to a server; Ctrl-C passes through.
+
+    Parameters
+    ----------
+    config
+        Of the demo.
+    requests
+        What to send.
+    server
+        Where to.
+    what
+        What the progress bar says.
+    seed
+        Of the prompts.
 
     Raises
     ------
@@ -93,7 +109,7 @@ def send(config: DictConfig, requests: Requests, server: Server, what: str) -> C
     endpoint = build(config, "endpoint")
     endpoint = replace(endpoint, url=server.url, model=server.model)
     with bar(requests.num_requests, what) as progress:
-        log = replay(requests, endpoint, seed=config.seed, finished=progress.update)
+        log = replay(requests, endpoint, seed=seed, finished=progress.update)
     if log.interrupted:
         raise KeyboardInterrupt
     if not any(reply.token_times_s.size for reply in log.replies):
@@ -103,8 +119,9 @@ def send(config: DictConfig, requests: Requests, server: Server, what: str) -> C
 
 def saturated_tokens_per_s(config: DictConfig, server: Server) -> float:
     """Tokens/s of an engine that never lacks requests."""
-    send(config, all_at_once(config, 2), server, "warming up")
-    log = send(config, all_at_once(config, config.saturating), server, "saturating")
+    log = send(
+        config, all_at_once(config, config.saturating), server, "saturating", config.seed + 1
+    )
     times_s = np.sort(np.concatenate([reply.token_times_s for reply in log.replies]))
     # Until three quarters of the tokens are there; then the batch thins out.
     count = max(1, int(0.75 * times_s.size))
@@ -143,7 +160,7 @@ def run(config: DictConfig) -> dict[str, float]:
     """
     began_s = time.monotonic()
     folder = Path(HydraConfig.get().runtime.output_dir)
-    with told_to_end(), recorded_run(folder) as record:
+    with told_to_end(), recorded_run(folder) as record, only_engine():
         if not config.arms:
             raise UsageError("arms must not be empty.")
         arms = {str(name): [str(word) for word in overrides] for name, *overrides in config.arms}
@@ -162,6 +179,8 @@ def run(config: DictConfig) -> dict[str, float]:
             with running(
                 model, settings[name], flags, port=config.port, log=log, start_s=config.start_s
             ) as server:
+                warm = all_at_once(config, _WARM_UP)
+                send(config, warm, server, "warming up", config.seed + 2)
                 if requests is None:
                     answer(config, server)
                     saturated = saturated_tokens_per_s(config, server)
@@ -173,7 +192,7 @@ def run(config: DictConfig) -> dict[str, float]:
                         f"{config.overload:g} times as much.",
                         flush=True,
                     )
-                seen = send(config, requests, server, name)
+                seen = send(config, requests, server, name, config.seed)
                 arm = _measured(config, seen, name, overrides)
             rows.append(arm[0])
             lines.append({"scheduler": name, **{h: arm[1][m] for m, (h, _) in _TABLE.items()}})

@@ -9,13 +9,20 @@ import os
 import re
 import subprocess
 import tempfile
-import urllib.request
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.live_server import HOST, ServerFailed, address, answering, free_port, last_words
+from experiments.live_server import (
+    HOST,
+    ServerFailed,
+    address,
+    answering,
+    free_port,
+    last_words,
+    local_opener,
+)
 from experiments.serve import server_command
 from experiments.usage import UsageError, not_installed
 
@@ -154,7 +161,8 @@ class Server:
 
     def metrics(self) -> dict[str, float]:
         """vLLM's Prometheus counters and gauges, summed over their labels."""
-        with urllib.request.urlopen(self.url.removesuffix("/v1") + "/metrics", timeout=30) as page:
+        url = self.url.removesuffix("/v1") + "/metrics"
+        with local_opener().open(url, timeout=30) as page:
             return parse_metrics(page.read().decode())
 
     def adapter(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.bench import token_rows
+from experiments.bench import TOKENS, token_rows
 from experiments.configuration import build, label
 from experiments.live_engine import DYING_S, serving
 from experiments.progress import bar
@@ -184,8 +184,6 @@ def serve(
             log = _send(config, server, requests, config.seed, progress)
         broken = any(reply.outcome == "failed" for reply in log.replies)
         server.check(wait_s=DYING_S if broken else 0.0)
-        if log.interrupted:
-            raise KeyboardInterrupt
         after = read_counters(config, server)
         started_s = server.started_s
     measured = measure(log, config.idle_cost)
@@ -195,7 +193,7 @@ def serve(
         "engine_start_s": started_s,
     }
     if config.tokens:
-        write_atomically(folder / "tokens.parquet", token_rows(measured).write_parquet)
+        write_atomically(folder / TOKENS, token_rows(measured).write_parquet)
     return frame(row_columns(measured), **columns), values
 
 
@@ -264,15 +262,16 @@ def adapter_sentence(values: Mapping[str, float]) -> str:
 def _send(
     config: DictConfig, server: Server, requests: Requests, seed: int, progress: Any = None
 ) -> ClientLog:
-    """Send requests to the server."""
+    """Send requests to the server; Ctrl-C passes through."""
     from experiments.client.open_loop import replay
 
     endpoint_config = config.endpoint.copy()
     endpoint_config.url = server.url
     options: dict[str, Any] = {} if progress is None else {"finished": progress.update}
-    return replay(
-        requests, build(endpoint_config), seed=seed, timeout_s=config.timeout_s, **options
-    )
+    log = replay(requests, build(endpoint_config), seed=seed, timeout_s=config.timeout_s, **options)
+    if log.interrupted:
+        raise KeyboardInterrupt
+    return log
 
 
 def read_counters(config: DictConfig, server: Server) -> dict[str, Any]:

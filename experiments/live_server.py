@@ -87,7 +87,7 @@ class Server:
             data=json.dumps(body).encode(),
             headers={"Content-Type": "application/json"},
         )
-        with _local().open(request, timeout=120) as response:
+        with local_opener().open(request, timeout=120) as response:
             for line in response:
                 data = line.decode().removeprefix("data:").strip()
                 if data == "[DONE]":
@@ -210,7 +210,7 @@ def last_words(log: Path) -> str:
 
 def _wait(url: str, process: subprocess.Popen[bytes], log: Path, until_s: float) -> None:
     while True:
-        with contextlib.suppress(OSError), _local().open(url, timeout=5):
+        with contextlib.suppress(OSError), local_opener().open(url, timeout=5):
             return
         if process.poll() is not None or time.monotonic() > until_s:
             state = "does not answer" if process.poll() is None else "has ended"
@@ -218,6 +218,6 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path, until_s: float)
         time.sleep(0.2)
 
 
-def _local() -> urllib.request.OpenerDirector:
+def local_opener() -> urllib.request.OpenerDirector:
     """Opens local addresses, whatever proxy the environment names."""
     return urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -166,7 +166,7 @@ def server_command(model: str, settings: dict[str, Any] | None, flags: Sequence[
     if chosen is not None:
         raise UsageError(f"--scheduler-cls {chosen} not understood: serve brings its own.")
     text, rest = _take(rest, "--additional-config")
-    dotted = [flag for flag in rest if flag.startswith("--additional-config.")]
+    dotted = [flag for flag in rest if _dashed(flag).startswith("--additional-config.")]
     if dotted:
         raise UsageError(f"{dotted[0]} not understood: write --additional-config '{{...}}'.")
     try:
@@ -275,13 +275,19 @@ def _take(words: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
     rest, value = [], None
     i = 0
     while i < len(words):
-        if words[i] == flag and i + 1 < len(words):
-            value = words[i + 1]
-            i += 2
-        elif words[i].startswith(f"{flag}="):
-            value = words[i].split("=", 1)[1]
-            i += 1
-        else:
+        name, has_value, its = words[i].partition("=")
+        if _dashed(name) != flag:
             rest.append(words[i])
             i += 1
+        elif has_value or i + 1 == len(words):
+            value = its
+            i += 1
+        else:
+            value = words[i + 1]
+            i += 2
     return value, rest
+
+
+def _dashed(name: str) -> str:
+    """A flag's name as vLLM reads it, which takes underscores for dashes."""
+    return name.replace("_", "-") if name.startswith("--") else name

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from experiments.client.prompts import token_ids, words
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 APIS = {"completions": "/completions", "chat": "/chat/completions"}
 REPLY_LENGTHS = ("ignore_eos", "min_tokens", "at_most")
 TOKEN_COUNTS = ("every_event", "last_event", "none")
+LENGTH_FIELDS = ("max_tokens", "max_completion_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,9 @@ class Endpoint:
     reply_length
         How replies get the wanted length: ``"ignore_eos"`` or ``"min_tokens"`` (vLLM: exactly
         so long), or ``"at_most"`` (any server: the model may end sooner).
+    length_field
+        What the server calls the most tokens of a reply: ``"max_tokens"``, or
+        ``"max_completion_tokens"`` (OpenAI's newer models, which refuse the former).
     send_targets
         Whether to send each reader's target as ``vllm_xargs``.
     token_counts
@@ -61,6 +68,7 @@ class Endpoint:
     model: str | None = None
     token_ids: Sequence[int] | None = (100, 1100)
     reply_length: str = "ignore_eos"
+    length_field: str = "max_tokens"
     send_targets: bool = True
     token_counts: str = "every_event"
     body: Mapping[str, Any] = field(default_factory=dict)
@@ -72,6 +80,7 @@ class Endpoint:
         for name, choices in (
             ("api", tuple(APIS)),
             ("reply_length", REPLY_LENGTHS),
+            ("length_field", LENGTH_FIELDS),
             ("token_counts", TOKEN_COUNTS),
         ):
             if getattr(self, name) not in choices:
@@ -96,6 +105,14 @@ class Endpoint:
     def models_url(self) -> str:
         """Where the server lists its models."""
         return self.url.rstrip("/") + "/models"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the server is on this very machine."""
+        host = urlsplit(self.url).hostname or ""
+        with suppress(ValueError):  # a name, not an address
+            return ip_address(host).is_loopback
+        return host == "localhost"
 
     def headers(self) -> dict[str, str]:
         """Headers of every request; the API key is never kept anywhere else."""
@@ -134,7 +151,7 @@ class Endpoint:
         else:
             body["prompt"] = token_ids(rng, prompt_tokens, self.token_ids[0], self.token_ids[1])
 
-        body["max_tokens"] = output_tokens
+        body[self.length_field] = output_tokens
         if self.reply_length == "ignore_eos":
             body["ignore_eos"] = True
         elif self.reply_length == "min_tokens":

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 #: How often the event loop is asked how late it is.
 _PROBE_EVERY_S = 0.01
 _RETRY_EVERY_S = 0.25
+#: A server that takes longer to say which models it has is gone.
+_ANSWER_WITHIN_S = 10.0
 _MOST_AT_ONCE = 32
 _MOST_ERROR_BYTES = 4096
 
@@ -64,7 +66,10 @@ class Reply:
     error
         Why, if not completed; empty otherwise.
     sent_s
-        When it was on the wire, on the run's clock; NaN if it never was.
+        When the client began to send it, on the run's clock; NaN if it never did.
+    connect_s
+        From then until it was on the wire: finding, reaching and greeting the server; NaN if it
+        never was.
     token_times_s
         When each token came, on the run's clock, (n,).
     estimated
@@ -78,6 +83,7 @@ class Reply:
     outcome: Outcome
     error: str
     sent_s: float
+    connect_s: float
     token_times_s: NDArray[np.float64]
     estimated: bool
     events: int
@@ -97,13 +103,15 @@ class ClientLog:
     replies
         Of the first requests, in order of arrival: all of them unless interrupted.
     loop_lag_s
-        How late the event loop was, every 10 ms, (k,).
+        How late the event loop was, asked for every 10 ms of the run, (k,).
     in_flight_max
         Most requests that waited for their reply's end at once.
     wall_s, cpu_s
         Duration of the run, and the processor time that this process took for it.
     interrupted
         Whether the user stopped the run.
+    server_gone
+        Whether streams broke off and the server no longer answers.
     """
 
     # Without repr: asyncio writes a task's result out when it puts back the signal handler.
@@ -114,6 +122,7 @@ class ClientLog:
     wall_s: float
     cpu_s: float
     interrupted: bool
+    server_gone: bool
 
 
 def replay(
@@ -206,14 +215,18 @@ async def _replay(
                 stream.cancel()
         results = await asyncio.gather(*streams, return_exceptions=True)
         probe.cancel()
+        wall_s, cpu_s = loop.time() - began_s, time.process_time() - cpu_s
+        replies = tuple(_reply_of(result) for result in results)
+        failed = any(reply.outcome is Outcome.FAILED for reply in replies)
         return ClientLog(
             requests=requests,
-            replies=tuple(_reply_of(result) for result in results),
+            replies=replies,
             loop_lag_s=np.array(lags_s),
             in_flight_max=in_flight_max,
-            wall_s=loop.time() - began_s,
-            cpu_s=time.process_time() - cpu_s,
+            wall_s=wall_s,
+            cpu_s=cpu_s,
             interrupted=interrupted,
+            server_gone=failed and not interrupted and not await _answers(session, endpoint),
         )
 
 
@@ -227,6 +240,7 @@ async def _stream(
     """Post one request and read its reply to the end, whatever that is."""
     loop = asyncio.get_running_loop()
     reader, wire = ReplyReader(), _Wire()
+    sent_s = loop.time()
     outcome, error = Outcome.FAILED, ""
     try:
         async with (
@@ -253,10 +267,13 @@ async def _stream(
     except asyncio.CancelledError:
         outcome, error = Outcome.INTERRUPTED, "the run was stopped."
     times_s, estimated = reader.token_times_s()
+    if outcome is Outcome.COMPLETED and times_s.size == 0:
+        outcome, error = Outcome.FAILED, "the reply is empty."
     return Reply(
         outcome=outcome,
         error=error,
-        sent_s=wire.sent_s - start_s,
+        sent_s=sent_s - start_s,
+        connect_s=wire.reached_s - sent_s,
         token_times_s=times_s,
         estimated=estimated,
         events=reader.events,
@@ -271,8 +288,6 @@ def _verdict(reader: ReplyReader) -> tuple[Outcome, str]:
         return Outcome.FAILED, reader.error
     if not reader.finished:
         return Outcome.FAILED, "the stream broke off."
-    if reader.events == 0:
-        return Outcome.FAILED, "the reply is empty."
     return Outcome.COMPLETED, ""
 
 
@@ -281,7 +296,7 @@ def _reply_of(result: Reply | BaseException) -> Reply:
     if isinstance(result, asyncio.CancelledError):
         nothing = np.empty(0)
         message = "the run was stopped."
-        return Reply(Outcome.INTERRUPTED, message, math.nan, nothing, False, 0, 0, None)
+        return Reply(Outcome.INTERRUPTED, message, math.nan, math.nan, nothing, False, 0, 0, None)
     if isinstance(result, BaseException):
         raise result
     return result
@@ -300,12 +315,19 @@ def _body(endpoint: Endpoint, model: str, seed: int, requests: Requests, i: int)
 
 
 async def _probe_lag(lags_s: array[float]) -> None:
-    """Ask to be woken every 10 ms, and note how late that was."""
+    """
+    Ask to be woken every 10 ms, and note how late that was.
+
+    After a stall all wake-ups that it swallowed are noted, else a second of it would be one
+    sample among thousands ("coordinated omission").
+    """
     loop = asyncio.get_running_loop()
     due_s = loop.time()
     while True:
-        due_s = max(due_s + _PROBE_EVERY_S, loop.time())
-        await asyncio.sleep(due_s - loop.time())
+        due_s += _PROBE_EVERY_S
+        early_s = due_s - loop.time()
+        if early_s > 0:
+            await asyncio.sleep(early_s)
         lags_s.append(max(0.0, loop.time() - due_s))
 
 
@@ -313,12 +335,12 @@ async def _probe_lag(lags_s: array[float]) -> None:
 class _Wire:
     """Notes when a request was on the wire; NaN before."""
 
-    sent_s: float = math.nan
+    reached_s: float = math.nan
 
 
 async def _on_the_wire(_session: object, context: Any, _parameters: object) -> None:
     if isinstance(context.trace_request_ctx, _Wire):
-        context.trace_request_ctx.sent_s = asyncio.get_running_loop().time()
+        context.trace_request_ctx.reached_s = asyncio.get_running_loop().time()
 
 
 def _session(endpoint: Endpoint) -> aiohttp.ClientSession:
@@ -331,7 +353,18 @@ def _session(endpoint: Endpoint) -> aiohttp.ClientSession:
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
         headers=endpoint.headers(),
         trace_configs=[trace],
+        # The proxy that the environment names, but not on the way to this very machine.
+        trust_env=not endpoint.is_local,
     )
+
+
+async def _answers(session: aiohttp.ClientSession, endpoint: Endpoint) -> bool:
+    """Whether there is still a server."""
+    try:
+        async with asyncio.timeout(_ANSWER_WITHIN_S), session.get(endpoint.models_url):
+            return True
+    except (aiohttp.ClientError, OSError, TimeoutError):
+        return False
 
 
 async def _find_model(session: aiohttp.ClientSession, endpoint: Endpoint, wait_s: float) -> str:
@@ -340,7 +373,7 @@ async def _find_model(session: aiohttp.ClientSession, endpoint: Endpoint, wait_s
     give_up_s = loop.time() + wait_s
     while True:
         try:
-            async with asyncio.timeout(max(10.0, wait_s)):
+            async with asyncio.timeout(max(_ANSWER_WITHIN_S, wait_s)):
                 async with session.get(endpoint.models_url) as response:
                     text = await response.text()
             if response.status < 500 or loop.time() >= give_up_s:

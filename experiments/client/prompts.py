@@ -30,7 +30,8 @@ def token_ids(rng: np.random.Generator, tokens: int, first: int, end: int) -> li
     """
     A prompt of exactly ``tokens`` tokens.
 
-    Random ids share no prefixes, so that no prefix cache makes one run easier than another.
+    Random ids share no prefixes. The same randomness gives the same prompt, though, which a
+    server's prefix cache may have kept.
 
     Parameters
     ----------

@@ -9,9 +9,11 @@ Tokens are counted by the best that the server says:
 2. lists of token ids or of log-probabilities in the event;
 3. else one token per event with text.
 
-All tokens of an event came when it did. If the count at the end of the reply disagrees with the
-sum, which 3 alone can cause, token j of n is placed in the event that brings the text to
-j/n of its characters, and the reply says that its times are estimates.
+A count of 0 says nothing: some servers send it with every event. All tokens of an event came
+when it did. A reply that ends by itself may be counted with its end-of-text token, which has no
+text and came with the word of the end. If the count at the end disagrees with the sum otherwise,
+token j of n is placed in the event that brings the text to j/n of its characters, and the reply
+says that its times are estimates. Thoughts that a server counts but keeps to itself are left out.
 
 Server-sent events: https://html.spec.whatwg.org/multipage/server-sent-events.html.
 """
@@ -83,8 +85,10 @@ class ReplyReader:
         "_characters",
         "_counted",
         "_counts",
+        "_ended_s",
         "_reported",
         "_splitter",
+        "_thought",
         "_times_s",
         "done",
         "error",
@@ -104,7 +108,9 @@ class ReplyReader:
         self._counts = array("q")  # its tokens
         self._characters = array("q")
         self._counted = 0  # sum of _counts
-        self._reported = -1  # tokens so far by the server's count; -1 if it said nothing
+        self._reported = 0  # tokens so far by the server's count; 0 if it said nothing
+        self._ended_s: float | None = None  # when it ended by itself, in an event without tokens
+        self._thought = False  # whether it showed its thoughts
 
     @property
     def events(self) -> int:
@@ -144,59 +150,74 @@ class ReplyReader:
         """
         times_s = np.array(self._times_s, dtype=np.float64)
         counts = np.array(self._counts, dtype=np.int64)
-        if self._reported in (-1, self._counted) or times_s.size == 0:
+        if self._reported in (0, self._counted) or times_s.size == 0:
             return np.repeat(times_s, counts), False
+        if self._reported == self._counted + 1 and self._ended_s is not None:
+            return np.append(np.repeat(times_s, counts), self._ended_s), False
         characters = np.cumsum(np.array(self._characters, dtype=np.float64))
         if characters[-1] == 0:
             characters = np.arange(1.0, times_s.size + 1)
-        share = np.arange(1, self._reported + 1) / max(self._reported, 1)
+        share = np.arange(1, self._reported + 1) / self._reported
         # A little less, since j/n of the characters is often a whole number but for rounding.
         places = np.searchsorted(characters, share * characters[-1] * (1 - 1e-12))
         return times_s[places], True
 
     def _event(self, event: dict[str, Any], time_s: float) -> None:
-        if "error" in event or event.get("object") == "error":
+        if event.get("error") or event.get("object") == "error":
             self.error = _message(event.get("error") or event)
             return
         choices = event.get("choices") or []
-        characters, listed = 0, None
+        characters, listed, reason = 0, None, None
         for choice in choices:
-            text, listed = _content(choice)
-            characters += len(text)
-            if choice.get("finish_reason") is not None:
-                self.finished = True
+            text, thoughts, listed = _content(choice)
+            characters += len(text) + len(thoughts)
+            self._thought |= bool(thoughts)
+            reason = choice.get("finish_reason") or reason
+        self.finished |= reason is not None
 
         tokens = listed if listed is not None else int(characters > 0)
-        usage = event.get("usage")
-        if usage:
-            self.prompt_tokens = int(usage["prompt_tokens"])
-            so_far = int(usage["completion_tokens"])
+        so_far = self._count(event.get("usage"))
+        if so_far:
             # Counts from the first event on tell what each brought. A count that comes with
             # the last text only is the sum, which says nothing about that event.
-            if choices and (self._reported >= 0 or not self._times_s):
+            if choices and (self._reported or not self._times_s):
                 tokens = max(0, so_far - self._counted)
             self._reported = so_far
+        if reason not in (None, "length") and not tokens:
+            self._ended_s = time_s
         if tokens or characters:
             self._counted += tokens
             self._times_s.append(time_s)
             self._counts.append(tokens)
             self._characters.append(characters)
 
+    def _count(self, usage: dict[str, Any] | None) -> int:
+        """Tokens of the reply so far, by an event's usage; 0 if that says nothing."""
+        if not usage:
+            return 0
+        prompt_tokens = int(usage["prompt_tokens"])
+        if prompt_tokens > 0:
+            self.prompt_tokens = prompt_tokens
+        details = usage.get("completion_tokens_details") or {}
+        hidden = 0 if self._thought else int(details.get("reasoning_tokens") or 0)
+        return max(0, int(usage["completion_tokens"]) - hidden)
 
-def _content(choice: dict[str, Any]) -> tuple[str, int | None]:
-    """The text that a choice brings, and its tokens if they are listed one by one."""
-    if "delta" in choice:
-        delta = choice["delta"] or {}
-        # Thoughts are tokens that somebody waits for, too.
-        names = ("content", "reasoning_content", "reasoning")
-        text = "".join(delta.get(name) or "" for name in names)
-    else:
-        text = choice.get("text") or ""
+
+def _content(choice: dict[str, Any]) -> tuple[str, str, int | None]:
+    """The text and the thoughts that a choice brings, and its tokens if they are listed."""
+    text, thoughts = choice.get("text") or "", ""
+    delta = choice.get("delta")
+    if delta:
+        text = delta.get("content") or ""
+        # Thoughts and the arguments of a call are tokens that somebody waits for, too.
+        thoughts = delta.get("reasoning_content") or delta.get("reasoning") or ""
+        for call in delta.get("tool_calls") or []:
+            text += (call.get("function") or {}).get("arguments") or ""
     if choice.get("token_ids") is not None:
-        return text, len(choice["token_ids"])
+        return text, thoughts, len(choice["token_ids"])
     logprobs = choice.get("logprobs") or {}
     tokens = logprobs.get("content") or logprobs.get("tokens")
-    return text, None if tokens is None else len(tokens)
+    return text, thoughts, None if tokens is None else len(tokens)
 
 
 def _message(error: Any) -> str:

@@ -8,10 +8,19 @@ empty, and the server may give its time to somebody else meanwhile.
 
 ::
 
-    stream = await client.completions.create(stream=True, ...)
-    async with TokenBuffer(stream, QoETarget(ttft_s=1.0, tds=4.8)) as buffer:
+    def text(chunk):
+        return chunk.choices[0].delta.content or "" if chunk.choices else ""
+
+    asked_s = asyncio.get_running_loop().time()
+    stream = await client.chat.completions.create(stream=True, ...)
+    async with TokenBuffer(
+        stream,
+        QoETarget(ttft_s=1.0, tds=4.8),
+        asked_s=asked_s,
+        tokens=lambda chunk: int(text(chunk) != ""),
+    ) as buffer:
         async for chunk in buffer:
-            print(chunk.choices[0].text, end="", flush=True)
+            print(text(chunk), end="", flush=True)
         print(buffer.qoe())
 """
 
@@ -62,11 +71,12 @@ class TokenBuffer(Generic[Item]):
     Parameters
     ----------
     stream
-        What to read. Its ``aclose`` or ``close``, if it has one, is called in the end.
+        What to read. Closing the buffer calls its ``aclose`` or ``close``, if it has one.
     target
         The reader's pace.
     asked_s
-        When the request was made, on the running loop's clock (``loop.time()``); None for now.
+        When the request was made, on the running loop's clock (``loop.time()``); None for now,
+        which leaves out what it took to get the stream.
     tokens
         Tokens in an item, >= 0; one each if not said. An item comes out when its first token
         is due, and the next one as many tokens later; one without tokens right after the
@@ -122,6 +132,7 @@ class TokenBuffer(Generic[Item]):
         """
         QoE of the stream so far, by when tokens arrived; all 0 before the first.
 
+        As if the last token to arrive were the reply's last: a stall shows once it is over.
         Holding tokens for the reader changes neither ``delay`` nor ``window``: both count when a
         token is digested. (``area`` counts to the last arrival, so the log, not the
         release, is what it is made of.)

@@ -80,6 +80,7 @@ def make_scheduler(
     asynchronous: bool = False,
     prefix_caching: bool = True,
     chunked_prefill: bool = True,
+    watermark: float = 0.0,
     additional_config: dict[str, Any] | None = None,
 ) -> Any:
     """A scheduler of vLLM's with ``blocks`` usable KV blocks."""
@@ -103,6 +104,7 @@ def make_scheduler(
             enable_chunked_prefill=chunked_prefill,
             is_encoder_decoder=False,
             async_scheduling=asynchronous,
+            watermark=watermark,
         ),
         cache_config=CacheConfig(block_size=block_tokens, enable_prefix_caching=prefix_caching),
         device_config=DeviceConfig("cpu"),

@@ -125,6 +125,43 @@ def test_crash(start: Any, make_snapshot: Callable[..., Snapshot]) -> None:
     wait_for(lambda: planner.wants_snapshot)
 
 
+def test_a_process_that_ends_while_idle_is_replaced(
+    start: Any, make_snapshot: Callable[..., Snapshot]
+) -> None:
+    """
+    If the process is killed between two plans, the next snapshot finds out, and another starts.
+
+    A regression test: closing the pipe failed again, and the courier ended for good.
+    """
+    planner, events = start({}, duty_cycle=1.0)
+    plan_for(planner, make_snapshot(3))
+    process = planner._process  # noqa: SLF001
+    assert process is not None
+    process.kill()
+    process.wait()
+    planner.offer(make_snapshot(3), ["a", "b", "c"])
+    wait_for(lambda: events.counts["background planner failed"] == 1)
+    plan_for(planner, make_snapshot(3))
+
+
+def test_only_those_whom_the_policy_knows_are_remembered(
+    start: Any, make_snapshot: Callable[..., Snapshot]
+) -> None:
+    """
+    Requests that come and leave between two snapshots are no news for the policy.
+
+    A regression test: without a queue there are no snapshots, and the list grew for ever.
+    """
+    planner, _ = start({}, duty_cycle=1.0)
+    for number in range(1, 1001):
+        planner.finished(number)
+    assert not planner._finished  # noqa: SLF001
+    plan_for(planner, make_snapshot(3))
+    for number in range(1, 1001):
+        planner.finished(number)
+    assert planner._finished == [1, 2, 3]  # noqa: SLF001
+
+
 def test_deadline(start: Any, make_snapshot: Callable[..., Snapshot]) -> None:
     """A decision that misses its deadline is given up, and its process is gone."""
     planner, events = start({"sleep_s": 0.0}, duty_cycle=1.0, deadline_s=0.2)

@@ -18,7 +18,7 @@ def test_plan_of() -> None:
     plan = plan_of(decision, ["a", "b", "c", "d"], newest=9, made_s=2.5)
     assert (plan.wait, plan.serve, plan.hold) == ({"a"}, {"b", "d"}, {"c"})
     assert plan.rank == {"d": 0, "b": 1, "c": 2, "a": 3}
-    assert (plan.newest, plan.made_s, plan.replan_after, plan.late) == (9, 2.5, 5, False)
+    assert (plan.newest, plan.made_s, plan.late) == (9, 2.5, False)
 
 
 def test_spares() -> None:

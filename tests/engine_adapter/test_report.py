@@ -34,6 +34,15 @@ def test_summary(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_the_report_itself_counts() -> None:
+    """Writing it is part of the iteration in which that happens."""
+    report = Report()
+    report.add_iteration(0.001)
+    report.add_to_iteration(0.5)
+    assert report.summary()["iteration_max_s"] == pytest.approx(0.501)
+    assert report.planner_s == 0.5
+
+
 def test_empty() -> None:
     """Nothing done, nothing divided by zero."""
     summary = Report().summary()

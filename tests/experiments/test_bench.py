@@ -126,7 +126,7 @@ def test_failures_are_rows_and_counts(run, scripted, capsys):
         folder, summary = run("bench", *TINY, f"endpoint.url={server.url}")
     assert (summary["rejected"], summary["failed"], summary["unfinished"]) == (2, 2, 2)
     assert "2 of 6 replies complete" in (text := capsys.readouterr().out)
-    assert "2 refused, 2 failed." in text
+    assert "2 refused, 2 failed; most often: 429: slow down" in text
     rows = pl.read_parquet(folder / "rows.parquet")
     refused = rows.filter(pl.col("rejected"))
     assert refused["qoe_area"].to_list() == [0.0] * 2
@@ -155,9 +155,70 @@ def test_ctrl_c_keeps_what_was_logged(scripted, tmp_path, capsys):
     rows = pl.read_parquet(folder / "rows.parquet")
     assert 0 < rows.height < 50
     assert "interrupted" in rows["outcome"].to_list()
-    values = json.loads((folder / "interrupted_summary.json").read_text())
+    values = json.loads((folder / "incomplete_summary.json").read_text())
     assert values["interrupted"] > 0
     assert capsys.readouterr().err.endswith("interrupted.\n")
+
+
+def test_no_two_runs_send_the_same_prompts(run, server):
+    """A prefix cache that a run has filled does not help the next; a prompt seed repeats one."""
+    sent = []
+    for options in ((), (), ("prompt_seed=7",), ("prompt_seed=7",)):
+        folder, _ = run("bench", *TINY, f"endpoint.url={server.url}", *options)
+        sent.append(sorted(body["prompt"] for body in server.bodies))
+        server.bodies.clear()
+        assert isinstance(json.loads((folder / "env.json").read_text())["prompt_seed"], int)
+    lengths = [[len(prompt) for prompt in prompts] for prompts in sent]
+    assert lengths[0] == lengths[1]
+    assert sent[0] != sent[1]
+    assert sent[2] == sent[3]
+
+
+@pytest.mark.parametrize(
+    ("steps", "fragments"),
+    [
+        ("refuse", ["no request was completed", "404: no such model"]),
+        ("die", ["the server is gone", "ClientPayloadError"]),
+    ],
+)
+def test_a_run_without_a_server_is_not_complete(scripted, tmp_path, capsys, steps, fragments):
+    """Refusing everybody, or dying on the way, is an error that says why; the rows are kept."""
+    turn = iter(range(100))
+
+    def script(body):
+        if steps == "refuse":
+            yield scripted.Refusal(404, '{"error": {"message": "no such model"}}')
+        if next(turn) < 3:
+            yield from scripted.steady(body)
+        # Without a word, as a process that is killed.
+        yield from (scripted.completion("a"), 0.05, scripted.HangUp())
+
+    with scripted.ScriptedServer(script) as server:
+
+        def last_words(body):
+            if steps == "die" and len(server.bodies) == 6:
+                server.deaf = True
+            yield from script(body)
+
+        server.script = last_words
+        url = f"endpoint.url={server.url}"
+        assert main(["bench", "hydra.run.dir=out", url, *TINY]) == 2
+    folder = tmp_path / "out"
+    assert not (folder / "summary.json").exists()
+    assert pl.read_parquet(folder / "rows.parquet").height == 6
+    assert (folder / "incomplete_summary.json").exists()
+    error = capsys.readouterr().err
+    assert all(fragment in error for fragment in fragments), error
+
+
+def test_an_old_runs_files_do_not_stay_beside_a_new_one(run, server):
+    """A run into a used folder leaves no tokens and no partial summary of the former."""
+    folder, _ = run("bench", *TINY, f"endpoint.url={server.url}")
+    (folder / "incomplete_summary.json").write_text("{}")
+    again, _ = run("bench", *TINY, f"endpoint.url={server.url}", "tokens=false")
+    assert again == folder
+    assert not (folder / "tokens.parquet").exists()
+    assert not (folder / "incomplete_summary.json").exists()
 
 
 def test_no_bar_where_nobody_looks(run, server, capsys):

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -71,6 +72,29 @@ def test_a_run_writes_what_a_simulation_writes(run, capsys):
     text = capsys.readouterr().out
     assert "5 of 5 replies complete" in text
     assert "6 plans" in text
+    assert left_behind() == []
+
+
+def test_a_proxy_is_not_asked_for_the_engine(run, monkeypatch):
+    """The engine is on this machine, whatever proxy the environment names."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    _, summary = run("live", *TINY, "stock=true")
+    assert summary["preemptions"] == 2 * 5
+
+
+def test_ctrl_c_while_warming_up_ends_the_run(monkeypatch, tmp_path):
+    """The run does not go on to be recorded as complete."""
+    from experiments.client import open_loop
+
+    replay = open_loop.replay
+
+    def interrupted(requests, *arguments, **options):
+        return replace(replay(requests, *arguments, **options), interrupted=True)
+
+    monkeypatch.setattr(open_loop, "replay", interrupted)
+    assert main(["live", "hydra.run.dir=out", *TINY]) == 130
+    assert not (tmp_path / "out" / "summary.json").exists()
     assert left_behind() == []
 
 

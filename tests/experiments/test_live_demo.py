@@ -43,6 +43,7 @@ def fake(tmp_path):
     said = tmp_path / "said.jsonl"
     path = os.pathsep.join([str(tmp_path / "packages"), *filter(None, sys.path)])
     environment = {**os.environ, "PYTHONPATH": path, "FAKE_OUT": str(said)}
+    environment["TMPDIR"] = str(tmp_path)  # a lock of its own
     return environment, lambda: [json.loads(line) for line in said.read_text().splitlines()]
 
 

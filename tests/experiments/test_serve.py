@@ -109,7 +109,12 @@ def test_the_command_has_scheduler_configuration_and_flags():
 
 
 @pytest.mark.parametrize(
-    "join", [lambda text: ["--additional-config", text], "--additional-config={}".format]
+    "join",
+    [
+        lambda text: ["--additional-config", text],
+        "--additional-config={}".format,
+        lambda text: ["--additional_config", text],
+    ],
 )
 def test_additional_config_of_other_plug_ins_is_kept(join):
     """Another plug-in's entry stays beside ours, and the flag comes once."""
@@ -132,6 +137,7 @@ def test_additional_config_of_other_plug_ins_is_kept(join):
         (["m", "live.planner_share=5"], ["planner_share", "5"]),
         (["m", "policy._target_=no.such.Policy"], ["no.such"]),
         (["m", "--scheduler-cls", "mine.Scheduler"], ["mine.Scheduler"]),
+        (["m", "--scheduler_cls=mine.Scheduler"], ["mine.Scheduler"]),
         (["m", "--additional-config", "{"], ["{", "JSON"]),
         (["m", "--additional-config", '{"andes_opt": {}}'], ["andes_opt", "mapping"]),
         (["m", "--additional-config.a", "1"], ["--additional-config.a"]),

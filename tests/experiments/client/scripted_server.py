@@ -75,6 +75,7 @@ class ScriptedServer:
     headers: list = field(default_factory=list)
     received_s: list = field(default_factory=list)
     hung_up: int = 0  # streams that the client left before their end
+    deaf: bool = False  # whether it drops those who ask for its models, as one that is gone
 
     def __enter__(self):
         started = threading.Event()
@@ -116,7 +117,9 @@ class ScriptedServer:
         await self._stop.wait()
         await runner.cleanup()
 
-    async def _models(self, _request):
+    async def _models(self, request):
+        if self.deaf:
+            request.transport.abort()
         return web.json_response({"data": [{"id": name} for name in self.models]})
 
     async def _answer(self, request):

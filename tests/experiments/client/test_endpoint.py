@@ -51,6 +51,28 @@ def test_other_servers_get_nothing_they_may_not_know():
     assert len(message["content"].split()) == 5
 
 
+def test_the_length_by_either_name():
+    """OpenAI's newer models refuse max_tokens and want max_completion_tokens."""
+    request = body(length_field="max_completion_tokens")
+    assert request["max_completion_tokens"] == 7
+    assert "max_tokens" not in request
+
+
+@pytest.mark.parametrize(
+    ("url", "local"),
+    [
+        ("http://127.0.0.1:8000/v1", True),
+        ("http://localhost:8000/v1", True),
+        ("http://[::1]:8000/v1", True),
+        ("https://api.example/v1", False),
+        ("http://127.example/v1", False),
+    ],
+)
+def test_which_servers_are_on_this_machine(url, local):
+    """Only those are never reached through a proxy."""
+    assert Endpoint(url=url).is_local is local
+
+
 def test_the_other_options():
     """min_tokens sets a floor, token_counts=none asks for nothing, words go to completions."""
     request = body(reply_length="min_tokens", token_counts="none", token_ids=None)

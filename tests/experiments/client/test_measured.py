@@ -16,10 +16,12 @@ from andes_opt.qoe import QoETarget
 from andes_opt.workload import Requests
 from experiments.client.measured import measure, row_columns, summary
 from experiments.client.open_loop import ClientLog, Outcome, Reply
+from experiments.live_run import engine_numbers
 from experiments.records import CLIENT_COLUMNS, REQUEST_COLUMNS, frame
 
 ROOT = Path(__file__).parents[3]
 VECTORS = ROOT / "tests" / "reference" / "qoe_vectors.json"
+NO_COUNTERS = {"vllm": {}, "adapter": {}}
 
 
 def reply(times_s, outcome=Outcome.COMPLETED, sent_s=0.0, **changes):
@@ -30,6 +32,7 @@ def reply(times_s, outcome=Outcome.COMPLETED, sent_s=0.0, **changes):
         "events": len(times_s),
         "malformed": 0,
         "prompt_tokens": None,
+        "connect_s": 0.002,
         **changes,
     }
     return Reply(
@@ -54,6 +57,7 @@ def log(replies, arrivals, targets=None, **changes):
         "wall_s": 10.0,
         "cpu_s": 1.0,
         "interrupted": False,
+        "server_gone": False,
     }
     return ClientLog(requests=requests, replies=tuple(replies), **(values | changes))
 
@@ -143,6 +147,7 @@ def test_metrics_of_streams_by_hand():
     assert values["smooth_goodput_tokens_per_s"] == pytest.approx((4 + 4 - 0.5 * 2.9) / 5.5)
     assert values["fluidity_share_ge_0p9"] == pytest.approx(1 / 5)
     assert values["send_lag_max_s"] == pytest.approx(0.01)
+    assert values["connect_max_s"] == pytest.approx(0.002)
     assert values["loop_lag_max_s"] == pytest.approx(0.003)
     assert values["client_cpu_share"] == pytest.approx(0.1)
     assert values["tokens_per_event"] == pytest.approx(11 / 9)
@@ -191,7 +196,7 @@ def test_every_metric_of_live_runs_is_documented_and_no_other():
     table = text[text.index("What `summary.json` has beside") : text.index("## Watch it")]
     first_cells = re.findall(r"^\| (`[^|]+) \|", table, flags=re.MULTILINE)
     names = {name for cell in first_cells for name in re.findall(r"`([^`]+)`", cell)}
-    percentiles = {"fluidity": (1, 10, 50), "send": (50, 99), "loop": (50, 99)}
+    percentiles = {"fluidity": (1, 10, 50), **dict.fromkeys(("send", "connect", "loop"), (50, 99))}
     documented = {
         name.replace("{percent}", str(percent))
         for name in names - {"adapter_..."}
@@ -200,4 +205,7 @@ def test_every_metric_of_live_runs_is_documented_and_no_other():
     client_log = mixed()
     measured = measure(client_log, 1.0)
     assert "adapter_..." in names
-    assert documented == set(summary(measured, client_log)) - set(summarise(measured))
+    of_engines = {"engine_start_s", *engine_numbers(NO_COUNTERS, NO_COUNTERS, 1)}
+    assert of_engines < documented | {"preemptions", "preemptions_per_request"}
+    ours = (set(summary(measured, client_log)) | of_engines) - set(summarise(measured))
+    assert documented == ours

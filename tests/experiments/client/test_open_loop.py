@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import socket
 import threading
 import time
 
+import aiohttp
 import numpy as np
 import pytest
 from scripted_server import (
@@ -18,6 +20,7 @@ from scripted_server import (
     Refusal,
     ScriptedServer,
     completion,
+    event,
     steady,
     usage,
 )
@@ -189,7 +192,74 @@ def test_a_connection_that_is_refused_is_a_failure_of_that_request():
         requests = workload([0.0, 1.0])
         log = replay(requests, Endpoint(url=server.url), finished=server.close)
     assert [reply.outcome for reply in log.replies] == [Outcome.COMPLETED, Outcome.FAILED]
-    assert np.isnan(log.replies[1].sent_s)
+    assert log.replies[1].sent_s >= 1.0 - EARLY_S
+    assert np.isnan(log.replies[1].connect_s)
+    assert log.server_gone
+
+
+def test_a_reply_without_any_token_is_no_reply():
+    """Events that a server counts as 0 tokens are no completed reply, and end no run."""
+    reply = one(lambda _: [event(choices=[{"text": "a", "token_ids": []}]), FINISH, DONE])
+    assert (reply.outcome, reply.error) == (Outcome.FAILED, "the reply is empty.")
+
+
+def test_a_server_that_breaks_streams_off_is_not_gone():
+    """After failures the server is asked once more."""
+    with ScriptedServer(lambda _: [completion("a"), HangUp()]) as server:
+        log = replay(workload([0.0]), Endpoint(url=server.url))
+    assert log.replies[0].outcome is Outcome.FAILED
+    assert not log.server_gone
+
+
+def test_a_slow_connection_is_not_the_clients_lag():
+    """Until the server takes a connection, time is counted as connecting, not as lagging."""
+
+    async def slow(*_):
+        await asyncio.sleep(0.3)
+
+    with ScriptedServer() as server, pytest.MonkeyPatch.context() as patch:
+        original = aiohttp.TraceConfig.freeze
+
+        def freeze(trace):
+            trace.on_connection_create_start.append(slow)
+            original(trace)
+
+        patch.setattr(aiohttp.TraceConfig, "freeze", freeze)
+        log = replay(workload([0.0]), Endpoint(url=server.url))
+    assert log.replies[0].connect_s >= 0.3 - EARLY_S
+    assert log.replies[0].token_times_s[0] >= 0.3 - EARLY_S
+
+
+def test_a_stall_of_the_client_weighs_what_it_lasted():
+    """A stall of 0.5 s is some fifty late wake-ups, not one."""
+    log = replay_with_stall(0.5)
+    assert (log.loop_lag_s > 0.1).sum() >= 30
+
+
+def replay_with_stall(stall_s):
+    """The log of a run in which this process stood still once."""
+    stalled = []
+
+    def stand_still():
+        if not stalled:
+            stalled.append(1)
+            time.sleep(stall_s)
+
+    with ScriptedServer() as server:
+        requests = workload([0.0, 0.1 + stall_s])
+        return replay(requests, Endpoint(url=server.url), finished=stand_still)
+
+
+def test_the_environments_proxy_is_for_others_only(monkeypatch):
+    """A remote server is reached through the proxy; one on this machine never is."""
+    with ScriptedServer() as proxy, ScriptedServer() as server:
+        monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/v1"))
+        monkeypatch.delenv("no_proxy", raising=False)
+        near = replay(workload([0.0]), Endpoint(url=server.url))
+        assert (len(server.bodies), len(proxy.bodies)) == (1, 0)
+        far = replay(workload([0.0]), Endpoint(url="http://far.example/v1"))
+        assert (len(server.bodies), len(proxy.bodies)) == (1, 1)
+    assert near.replies[0].outcome is far.replies[0].outcome is Outcome.COMPLETED
 
 
 def test_no_server_is_told_in_a_sentence():

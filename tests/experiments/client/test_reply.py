@@ -142,9 +142,70 @@ def test_estimates_keep_number_and_order(lengths, reported):
     reader = read(*(completion("x" * n) for n in lengths), event(choices=[], **usage(1, reported)))
     values, _ = reader.token_times_s()
     if reader.events:
-        assert values.size == reported
+        assert values.size == (reported or reader.events)
         assert (np.diff(values) >= 0).all()
         assert set(values) <= set(range(len(lengths)))
+
+
+@pytest.mark.parametrize("end", [usage(0, 0), usage(7, 3), {}])
+def test_a_count_of_0_says_nothing(end):
+    """Some servers send zeros with every event, and a count at the end at best."""
+    reader = read(
+        event(choices=[{"delta": {"role": "assistant"}}], **usage(0, 0)),
+        *(event(choices=[{"delta": {"content": "ab"}}], **usage(0, 0)) for _ in range(3)),
+        event(choices=[{"delta": {}, "finish_reason": "length"}], **end),
+        DONE,
+    )
+    assert times(reader) == ([1.0, 2.0, 3.0], False)
+    assert reader.prompt_tokens == (7 if end == usage(7, 3) else None)
+
+
+def test_the_end_of_text_token_came_with_the_end():
+    """A reply that ends by itself is counted with a token without text; no time is estimated."""
+    texts = [completion("long words "), completion("a"), completion("b")]
+    stop = event(choices=[{"index": 0, "text": "", "finish_reason": "stop"}])
+    assert times(read(*texts, stop, event(choices=[], **usage(2, 4)), DONE)) == (
+        [0.0, 1.0, 2.0, 3.0],
+        False,
+    )
+    # One that was cut off has no such token.
+    assert times(read(*texts, FINISH, event(choices=[], **usage(2, 4)), DONE))[1]
+
+
+def test_hidden_thoughts_are_not_waited_for():
+    """Thoughts that are counted but not shown are left out; those that are shown count."""
+    end = {
+        "usage": {
+            "prompt_tokens": 1,
+            "completion_tokens": 42,
+            "completion_tokens_details": {"reasoning_tokens": 40},
+        }
+    }
+    assert times(read(completion("a"), completion("b"), event(choices=[], **end))) == (
+        [0.0, 1.0],
+        False,
+    )
+    thought = event(choices=[{"delta": {"reasoning": "hm"}}])
+    values, estimated = times(read(thought, completion("b"), event(choices=[], **end)))
+    assert (len(values), estimated) == (42, True)
+
+
+def test_arguments_of_a_call_are_tokens():
+    """Tool calls stream their arguments; their first event names the function only."""
+
+    def call(**function):
+        return event(choices=[{"delta": {"tool_calls": [{"index": 0, "function": function}]}}])
+
+    reader = read(call(name="f", arguments=""), call(arguments='{"x"'), call(arguments=": 1}"))
+    assert times(reader) == ([1.0, 2.0], False)
+
+
+def test_empty_fields_mean_nothing():
+    """An empty finish_reason is no end, and "error": null no error."""
+    reader = read(event(choices=[{"index": 0, "text": "a", "finish_reason": ""}], error=None))
+    assert times(reader) == ([0.0], False)
+    assert not reader.finished
+    assert reader.error is None
 
 
 def test_errors_in_the_stream_are_told():
