@@ -65,7 +65,7 @@ class SimulationResult:
     iterations
         Engine iterations.
     makespan_s
-        Simulated time of the last token.
+        Simulated time of the last token, 0 if there is none.
     busy_s
         Simulated time spent in iterations; the rest of the makespan the engine was idle
         or waited for its scheduler.
@@ -365,7 +365,8 @@ class _EngineState:
             restore_s=floats[5],
             capacity_tokens=self._engine.num_blocks * self._engine.block_tokens,
             block_tokens=self._engine.block_tokens,
-            max_batch=self._engine.max_batch,
+            # Each running request takes at least a token of the budget.
+            max_batch=min(self._engine.max_batch, self._engine.token_budget),
             token_budget=self._engine.token_budget,
             latency=self._engine.latency,
             requests_seen=int(self._scalars[kernel.NEXT_ARRIVAL]),
@@ -437,7 +438,13 @@ class _EngineState:
             qoe_window=window,
             preemptions=self._ints[kernel.PREEMPTIONS].copy(),
             iterations=int(self._scalars[kernel.ITERATIONS]),
-            makespan_s=float(self._clock[kernel.NOW]),
+            makespan_s=float(
+                np.max(
+                    requests.arrival_s + self._floats[kernel.LAST_TOKEN],
+                    initial=0.0,
+                    where=~rejected,
+                )
+            ),
             busy_s=float(self._clock[kernel.BUSY_S]),
             tokens_by_last_arrival=int(self._scalars[kernel.TOKENS_BY_LAST_ARRIVAL]),
             decisions=decisions,

@@ -228,7 +228,7 @@ class StepController:
             if plan is not None and plan.late:
                 if short or now_s - plan.made_s > self._late_s:
                     self._plan = None  # too old; whoever decides now starts afresh
-                elif not self._queues.newcomers_wait(plan):
+                elif not (self._observer.unblocked or self._queues.newcomers_wait(plan)):
                     return
                 # Newcomers would wait for the next plan of the background; the fast policy is
                 # there to bridge that.
@@ -251,7 +251,7 @@ class StepController:
         decision = self._guard.decide(snapshot)
         self.report.decide_s += self._guard.decide_s
         self._iterations_since = 0
-        self._changed = False
+        self._changed = self._observer.unblocked = False
         if decision is None:
             self._replan_after = 1
             self._keep_last_good(now_s, short=False)

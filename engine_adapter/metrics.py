@@ -117,7 +117,7 @@ def families(report: Mapping[str, Any]) -> list[Family]:
         Family(
             f"{PREFIX}_fallbacks",
             "counter",
-            "Events after which vLLM's own order or an older plan was followed",
+            "Events that the adapter has logged, most of them failures to plan",
             "kind",
             {kind: float(count) for kind, count in sorted(report["events"].items())},
         ),

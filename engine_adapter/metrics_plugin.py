@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from vllm.v1.metrics.loggers import AggregateStatLoggerBase
 from engine_adapter.guard import LOGGER
 from engine_adapter.internals import instance_of
 from engine_adapter.metrics import Family, families, read_report, scratch_report
-from engine_adapter.settings import read_settings
+from engine_adapter.settings import KEY, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,6 +75,8 @@ class AndesStatLogger(AggregateStatLoggerBase):
 
     def __init__(self, vllm_config: Any, engine_indexes: list[int]) -> None:
         del engine_indexes
+        if not _is_ours(vllm_config):
+            return
         try:
             settings = read_settings(vllm_config.additional_config)
             path = settings.report_path
@@ -90,6 +93,13 @@ class AndesStatLogger(AggregateStatLoggerBase):
 
     def log_engine_initialized(self) -> None:
         """Nothing to say."""
+
+
+def _is_ours(vllm_config: Any) -> bool:
+    """Whether a configuration speaks of the adapter."""
+    config = vllm_config.additional_config
+    scheduler = getattr(vllm_config.scheduler_config, "scheduler_cls", None)
+    return (isinstance(config, Mapping) and KEY in config) or "engine_adapter" in str(scheduler)
 
 
 def register(path: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from andes_opt.snapshot import State
@@ -12,6 +13,8 @@ from engine_adapter.targets import read_target
 from engine_adapter.tracker import ReaderTracker
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from andes_opt.snapshot import Snapshot
     from engine_adapter.guard import Events
     from engine_adapter.internals import EngineView
@@ -52,6 +55,9 @@ class Observer:
         Blocks that plans leave free.
     longest_prompt
         Tokens of the longest prompt so far.
+    unblocked
+        Whether somebody has come into policies' sight who had arrived before; for whoever plans
+        to set to False again.
     """
 
     def __init__(
@@ -77,6 +83,7 @@ class Observer:
         self.headroom_blocks = engine.num_blocks - self._usable_blocks
 
         self._blocked: list[Any] = []  # no policy may decide about them yet
+        self.unblocked = False
         self._ran: list[Any] = []
         self._draining: list[tuple[int, Any]] = []  # last iteration to look at it, request
         self._last_start_s: float | None = None
@@ -111,13 +118,18 @@ class Observer:
 
     def resync(self) -> list[int]:
         """After an error: forget requests that left unnoticed; their numbers come back."""
-        return [self._left(key) for key in self.tracker if self._engine.find(key) is None]
+        gone = []
+        for key in self.tracker:
+            request = self._engine.find(key)
+            if request is None or request.is_finished():
+                gone.append(self._left(key))
+        return gone
 
     def close(self) -> None:
         """Close the file of iterations."""
-        if self._log is not None:
-            self._log.close()
-            self._log = None
+        log, self._log = self._log, None
+        if log is not None:
+            self._written(log.close)
 
     def lost(self, request: Any) -> None:
         """A request's KV was taken away; its last tokens may still be on their way."""
@@ -245,8 +257,16 @@ class Observer:
             if oldest is not None and len(in_flight) == self._engine.depth:
                 self._learner.observe(duration_s, *oldest)
                 if self._log is not None:
-                    self._log.add(duration_s, *oldest)
+                    self._written(partial(self._log.add, duration_s, *oldest))
         self._last_start_s = now_s
+
+    def _written(self, write: Callable[[], None]) -> None:
+        """Write to the file of iterations; a full disk ends that file and nothing else."""
+        try:
+            write()
+        except OSError as error:
+            self._log = None
+            self._events.record("iterations not written", str(error))
 
     def _deliver(self, now_s: float) -> int:
         ran = self._ran
@@ -303,6 +323,7 @@ class Observer:
         for request in freed:
             self.tracker.steerable(request.request_id)
         self._blocked = [request for request in here if not engine.steerable(request)]
+        self.unblocked |= bool(freed)
         return bool(freed)
 
     def _all_lost(self) -> bool:

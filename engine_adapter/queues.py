@@ -102,7 +102,8 @@ class Queues:
         served.sort(key=lambda r: rank[r.request_id])
         engine.waiting = engine.queue_of([*outside, *served, *rest])
         self._outside = {request.request_id for request in outside}
-        self._front = self._outside | plan.serve
+        # Also who runs: if the engine preempts them, they come back to the very front.
+        self._front = self._outside | plan.serve | (resident - plan.hold)
         self._reordered = True
 
     def idle(self, plan: PlanInForce | None) -> bool:
@@ -213,6 +214,7 @@ class Queues:
         while queue and number(queue[-1].request_id) > plan.newest:
             fresh.append(queue.pop())
 
+        admitted: list[Any] = []
         places = plan.size - len(self._engine.running) - len(front)
         if fresh or (queue and places > 0):
             need = self._observer.tracker.need_blocks
@@ -223,9 +225,11 @@ class Queues:
                 chosen = {request.request_id: request for request in queue}
                 front += [chosen[key] for key in spare if key in chosen]
                 queue = self._engine.queue_of(r for r in queue if r.request_id not in spare)
-            front += self._admissible(fresh, room)
+            admitted = self._admissible(fresh, room)
+            front += admitted
             self._front.update(request.request_id for request in front)
-        queue.extend(r for r in reversed(fresh) if r.request_id not in self._front)
+        # By place, not by id: an id may be that of one who was seen before.
+        queue.extend(list(reversed(fresh))[len(admitted) :])
         queue.extendleft(reversed(unblocked))
         return front, queue
 
@@ -242,6 +246,7 @@ class Queues:
             request = queue.popleft()
             if request.request_id in self._outside and self._engine.steerable(request):
                 self._front.discard(request.request_id)
+                self._outside.discard(request.request_id)
                 unblocked.append(request)
             else:
                 front.append(request)
@@ -271,7 +276,7 @@ class Queues:
         return chosen, room
 
     def _admissible(self, fresh: list[Any], room: int) -> list[Any]:
-        """Those whom the plan does not know and who fit what it leaves, in order of arrival."""
+        """The first to arrive of those whom the plan does not know, as far as its room goes."""
         need, engine = self._observer.tracker.need_blocks, self._engine
         admitted = []
         for request in reversed(fresh):

@@ -59,9 +59,11 @@ class _Steered:
 
     def shutdown(self) -> None:
         """End the background planner too."""
-        if self.andes is not None:
-            self.andes.close()
-        super().shutdown()  # type: ignore[misc]
+        try:
+            if self.andes is not None:
+                self.andes.close()
+        finally:
+            super().shutdown()  # type: ignore[misc]
 
 
 class AndesSyncScheduler(_Steered, Scheduler):

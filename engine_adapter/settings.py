@@ -49,6 +49,7 @@ class Background:
     max_age_s: float = 2.0
 
     def __post_init__(self) -> None:
+        _check_policy("background.policy", self.policy)
         checks.positive("background.deadline_s", self.deadline_s)
         checks.positive("background.max_age_s", self.max_age_s)
         checks.share("background.duty_cycle", self.duty_cycle)
@@ -104,6 +105,16 @@ class Settings:
     iterations_path: str | None = None
 
     def __post_init__(self) -> None:
+        _check_policy("policy", self.policy)
+        for name, kind in (
+            ("background", Background | None),
+            ("target", QoETarget),
+            ("latency", LatencyModel),
+        ):
+            if not isinstance(getattr(self, name), kind):
+                raise ValueError(
+                    f"{name} = {getattr(self, name)!r} not understood: need a mapping."
+                )
         if self.headroom_blocks is not None:
             checks.whole("headroom_blocks", self.headroom_blocks, 0)
         checks.whole("max_candidates", self.max_candidates, 1)
@@ -113,6 +124,11 @@ class Settings:
                 f"on_mismatch = {self.on_mismatch!r} not understood: need one of "
                 f"{', '.join(_ON_MISMATCH)}."
             )
+
+
+def _check_policy(name: str, spec: Any) -> None:
+    if not isinstance(spec, Mapping) or not isinstance(spec.get("_target_"), str):
+        raise ValueError(f"{name} = {spec!r} not understood: need a mapping with _target_.")
 
 
 def read_settings(additional_config: Any) -> Settings:

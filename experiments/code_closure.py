@@ -11,13 +11,14 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import platform
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from andes_opt.versions import versions
-from experiments.environment import cpu_model
+from experiments.environment import cpu_model, usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -28,7 +29,7 @@ _PACKAGES = ("andes_opt", "solvers", "engine_adapter", "experiments")
 
 def state_of(modules: Iterable[str], root: Path = _ROOT) -> str:
     """
-    A hash of the code that some modules can run, of the versions below it and the processor.
+    A hash of the code that some modules can run, of the versions below it and the machine.
 
     Of other people's code the given modules themselves count by their text, and what lies
     below them by the versions of the packages alone.
@@ -42,7 +43,7 @@ def state_of(modules: Iterable[str], root: Path = _ROOT) -> str:
     """
     given = set(modules)
     digest = hashlib.sha256(json.dumps(versions(), sort_keys=True).encode())
-    digest.update(cpu_model().encode())
+    digest.update(f"{cpu_model()}, {usable_cores()} cores, {platform.system()}".encode())
     for name in sorted(closure(given, root)):
         path = _file_of(name, root) or _foreign_file_of(name)
         if path is not None:

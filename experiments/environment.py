@@ -68,7 +68,7 @@ def environment() -> dict[str, Any]:
         "git": _git(),
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
-        "cores_usable": _usable_cores(),
+        "cores_usable": usable_cores(),
         "threads": {name: os.environ.get(name) for name in THREAD_VARIABLES},
         "load": [round(x, 2) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None,
         "platform": platform.platform(),
@@ -102,7 +102,8 @@ def commit_words(environment: Mapping[str, Any]) -> str:
     return str(git["commit"])[:12] + (" with changes" if git["modified"] else "")
 
 
-def _usable_cores() -> int | None:
+def usable_cores() -> int | None:
+    """How many processors this process may use; None where unknown."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count()

@@ -24,8 +24,14 @@ from andes_opt.simulator import simulate
 from experiments.configuration import build
 from experiments.environment import commit_words
 from experiments.live_run import request_rate
-from experiments.live_study import Lab, planned
-from experiments.records import ROWS, printable, recorded_run, write_atomically
+from experiments.live_study import Lab, planned, unit_of
+from experiments.records import (
+    ROWS,
+    printable,
+    read_environment,
+    recorded_run,
+    write_atomically,
+)
 from experiments.serve import told_to_end
 from experiments.tables import markdown
 from experiments.usage import RunsFailed
@@ -215,10 +221,11 @@ def run(config: DictConfig) -> dict[str, float]:
     with told_to_end(), recorded_run(folder) as record:
         lab = Lab(Path(settings.runs), settings.minutes)
         profile: EngineProfile = build(config, "live_engine").profile
-        saturated = lab.saturated_tokens_per_s(settings.engine)
+        floods = lab.saturated_tokens_per_s(settings.engine, settings.floods)
         fit = calibrated(lab, settings, folder, profile)
-        if saturated is None or fit is None:
+        if not floods or fit is None:
             raise RunsFailed(f"the engine was not calibrated; {lab.why_lacking}.")
+        saturated = unit_of(floods)
         lines, folders, items = [], [], []
         for item in planned("fidelity", settings, settings.arms, saturated, range(settings.seeds)):
             result = lab.result(item.overrides, f"{item.arm} at {item.load}, seed {item.seed}")
@@ -244,7 +251,10 @@ def run(config: DictConfig) -> dict[str, float]:
         results = pl.DataFrame(both, infer_schema_length=None)
         table = comparison(results)
         write_atomically(folder / "table.csv", table.write_csv)
-        text = _document(table, fit, shares, pauses_s, saturated, record.environment, lab)
+        made_by = {commit_words(read_environment(path)) for path in folders}
+        text = _document(
+            table, fit, shares, pauses_s, saturated, record.environment, sorted(made_by), lab
+        )
         _write(folder / "live_fidelity.md", text)
         if settings.docs is not None:
             (Path(settings.docs) / "results").mkdir(parents=True, exist_ok=True)
@@ -310,6 +320,7 @@ def _document(
     pauses_s: Mapping[str, float],
     saturated: float,
     environment: Mapping[str, Any],
+    commits: Sequence[str],
     lab: Lab,
 ) -> str:
     latency, numbers = fit.latency, fit.summary()
@@ -325,12 +336,14 @@ def _document(
         f"relative error {100 * numbers['relative_error_mean']:.1f} %, "
         f"{numbers['iterations']:.0f} iterations.",
         f"- Load 1 = {saturated:.0f} tokens/s of stock vLLM.",
-        f"- Share of a resumed request's context that the prefix cache still had: {listed}.",
-        f"- Wait between two plans for the sake of the planner's share, which the simulator keeps, "
-        f"too: {waits}.",
+        "- Two inputs of the simulator are from the very runs that it is compared with, each a "
+        f"mean over loads and seeds: the share of a resumed request's context that the prefix "
+        f"cache still had, {listed}; and the wait between two plans for the sake of the planner's "
+        f"share, {waits}.",
         f"- Processor: {environment['cpu']}, {environment['cores_usable']} cores usable; load "
         f"average at the start {environment['load']}.",
-        f"- Commit {commit_words(environment)}; started {environment['started']}.",
+        f"- Commit of the live runs: {'; '.join(commits)}. Simulated by "
+        f"{commit_words(environment)}, {environment['started']}.",
     ]
     if lab.left:
         lines.append("- **Out of time before all runs were made.**")
@@ -355,7 +368,7 @@ def _shrunk(config: DictConfig) -> DictConfig:
     if settings.tiny:
         settings.arms = dict([next(iter(settings.arms.items()))])
         settings.loads = list(settings.loads)[-1:]
-        settings.seeds = 1
+        settings.seeds = settings.floods = 1
         settings.sweep.batches, settings.sweep.prompt_tokens = [1, 2], [8]
     return config
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from andes_opt import checks
+from experiments.code_closure import state_of
 from experiments.usage import not_installed
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class RandomOPT:
             )
         )
         folder = cache / name
-        if (folder / _COMPLETE).exists():
+        if is_complete(folder):
             return str(folder)
         try:
             import torch
@@ -130,7 +131,7 @@ class RandomOPT:
         shutil.rmtree(folder, ignore_errors=True)  # half a model of a killed process
         OPTForCausalLM(config).eval().float().save_pretrained(folder)
         _write_tokenizer(folder, self.vocabulary)
-        (folder / _COMPLETE).touch()
+        mark_complete(folder)
         return str(folder)
 
 
@@ -150,11 +151,22 @@ class SmolLM2:
         from experiments.smollm import convert, packaged_gguf
 
         folder = cache / "smollm2-135m-instruct"
-        if not (folder / _COMPLETE).exists():
+        if not is_complete(folder):
             shutil.rmtree(folder, ignore_errors=True)
             convert(packaged_gguf(), folder)
-            (folder / _COMPLETE).touch()
+            mark_complete(folder)
         return str(folder)
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a model was written to its end, by this code and these versions."""
+    mark = folder / _COMPLETE
+    return mark.exists() and mark.read_text(encoding="utf-8") == state_of([__name__])
+
+
+def mark_complete(folder: Path) -> None:
+    """Say that a model was written to its end."""
+    (folder / _COMPLETE).write_text(state_of([__name__]), encoding="utf-8")
 
 
 def _write_tokenizer(folder: Path, vocabulary: int) -> None:

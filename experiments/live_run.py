@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.bench import TOKENS, token_rows
+from experiments.bench import TOKENS, most_common_error, token_rows
 from experiments.configuration import build, label
-from experiments.live_engine import DYING_S, serving
+from experiments.live_engine import DYING_S, EngineFailed, serving
 from experiments.progress import bar
 from experiments.records import frame, write_atomically
 from experiments.serve import checked_settings
@@ -164,7 +164,7 @@ def serve(
     UsageError
         If a constructor refuses its options, or something is not installed.
     EngineFailed
-        If the engine did not start, or ended in the middle.
+        If the engine did not start, ended in the middle, or completed no request.
     """
     try:
         from experiments.client.measured import measure, row_columns, summary
@@ -187,6 +187,9 @@ def serve(
         after = read_counters(config, server)
         started_s = server.started_s
     measured = measure(log, config.idle_cost)
+    if not any(reply.outcome == "completed" for reply in log.replies):
+        why = most_common_error(measured)
+        raise EngineFailed(f"no request was completed; most often: {why}")
     values = {
         **summary(measured, log),
         **engine_numbers(before, after, requests.num_requests),

@@ -4,7 +4,9 @@
 Every run is what ``andes-opt live`` with the arm's overrides would be, in a folder of its own;
 complete ones are skipped, so that the same command goes on where a stopped one ended. Runs of a
 seed and a load lie next to each other in time, in an order that alternates, so that a machine that
-drifts favours nobody. Where a difference has to be resolved, seeds are added until it is.
+drifts favours nobody; but what several parts share is made with the first of them, and documents
+say when each arm's runs were made. Where a difference has to be resolved, seeds are added until it
+is, or to the most that the study allows.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from omegaconf import OmegaConf
 
 from andes_opt.metrics import paired_difference
 from experiments import report_live
+from experiments.bench import TOKENS
 from experiments.code_closure import state_of, targets
 from experiments.environment import commit_words
 from experiments.identity import configuration_hash, identified
@@ -36,9 +39,10 @@ from experiments.records import (
     recorded_run,
     write_json,
 )
+from experiments.report_live_header import Facts, Lacking
 from experiments.resume import finished
 from experiments.serve import told_to_end
-from experiments.usage import RunsFailed, not_understood, one_line
+from experiments.usage import RunsFailed, UsageError, not_understood, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -111,6 +115,7 @@ class Lab:
         ]
         self.made = self.reused = self.left = 0
         self.failed: list[Path] = []
+        self._code = _harness()
 
     @property
     def why_lacking(self) -> str:
@@ -156,6 +161,10 @@ class Lab:
         if self._out_of_time():
             self.left += 1
             return None
+        if _harness() != self._code:
+            raise UsageError(
+                "the code has changed since the study began: start it again, it goes on from here."
+            )
         folder.mkdir(parents=True, exist_ok=True)
         print(description, file=sys.stderr, flush=True)
         choices = {**self._choices, **dict(word.split("=", 1) for word in words if "." not in word)}
@@ -172,7 +181,7 @@ class Lab:
         self.made += 1
         return folder, summary
 
-    def saturated_tokens_per_s(self, engine: str) -> float | None:
+    def saturated_tokens_per_s(self, engine: str, floods: int) -> list[float]:
         """
         Tokens/s of stock vLLM when all requests come at once.
 
@@ -180,21 +189,42 @@ class Lab:
         ----------
         engine
             Name in ``conf/live_engine``.
+        floods
+            How often to measure, with other requests each time.
+
+        Returns
+        -------
+        list[float]
+            Of each flood, rising; the one in the middle makes the load. Empty if one failed, or
+            there was no time.
         """
-        overrides = [
-            f"live_engine={engine}",
-            "stock=true",
-            f"workload.rate={_FLOOD_RATE}",
-            "tokens=true",
-            "seed=0",
-        ]
-        result = self.result(overrides, f"{engine}: saturated token rate")
-        if result is None:
-            return None
-        folder, _ = result
-        rows = pl.read_parquet(folder / ROWS).select("request", "arrival_s")
-        tokens = pl.read_parquet(folder / "tokens.parquet").join(rows, on="request")
-        return steady_rate((tokens["time_s"] + tokens["arrival_s"]).to_numpy())
+        found = []
+        for seed in range(floods):
+            overrides = [
+                f"live_engine={engine}",
+                "stock=true",
+                f"workload.rate={_FLOOD_RATE}",
+                "tokens=true",
+                f"seed={seed}",
+            ]
+            result = self.result(overrides, f"{engine}: saturated token rate, seed {seed}")
+            if result is None:
+                return []
+            folder, _ = result
+            rows = pl.read_parquet(folder / ROWS).select("request", "arrival_s")
+            tokens = pl.read_parquet(folder / TOKENS).join(rows, on="request")
+            found.append(steady_rate((tokens["time_s"] + tokens["arrival_s"]).to_numpy()))
+        return sorted(found)
+
+
+def _harness() -> str:
+    """A hash of the code that this process itself runs."""
+    return state_of(["experiments.live_run"])
+
+
+def unit_of(floods: Sequence[float]) -> float:
+    """The tokens/s at which the load is 1: the middle one, the lower of two."""
+    return floods[(len(floods) - 1) // 2]
 
 
 def identification_of(config: DictConfig) -> dict[str, str]:
@@ -209,7 +239,9 @@ def identification_of(config: DictConfig) -> dict[str, str]:
     config
         Of ``andes-opt live``, complete.
     """
-    parts = ["workload", "live_engine"] if config.stock else ["workload", "live_engine", "live"]
+    parts = ["workload", "live_engine", "endpoint"]
+    if not config.stock:
+        parts.append("live")
     options = {part: OmegaConf.to_container(config[part], resolve=True) for part in parts}
     modules = {"experiments.live_run", *targets(options)}
     if not config.stock:
@@ -324,18 +356,17 @@ def run(config: DictConfig) -> dict[str, float]:
         lab = Lab(Path(study.runs), study.minutes)
         lines: list[dict[str, Any]] = []
         folders: list[Path] = []
-        rates: dict[str, float] = {}
-        lacking = set()
+        floods: dict[str, list[float]] = {}
+        lacking: dict[str, Lacking] = {}
         for part, options in study.parts.items():
             if study.part in (None, part):
-                left = lab.left
-                _work(lab, study, part, options, rates, lines, folders)
-                if lab.left > left:
-                    lacking.add(part)
+                left, failed = lab.left, len(lab.failed)
+                _work(lab, study, part, options, floods, lines, folders)
+                lacking[part] = Lacking(lab.left - left, len(lab.failed) - failed)
         if not lines:
             raise RunsFailed(f"no run was made; {lab.why_lacking}")
         results = pl.DataFrame(lines, infer_schema_length=None)
-        facts = report_live.Facts(study, record.environment, rates, lacking)
+        facts = Facts(study, record.environment, floods, lacking, _words())
         print(report_live.write(results, facts, folder))
         rows = pl.concat([pl.read_parquet(path / ROWS) for path in folders], how="diagonal")
         record.finish(rows, {"runs": len(lines), **report_live.summary(results)})
@@ -353,19 +384,19 @@ def _work(
     study: DictConfig,
     part: str,
     options: DictConfig,
-    rates: dict[str, float],
+    floods: dict[str, list[float]],
     lines: list[dict[str, Any]],
     folders: list[Path],
 ) -> None:
     """Make the runs of a part; its lines and folders are added."""
     engine = options.engine
-    if engine not in rates:
-        saturated = lab.saturated_tokens_per_s(engine)
-        if saturated is None:
+    if engine not in floods:
+        measured = lab.saturated_tokens_per_s(engine, study.floods)
+        if not measured:
             return
-        rates[engine] = saturated
+        floods[engine] = measured
     baseline = report_live.baselines(study, part)[0]
-    wanted: set[tuple[str, float]] | None = None  # None for all
+    wanted: set[float] | None = None  # loads at which another seed is needed; None for all
     mine: list[dict[str, Any]] = []
     for seed in range(max(options.seeds, options.get("most_seeds", 0))):
         if seed >= options.seeds:
@@ -376,9 +407,10 @@ def _work(
             open_pairs = unresolved(found, baseline, loads, study.half_width)
             if not open_pairs:
                 break
-            wanted = open_pairs | {(baseline, load) for _, load in open_pairs}
-        for item in planned(part, options, study.arms, rates[engine], [seed]):
-            if wanted is not None and (item.arm, item.load) not in wanted:
+            # All arms, so that those of a load are means over the same requests.
+            wanted = {load for _, load in open_pairs}
+        for item in planned(part, options, study.arms, unit_of(floods[engine]), [seed]):
+            if wanted is not None and item.load not in wanted:
                 continue
             name = f"{part}: {item.arm} at {item.load}, seed {item.seed}"
             result = lab.result(item.overrides, name)
@@ -390,9 +422,28 @@ def _work(
 
 
 def _provenance(folder: Path) -> dict[str, Any]:
-    """Commit and load average of a run: kept ones may be older than the code that reports them."""
+    """Where, when and from what a run was made: kept ones may be older than what reports them."""
     recorded = read_environment(folder)
-    return {"commit": commit_words(recorded), "load_average": recorded["load"][0]}
+    rows = pl.read_parquet(folder / ROWS)
+    arrival_s = rows["arrival_s"].to_numpy()
+    return {
+        "commit": commit_words(recorded),
+        "load_average": recorded["load"][0],
+        "machine": f"{recorded['cpu']}, {recorded['cores_usable']} cores usable",
+        "started": recorded["started"],
+        "arriving_s": float(arrival_s.max() - arrival_s.min()),
+        "prompt_tokens_mean": rows["prompt_tokens"].mean(),
+        "wanted_tokens_mean": rows["wanted_tokens"].mean(),
+        "target_ttft_s": rows["ttft_s"].median(),
+        "target_tds": rows["tds"].median(),
+    }
+
+
+def _words() -> str:
+    """Overrides of the command line that bear on results."""
+    silent = ("experiment=", "live_study.minutes=", "live_study.docs=", "live_study.runs=")
+    words = [word for word in HydraConfig.get().overrides.task if not word.startswith(silent)]
+    return " ".join(words)
 
 
 def shrunk(config: DictConfig) -> DictConfig:
@@ -406,4 +457,5 @@ def shrunk(config: DictConfig) -> DictConfig:
         part.loads = list(part.loads)[-1:]
         part.seeds, part.most_seeds = 1, 1
         study.parts = {first: part}
+        study.floods = 1
     return config

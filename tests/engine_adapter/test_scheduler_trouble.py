@@ -13,6 +13,7 @@ from experiments.serve import adapter_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from live_stepping import Start
 
@@ -174,3 +175,47 @@ def test_priority_scheduling_is_refused(start: Start) -> None:
     scheduler.waiting = [1]
     with pytest.raises(Incompatible, match="needs 'fcfs'"):
         EngineView(scheduler)
+
+
+def test_an_id_that_was_seen_before_is_not_lost(start: Start) -> None:
+    """
+    A newcomer who does not fit stays in the queue, whoever had its id before.
+
+    A regression test: as its id had stood in front once, it was in no queue any more.
+    """
+    engine = start(
+        {"_target_": "live_policies.Batch", "size": 2}, adapter={"planner_share": 1e-9}, blocks=14
+    )
+    prompts = {"c": [3] * 200, "a": [1] * 60, "b": [2] * 60}
+    for key, prompt in prompts.items():
+        engine.add(key, prompt, 20)
+    for _ in range(3):
+        engine.step()
+    assert engine.replies["a"] and engine.replies["b"]
+    engine.abort("a")
+    prompts["a"] = [4] * 200
+    engine.add("a", prompts["a"], 20)
+    for _ in range(4):
+        engine.step()  # the harness misses whoever is in no queue
+    engine.drain(500)
+    assert engine.replies == {key: reference(prompt, 20) for key, prompt in prompts.items()}
+
+
+def test_a_full_disk_does_not_end_the_planning(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The file of iterations ends where it can't be written; plans go on.
+
+    A regression test: ten such failures switched the adapter off for good.
+    """
+    from engine_adapter.iteration_log import IterationLog
+
+    def full(*_: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(IterationLog, "add", full)
+    engine = start(ROUND_ROBIN, adapter={"iterations_path": str(tmp_path / "iterations.csv")})
+    counters = serve(engine, Traffic(4, requests=20))
+    assert counters["plans"] > 20
+    assert counters["events"]["iterations not written"] == 1

@@ -18,6 +18,8 @@ from andes_opt.policy.round_robin import RoundRobin
 from andes_opt.qoe import QoETarget
 from engine_adapter.settings import KEY, Background, Settings, instantiate, read_settings
 
+SOME = {"_target_": "x.Y"}
+
 
 @pytest.mark.parametrize("config", [None, {}, {"other plug-in": 1}, {KEY: {}}, object()])
 def test_defaults(config: Any) -> None:
@@ -65,9 +67,15 @@ def test_all() -> None:
         ({"on_mismatch": "hope"}, "need one of refuse, fall_back"),
         ({"target": {"ttft_s": -1, "tds": 1}}, "ttft_s"),
         ({"target": {"speed": 1}}, "speed"),
-        ({"background": {"policy": {}, "duty_cycle": 2}}, "background.duty_cycle = 2"),
-        ({"background": {"policy": {}, "deadline_s": 0}}, "background.deadline_s = 0"),
+        ({"background": {"policy": SOME, "duty_cycle": 2}}, "background.duty_cycle = 2"),
+        ({"background": {"policy": SOME, "deadline_s": 0}}, "background.deadline_s = 0"),
         ({"background": {}}, "policy"),
+        ({"background": {"policy": "thrift"}}, "background.policy = 'thrift' not understood"),
+        ({"background": True}, "background = True not understood: need a mapping"),
+        ({"target": 5}, "target = 5 not understood: need a mapping"),
+        ({"latency": [1]}, r"latency = \[1\] not understood: need a mapping"),
+        ({"policy": "thrift"}, "policy = 'thrift' not understood: need a mapping with _target_"),
+        ({"policy": {"solver": SOME}}, "policy = .* not understood: need a mapping with _target_"),
     ],
 )
 def test_wrong(config: Any, sentence: str) -> None:

@@ -3,7 +3,8 @@ A program in the place of vLLM's server: vLLM's flags, its API, its counters; no
 
     python scripted_engine.py --model NAME --port N [--additional-config JSON] [vLLM's flags]
 
-With ``SCRIPTED_ENGINE=refuses`` it ends at once, with ``dies`` at the third request.
+With ``SCRIPTED_ENGINE=refuses`` it ends at once, with ``dies`` at the third request; with
+``rejects`` it refuses them all.
 """
 
 from __future__ import annotations
@@ -73,6 +74,8 @@ class Engine:
         if MODE == "dies" and self.requests == 3:
             print("RuntimeError: out of luck", flush=True)
             os._exit(3)
+        if MODE == "rejects":
+            return web.json_response({"error": {"message": "too long"}}, status=400)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         for step in steady(body, gap_s=0.001):

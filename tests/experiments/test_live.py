@@ -181,6 +181,21 @@ def test_an_engine_that_fails_is_a_failed_run(mode, fragment, monkeypatch, tmp_p
     assert capsys.readouterr().out.count("is complete") == 2
 
 
+def test_an_engine_that_completes_nothing_is_a_failed_run(monkeypatch, tmp_path):
+    """
+    Refusing every request is no result, and nothing is kept as one.
+
+    A regression test: such a run counted as complete, and was used again.
+    """
+    monkeypatch.setenv("SCRIPTED_ENGINE", "rejects")
+    assert main(["live", "--multirun", "hydra.sweep.dir=out", *TINY, "stock=true"]) == 1
+    (path,) = (tmp_path / "out").rglob("error.json")
+    record = json.loads(path.read_text())
+    assert record["error"] == "EngineFailed"
+    assert "no request was completed; most often: 400: too long" in record["message"]
+    assert not (path.parent / "summary.json").exists()
+
+
 def test_two_live_runs_of_a_user_exclude_each_other(capsys):
     """While one run holds the machine, another one is refused in a sentence."""
     with only_engine():

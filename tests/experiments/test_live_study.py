@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from andes_opt.engine import EngineProfile
 from andes_opt.latency import LatencyModel
-from experiments import live_study, report_live
+from experiments import live_study, report_live, report_live_figures
 from experiments.cli import main
 from experiments.code_closure import closure
 from experiments.configuration import groups, load
@@ -92,6 +93,9 @@ def test_every_run_of_the_experiment_is_a_run_of_the_command():
                 assert config.stock
                 continue
             name = item.arm.partition("_")[2] or "greedy"
+            if name == "background":
+                assert config.live.background is not None
+                name = "greedy"
             if name == "dp_torch":
                 continue  # not built without PyTorch
             settings = settings_of(config)
@@ -144,8 +148,10 @@ def test_differences_are_paired_and_said_to_be_resolved_or_not():
 def test_a_part_has_its_own_baselines():
     """Solvers are compared with stock and with greedy; a part that names none with the study's."""
     study = load("live", ["experiment=live_overload"]).live_study
+    assert report_live.baselines(study, "overload") == ["stock", "andes"]
+    assert report_live.baselines(study, "background") == ["andes", "andes_background"]
+    del study.parts.overload.against
     assert report_live.baselines(study, "overload") == ["stock"]
-    assert report_live.baselines(study, "solvers") == ["stock", "andes"]
     for part, options in study.parts.items():
         assert set(report_live.baselines(study, part)) <= set(options.arms)
         assert options.title
@@ -175,7 +181,7 @@ def test_the_planner_share_is_planning_without_the_books():
 def test_few_arms_are_lines_and_many_are_rows(tmp_path, arms, monkeypatch):
     """Every arm is drawn, at each load, whichever form the figure takes; one seed is enough."""
     figures = []
-    monkeypatch.setattr(report_live, "save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(report_live_figures, "save", lambda figure, _: figures.append(figure))
     rows = pl.DataFrame(
         [
             {"arm": f"a{k}", "load": load, "seed": 0, "qoe_area_mean": 0.1 * k}
@@ -184,7 +190,7 @@ def test_few_arms_are_lines_and_many_are_rows(tmp_path, arms, monkeypatch):
             for load in (1.6, 1.9)
         ]
     )
-    report_live.draw(rows, tmp_path / "x.png")
+    report_live_figures.draw(rows, tmp_path / "x.png")
     (figure,) = figures
     if arms == 2:
         drawn = {container.get_label() for container in figure.axes[0].containers}
@@ -214,12 +220,18 @@ def test_a_study_resumes_and_survives_a_failed_run(monkeypatch, tmp_path, capsys
     document = tmp_path / "docs" / "results" / "live_overload.md"
     assert document.read_text().count("| stock") == 1
     assert "| andes" not in document.read_text()
+    assert "**1 runs are lacking**: 0 for lack of time, 1 failed" in document.read_text()
     assert main(command) == 0
     assert len(calls) == 4
     assert "1 runs made, 2 found complete" in capsys.readouterr().out
     text = document.read_text()
     assert "| andes" in text
     assert "Tiny form" in text
+    assert "live_study.tiny=true live_engine.server=" in text
+    assert re.search(r"4 requests a run: prompts of \d+ and replies of 6 tokens", text)
+    assert "within 1 s and 4.8 tokens/s" in text
+    assert "what stock vLLM makes of a single flood" in text
+    assert "lacking" not in text
     assert (tmp_path / "docs" / "figures" / "live_overload.png").stat().st_size > 0
     index = (tmp_path / "docs" / "results" / "live.md").read_text()
     assert "(live_overload.md): stock vLLM against Andes and thrift; engine opt_tiny" in index
@@ -231,6 +243,75 @@ def test_a_study_resumes_and_survives_a_failed_run(monkeypatch, tmp_path, capsys
 
     assert main([*command, "live_study.part=overlod"]) == 2
     assert "did you mean overload?" in capsys.readouterr().err
+
+
+def test_another_seed_is_for_all_arms_of_a_load(monkeypatch):
+    """
+    Where one arm's difference is open, all arms get the seed, and loads that are closed none.
+
+    A regression test: means of arms at one load were over different requests.
+    """
+    from omegaconf import OmegaConf
+
+    noise = iter([0.0, 0.1, -0.1, 0.05, 0.2, 0.0, 0.1])
+    made = []
+
+    class FakeLab:
+        def result(self, overrides, name):
+            arm, _, rest = name.removeprefix("p: ").partition(" at ")
+            load, seed = rest.split(", seed ")
+            made.append((arm, float(load), int(seed)))
+            qoe = 0.9 + (next(noise) if arm == "loud" and load == "1.1" else 0.0)
+            return "folder", {"qoe_area_mean": qoe}
+
+    monkeypatch.setattr(live_study, "_provenance", lambda _: {})
+    options = {
+        "engine": "e",
+        "arms": ["stock", "loud", "still"],
+        "loads": [0.8, 1.1],
+        "seeds": 2,
+        "most_seeds": 4,
+        "resolve_loads": [0.8, 1.1],
+    }
+    study = OmegaConf.create(
+        {"baseline": "stock", "half_width": 0.01, "parts": {"p": options}}
+        | {"arms": {arm: [] for arm in options["arms"]}}
+    )
+    live_study._work(  # noqa: SLF001
+        FakeLab(), study, "p", study.parts.p, {"e": [300.0]}, [], []
+    )
+    added = {item for item in made if item[2] >= 2}
+    assert added == {(arm, 1.1, seed) for arm in options["arms"] for seed in (2, 3)}
+
+
+def test_the_middle_flood_makes_the_load():
+    """The unit of load is one that was measured."""
+    assert live_study.unit_of([200.0, 300.0, 310.0]) == 300.0
+    assert live_study.unit_of([200.0, 300.0]) == 200.0
+    assert live_study.unit_of([200.0]) == 200.0
+
+
+def test_a_study_ends_when_its_code_changes(monkeypatch, tmp_path, capsys):
+    """What this process imported at its start is not what a run of the new code would be."""
+    states = iter("aab")
+    monkeypatch.setattr(live_study, "_harness", lambda: next(states))
+    command = ["live", "experiment=live_overload", "live_study.tiny=true", *SCRIPTED]
+    assert main(command) == 2
+    assert "the code has changed since the study began" in capsys.readouterr().err
+    assert len(list((tmp_path / "outputs/live_runs").rglob("summary.json"))) == 1
+
+
+def test_a_model_is_written_again_by_other_code(monkeypatch, tmp_path):
+    """A folder counts as complete for the code and versions that wrote it."""
+    from experiments import live_models
+
+    folder = tmp_path / "model"
+    folder.mkdir()
+    assert not live_models.is_complete(folder)
+    live_models.mark_complete(folder)
+    assert live_models.is_complete(folder)
+    monkeypatch.setattr(live_models, "state_of", lambda _: "of other code")
+    assert not live_models.is_complete(folder)
 
 
 def test_out_of_time_what_is_finished_counts(tmp_path, capsys):
@@ -248,14 +329,14 @@ def test_out_of_time_what_is_finished_counts(tmp_path, capsys):
     assert main([*command, "live_study.minutes=0"]) == 0
     assert "Out of time for 1 runs" in capsys.readouterr().out
     text = (tmp_path / "docs" / "results" / "live_overload.md").read_text()
-    assert "Out of time before all runs were made" in text
+    assert "**1 runs are lacking**: 1 for lack of time, 0 failed" in text
     assert "| stock" in text
     assert "| andes" not in text
 
 
 def test_no_seeds_are_added_to_nothing(monkeypatch, capsys):
     """A study that has its token rate but no time for a single run says so, and adds no seeds."""
-    monkeypatch.setattr(live_study.Lab, "saturated_tokens_per_s", lambda *_: 300.0)
+    monkeypatch.setattr(live_study.Lab, "saturated_tokens_per_s", lambda *_: [300.0])
     command = ["live", "experiment=live_overload", *SCRIPTED, "live_study.minutes=0"]
     assert main([*command, "live_study.part=overload"]) == 1
     assert "no run was made; minutes = 0 left no time" in capsys.readouterr().err
@@ -274,6 +355,7 @@ def test_a_run_is_kept_while_the_code_that_it_can_run_stays(monkeypatch):
     thrift = live_study.identification_of(load("live", ["policy=thrift", "solver=exact"]))
     assert stock["configuration"] != thrift["configuration"]
     for modules in seen:
+        assert "experiments.client.endpoint" in modules, "it makes prompts and bodies"
         assert {"experiments.live_run", "experiments.live_engine", "andes_opt.workload"} <= modules
         assert not {"experiments.live_study", "experiments.report_live"} & modules
     assert not {"engine_adapter.controller", "engine_adapter.scheduler"} & seen[0]
@@ -288,6 +370,7 @@ def test_tiny_keeps_the_form():
     assert list(study.parts) == ["overload"]
     assert list(study.parts.overload.arms) == ["stock", "andes"]
     assert (study.parts.overload.seeds, study.parts.overload.loads) == (1, [1.9])
+    assert study.floods == 1
 
 
 def test_the_sweep_varies_batch_and_context_and_never_fills_the_cache(tmp_path):

@@ -64,6 +64,7 @@ def test_the_length_by_either_name():
         ("http://127.0.0.1:8000/v1", True),
         ("http://localhost:8000/v1", True),
         ("http://[::1]:8000/v1", True),
+        ("http://0.0.0.0:8000/v1", True),
         ("https://api.example/v1", False),
         ("http://127.example/v1", False),
     ],
