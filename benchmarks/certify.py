@@ -8,10 +8,11 @@ Instances are spread evenly over the families and sizes below. Each is solved co
 is verified, and it counts as certified if bound - value <= 1e-9 max(1, |value|). For a random
 choice of them HiGHS (scipy.optimize.milp, relative gap 0, presolve on) solves the same knapsack
 at the optimal batch size, at its neighbours and at two random ones: none may be worth more than
-the plan beyond HiGHS's own tolerance, and the best must reach it.
+the proven bound beyond HiGHS's own tolerance, and the plan not more than HiGHS's bounds.
 
 Rows go to OUTPUT/rows.jsonl as they come; started again, the study goes on behind the last
-complete row, or anew if the solver's code has changed since.
+complete row, or anew if the solver's code has changed since. Other options with rows in OUTPUT
+are not noticed: name another OUTPUT.
 """
 
 from __future__ import annotations

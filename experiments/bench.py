@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shlex
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -81,7 +82,7 @@ def run_columns(config: DictConfig, hydra_config: HydraConf) -> dict[str, Any]:
         "readers": label(config, choices, "readers") if "readers" in config else None,
         "rate": None if rate is None else float(rate),
         "seed": config.seed,
-        "overrides": " ".join(hydra_config.overrides.task),
+        "overrides": shlex.join(hydra_config.overrides.task),
     }
 
 
@@ -107,8 +108,7 @@ def run(config: DictConfig) -> dict[str, float]:
     folder = Path(hydra_config.runtime.output_dir)
     prompt_seed = secrets.randbits(32) if config.prompt_seed is None else config.prompt_seed
     with recorded_run(folder) as record:
-        for name in (INCOMPLETE_SUMMARY, TOKENS):
-            (folder / name).unlink(missing_ok=True)
+        (folder / INCOMPLETE_SUMMARY).unlink(missing_ok=True)
         log = bench(config, prompt_seed)
         if not log.replies:
             raise KeyboardInterrupt

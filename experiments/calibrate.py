@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -62,7 +63,8 @@ def run(config: DictConfig) -> dict[str, float]:
     )
     for name in fit.undetermined:
         print(f"{name} is 0 because nothing was measured that it multiplies.")
-    print(f"Try it: andes-opt simulate --config-dir {folder} engine={config.name}")
+    place = shlex.quote(str(folder))
+    print(f"Try it: andes-opt simulate --config-dir {place} engine={config.name}")
     print(folder)
     return summary
 

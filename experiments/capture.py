@@ -24,6 +24,9 @@ def run(config: DictConfig) -> dict[str, float]:
     with recorded_run(folder) as record:
         sample = instances.captured(config, config.capture)
         target = folder if config.corpus is None else Path(config.corpus)
+        # Those of an earlier capture must not be taken for this one's.
+        for old in target.glob(f"{instances.CAPTURED}*.npz"):
+            old.unlink()
         paths = instances.save(sample, target)
         sizes = [named.instance.num_requests for named in sample]
         summary = {

@@ -130,7 +130,10 @@ def _file_of(name: str, root: Path) -> Path | None:
 
 
 def _foreign_file_of(name: str) -> Path | None:
-    spec = find_spec(name)
+    try:
+        spec = find_spec(name)
+    except ModuleNotFoundError:  # the package that it would be in
+        return None
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return None
     return Path(spec.origin)

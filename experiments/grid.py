@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from joblib import Parallel, cpu_count, delayed  # type: ignore[import-untyped]  # it has none
 
 from experiments.code_closure import state_of, targets
+from experiments.identity import contents
 from experiments.progress import bar
 from experiments.records import write_atomically
 
@@ -90,7 +91,7 @@ class Store:
         modules = frozenset({cell.work.partition(":")[0], *targets(cell.options)})
         if modules not in self._states:
             self._states[modules] = state_of(modules)
-        identity = [cell.work, cell.options, self._states[modules]]
+        identity = [cell.work, contents(cell.options), self._states[modules]]
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         return self._folder / f"{digest[:32]}.json"
 

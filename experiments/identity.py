@@ -1,8 +1,9 @@
 """
 What identifies a run: a hash of its configuration and a hash of the code that runs it.
 
-Output folders and ``sweep.*`` are no part of it, since they don't change results. A file or
-folder that a run reads counts by its content, so that it may move, but not change.
+Output folders and ``sweep.*`` are no part of it, since they don't change results; but where a
+capture puts its instances is. A file or folder that a run reads counts by its content, so that it
+may move, but not change; so does a module of the user's that an option names.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from andes_opt.versions import versions
+from experiments.code_closure import state_of, targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -31,9 +33,11 @@ _SUFFIXES = (".py", ".json")
 _READERS = "report"
 
 #: Options that name what a run reads.
-_INPUTS = ("path", "corpus")
-#: Options that say where results go, by command; None for all.
-_OUTPUTS = {("capture", "corpus"), ("quality", "portfolio.docs")}
+_INPUTS = ("path", "corpus", "table")
+#: Options that say where results go, by command.
+_OUTPUTS = {("quality", "portfolio.docs")}
+#: Those of them where a run's results have to be for it to be complete.
+_PLACES = {("capture", "corpus")}
 _DIGITS = 16
 
 _current: ContextVar[dict[str, str] | None] = ContextVar("run", default=None)
@@ -55,7 +59,21 @@ def identity(command: str, config: DictConfig) -> dict[str, str]:
     dict[str, str]
         ``configuration`` and ``code``: hashes of 16 hexadecimal digits.
     """
-    return {"configuration": configuration_hash(command, config), "code": code_hash()}
+    code, foreign = code_hash(), _foreign_modules(config)
+    if foreign:
+        code = _digest([code, state_of(foreign)])
+    return {"configuration": configuration_hash(command, config), "code": code}
+
+
+def _foreign_modules(config: DictConfig) -> set[str]:
+    """Modules of the user's whose classes a configuration names."""
+    keys = [str(key) for key in config if key not in ("hydra", "sweep")]
+    options = OmegaConf.to_container(OmegaConf.masked_copy(config, keys), resolve=False)
+    named = targets(options)
+    solvers = options.get("solvers") if isinstance(options, dict) else None
+    if isinstance(solvers, list):
+        named |= {str(name).rpartition(".")[0] for name in solvers if "." in str(name)}
+    return {name for name in named if name and name.partition(".")[0] not in _PACKAGES}
 
 
 @contextmanager
@@ -90,7 +108,9 @@ def configuration_hash(command: str, config: DictConfig) -> str:
         # The run itself will say what can't be resolved.
         plain = OmegaConf.to_container(options, resolve=False)
     values = {
-        key: _content(key, value) for key, value in _leaves(plain) if (command, key) not in _OUTPUTS
+        key: value if (command, key) in _PLACES else _content(key, value)
+        for key, value in _leaves(plain)
+        if (command, key) not in _OUTPUTS
     }
     return _digest([command, json.dumps(values, sort_keys=True)])
 
@@ -120,6 +140,24 @@ def _run_id(*, _root_: DictConfig) -> str:
     return configuration_hash(_root_.hydra.job.name, _root_)
 
 
+def contents(options: Any, key: str = "") -> Any:
+    """
+    Plain options with the digest of what lies there in place of each file or folder to read.
+
+    Parameters
+    ----------
+    options
+        Nested dicts and lists.
+    key
+        Where they stand, dotted.
+    """
+    if isinstance(options, dict):
+        return {name: contents(value, f"{key}.{name}") for name, value in options.items()}
+    if isinstance(options, list):
+        return [contents(value, key) for value in options]
+    return _content(key, options)
+
+
 def _leaves(node: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
     """Every value below a node with its dotted key; lists and empty nodes are values."""
     if isinstance(node, dict) and node:
@@ -131,9 +169,12 @@ def _leaves(node: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
 
 def _content(key: str, value: Any) -> Any:
     """The value, or the digest of what lies at the path that it is."""
-    if key.rpartition(".")[2] not in _INPUTS or not isinstance(value, str):
+    name = key.rpartition(".")[2]
+    if name not in _INPUTS or not isinstance(value, str):
         return value
     path = Path(value)
+    if name == "table" and not path.suffix:
+        return value  # one of ours, by its name
     if path.is_file():
         return _file_digest(path)
     if path.is_dir():

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from andes_opt.plan import Plan
     from andes_opt.solver import Solver
 
+#: Names of captured instances begin so.
+CAPTURED = "solve_"
+
 
 class NothingSolved(UsageError):
     """The simulated policy never had anything to solve."""
@@ -126,7 +129,7 @@ def captured(config: DictConfig, wanted: int) -> list[Named]:
         raise NothingSolved(
             "nothing was solved: the engine was never under pressure; raise the rate."
         )
-    return [Named("captured", f"solve_{number:06d}", instance) for number, instance in sample]
+    return [Named("captured", f"{CAPTURED}{number:06d}", instance) for number, instance in sample]
 
 
 def from_folder(folder: Path) -> list[Named]:

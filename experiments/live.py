@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,7 @@ def run(config: DictConfig) -> dict[str, float]:
         rate = request_rate(config)
         if rate is not None:
             config.workload.rate = rate
-        overrides = " ".join(hydra_config.overrides.task)
+        overrides = shlex.join(hydra_config.overrides.task)
         columns = run_columns(config, rate, overrides, hydra_config.runtime.choices)
         rows, values = serve(config, folder, columns)
         record.finish(rows, values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -232,7 +233,7 @@ def _measured(
         readers=label(config, choices, "readers"),
         rate=float(config.workload.rate),
         seed=config.seed,
-        overrides=" ".join(overrides),
+        overrides=shlex.join(overrides),
     )
     return rows, summary(measured, log)
 

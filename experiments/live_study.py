@@ -11,6 +11,7 @@ is, or to the most that the study allows.
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from dataclasses import dataclass
@@ -168,7 +169,7 @@ class Lab:
         folder.mkdir(parents=True, exist_ok=True)
         print(description, file=sys.stderr, flush=True)
         choices = {**self._choices, **dict(word.split("=", 1) for word in words if "." not in word)}
-        columns = run_columns(config, rate, " ".join(words), choices)
+        columns = run_columns(config, rate, shlex.join(words), choices)
         try:
             with identified(identification), recorded_run(folder) as record:
                 rows, summary = serve(config, folder, columns, description)
@@ -443,7 +444,7 @@ def _words() -> str:
     """Overrides of the command line that bear on results."""
     silent = ("experiment=", "live_study.minutes=", "live_study.docs=", "live_study.runs=")
     words = [word for word in HydraConfig.get().overrides.task if not word.startswith(silent)]
-    return " ".join(words)
+    return shlex.join(words)
 
 
 def shrunk(config: DictConfig) -> DictConfig:

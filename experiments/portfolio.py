@@ -307,7 +307,7 @@ def run(config: DictConfig) -> dict[str, float]:
             with_references(answers),
             command=hydra_config.job.name,
             seed=config.seed,
-            overrides=" ".join(hydra_config.overrides.task),
+            overrides=shlex.join(hydra_config.overrides.task),
         )
         summary = {
             "instances": rows.select("source", "instance").n_unique(),

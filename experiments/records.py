@@ -43,6 +43,9 @@ class Column:
     meaning: str
 
 
+#: Files of a run beside its summary that hold what it measured.
+_MEASURED = ("*rows.parquet", "tokens.parquet", "timeline.parquet")
+
 #: What made a row; first in every file.
 RUN_COLUMNS = {
     "command": Column(pl.String, "", "command that made the row"),
@@ -109,7 +112,9 @@ QUALITY_COLUMNS = {
     "reference": Column(pl.Float64, "", "certified optimum, else the best proven bound"),
     "reference_certified": Column(pl.Boolean, "", "the reference is the optimum"),
     "gap_percent": Column(pl.Float64, "%", "(reference - value) / |reference|; 100 without a plan"),
-    "proven_gap_percent": Column(pl.Float64, "%", "(bound - value) / |value|; null if no bound"),
+    "proven_gap_percent": Column(
+        pl.Float64, "%", "(bound - value) / max(1, |value|); null if no bound"
+    ),
     "wall_s": Column(pl.Float64, "s", "wall-clock time of the call, median over repeats"),
     "cpu_s": Column(pl.Float64, "s", "processor time of the call, child processes included"),
     "build_s": Column(pl.Float64, "s", "building models, as the solver states it"),
@@ -268,6 +273,10 @@ def recorded_run(folder: Path) -> Iterator[Run]:
     """
     for name in (SUMMARY, ERROR):
         (folder / name).unlink(missing_ok=True)
+    # What an earlier run measured must not stand beside what this one does.
+    for pattern in _MEASURED:
+        for path in folder.glob(pattern):
+            path.unlink()
     _remove_partials(folder)
     try:
         yield Run(folder, {"schema": SCHEMA, "run": current(), **environment()})
@@ -323,7 +332,7 @@ def complete_runs(*folders: Path) -> list[Path]:
         path.parent.resolve(): path.parent
         for folder in folders
         for path in sorted(Path(folder).rglob(SUMMARY))
-        if (path.parent / ROWS).exists()
+        if (path.parent / ROWS).exists() and not (path.parent / ERROR).exists()
     }
     if not found:
         names = ", ".join(str(folder) for folder in folders)

@@ -17,6 +17,7 @@ from experiments.report_figures import looks, save_for_print
 from experiments.report_page import page
 from experiments.report_reading import read
 from experiments.report_sections import Facts, sections
+from experiments.report_series import TOKENS, together
 from experiments.report_statistics import capacities, compare, metrics_of
 from experiments.tables import markdown
 from experiments.usage import UsageError, not_understood
@@ -24,7 +25,7 @@ from experiments.usage import UsageError, not_understood
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from experiments.report_reading import Results
+    from experiments.report_reading import Cell, Results
     from experiments.report_sections import Section
 
 #: What others are compared with unless somebody says otherwise.
@@ -103,7 +104,7 @@ def report(
     FileNotFoundError, ValueError
         As ``report_reading.read``.
     UsageError
-        If nothing is named like the baseline.
+        If nothing is named like the baseline, or the request has no timeline.
     """
     results = read(folders)
     arms = sorted({cell.arm for cell in results.cells})
@@ -111,6 +112,8 @@ def report(
     studied = list(report_studies.arms(results.measured))
     if baseline is not None and baseline not in arms + solvers + studied:
         raise not_understood("--baseline", baseline, arms + solvers + studied)
+    if request is not None:
+        _check_request(results.cells, request)
     base = _first_of(arms, baseline, _USUAL_BASELINE)
     base_solver = _first_of(solvers, baseline, _USUAL_SOLVER)
     look = looks(arms if base is None else [base, *(arm for arm in arms if arm != base)])
@@ -150,6 +153,31 @@ def report(
     write_atomically(output / "report.html", lambda path: path.write_text(html, encoding="utf-8"))
     shown = (f"{name}\n\n{markdown(table, {})}" for name, table in tables.items())
     return "\n\n".join(["\n".join(sentences), *shown])
+
+
+def _check_request(cells: Sequence[Cell], request: int) -> None:
+    """
+    Refuse a request that has no timeline.
+
+    Raises
+    ------
+    UsageError
+        If no run holds it, or none delivered anything to it.
+    """
+    # Where runs recorded tokens only these are shown.
+    shown = [cell for group in together(cells, TOKENS) for cell in group] or cells
+    if not shown:
+        raise UsageError(f"--request={request} not understood: no run has rows per request.")
+    rows = pl.concat([cell.rows.select("request", "first_token_s") for cell in shown])
+    of_request = rows.filter(pl.col("request") == request)
+    if of_request.is_empty():
+        numbers = rows["request"].to_list()
+        raise UsageError(
+            f"--request={request} not understood: "
+            f"runs hold requests {min(numbers)} to {max(numbers)}."
+        )
+    if of_request["first_token_s"].null_count() == of_request.height:
+        raise UsageError(f"--request={request} has no timeline: no run delivered a token to it.")
 
 
 def _first_of(names: Sequence[str], wanted: str | None, usual: str) -> str | None:
@@ -193,6 +221,13 @@ def _write_csv(output: Path, tables: Mapping[str, pl.DataFrame]) -> None:
         write_atomically(output / f"{name}.csv", table.write_csv)
 
 
+def _paired_seeds(cells: Sequence[Cell], base: str) -> int:
+    """How many seeds some other arm has in common with the baseline at one setting and rate."""
+    at_base = {(cell.setting, cell.rate, cell.seed) for cell in cells if cell.arm == base}
+    others = {(cell.setting, cell.rate, cell.seed) for cell in cells if cell.arm != base}
+    return len({seed for _, _, seed in at_base & others})
+
+
 def _sentences(results: Results, base: str | None, base_solver: str | None) -> list[str]:
     seeds = {cell.seed for cell in results.cells}
     commits = {
@@ -201,7 +236,9 @@ def _sentences(results: Results, base: str | None, base_solver: str | None) -> l
     count = len(results.environments)
     said = [f"{count} complete run{'s' if count != 1 else ''}."]
     if base is not None:
-        said.append(f"Policies are compared with {base}, paired over {len(seeds)} seeds.")
+        pairs = _paired_seeds(results.cells, base)
+        words = f"{pairs} seed{'s' if pairs != 1 else ''}"
+        said.append(f"Policies are compared with {base}, paired over {words}.")
         if len(seeds) < 2:
             said.append("One seed says nothing about spread: no intervals, no tests.")
         else:

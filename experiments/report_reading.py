@@ -9,7 +9,8 @@ over runs that are not alike.
 
 from __future__ import annotations
 
-from collections import defaultdict
+import shlex
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from experiments.records import (
     read_environment,
     read_run,
 )
+from experiments.study_statistics import PLACE, placed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -60,6 +62,8 @@ _SAID_ELSEWHERE = {
 }
 _IGNORED_GROUPS = ("hydra", "sweep", "served_by")
 _SETTING_GROUPS = ("workload", "engine", "lengths", "readers", "endpoint", "experiment", "requests")
+#: Overrides of quality that say who solves and how long, or the seed: the instance stays.
+_NO_INSTANCE = ("solvers", "options", "time_limit_s", "repeats", "seed")
 #: Files of rows that commands write beside the main one.
 _MORE_ROWS = "*_rows.parquet"
 
@@ -107,7 +111,8 @@ class Results:
         Rows per instance and solver, with a column ``unit`` that names what solvers share:
         the instance. Empty if there are none.
     measured
-        Rows per number of a study or of tune, a metric each. Empty if there are none.
+        Rows per number of a study or of tune, a metric each, each number once. Empty if there
+        are none.
     notes
         Sentences about what was found: runs left out, versions mixed.
     environments
@@ -149,20 +154,20 @@ def read(folders: Sequence[Path]) -> Results:
     """
     parts: list[_Part] = []
     answers: list[pl.DataFrame] = []
-    measured: list[pl.DataFrame] = []
+    measured: list[tuple[Path, pl.DataFrame]] = []
     runs = complete_runs(*folders)
     for folder in runs:
         names = [ROWS, *sorted(path.name for path in folder.glob(_MORE_ROWS))]
         tables = [read_run(folder, name) for name in names]
         answers += [table for table in tables if "instance" in table.columns]
-        measured += [table for table in tables if "metric" in table.columns]
+        measured += [(folder, table) for table in tables if "metric" in table.columns]
         requests = [table for table in tables if "request" in table.columns]
         found = [part for table in requests for part in _parts(folder, table)]
         parts += found
     cells, dropped = _without_copies(_labelled(parts))
     environments = [read_environment(folder) for folder in runs]
-    notes = [*_left_out(folders), *dropped, *_mixed_code(environments)]
-    numbers = pl.concat(measured, how="diagonal") if measured else pl.DataFrame()
+    numbers, repeated = _pooled(measured)
+    notes = [*_left_out(folders), *dropped, *repeated, *_mixed_code(environments)]
     return Results(cells, _with_units(answers), numbers, notes, environments)
 
 
@@ -224,13 +229,30 @@ def _options(overrides: str) -> tuple[list[str], list[str]]:
     """The overrides that belong to the setting, and those that belong to the arm."""
     setting: list[str] = []
     arm: list[str] = []
-    for word in overrides.split():
-        key = word.lstrip("+~").partition("=")[0]
-        group = key.replace("/", ".").partition(".")[0]
+    for word in _words(overrides):
+        key, group = _key(word), _group(word)
         if key in _SAID_ELSEWHERE or group in _IGNORED_GROUPS:
             continue
         (setting if group in _SETTING_GROUPS else arm).append(word)
     return setting, arm
+
+
+def _words(overrides: str) -> list[str]:
+    """The overrides in a row's column; old rows were joined by spaces, without quotes."""
+    try:
+        return shlex.split(overrides)
+    except ValueError:
+        return overrides.split()
+
+
+def _key(word: str) -> str:
+    """The option or the group that an override sets."""
+    return word.lstrip("+~").partition("=")[0]
+
+
+def _group(word: str) -> str:
+    """The first part of what an override sets."""
+    return _key(word).replace("/", ".").partition(".")[0]
 
 
 def _distinguishing(
@@ -281,6 +303,57 @@ def _files(cell: Cell) -> int:
     return sum(path.is_file() for path in cell.folder.iterdir())
 
 
+def _pooled(tables: Sequence[tuple[Path, pl.DataFrame]]) -> tuple[pl.DataFrame, list[str]]:
+    """
+    Numbers of studies as one table, each once, and sentences on what was found.
+
+    Studies share cells, which are no more seeds for it. If folders disagree on a number of a
+    variant, each has a variant of its own, so that nothing is averaged that is not alike.
+    """
+    if not tables:
+        return pl.DataFrame(), []
+    names = _names([folder for folder, _ in tables])
+    found = pl.concat(
+        [table.with_columns(pl.lit(names[folder]).alias("folder")) for folder, table in tables],
+        how="diagonal",
+    )
+    point = [*PLACE, "arm", "seed", "metric", "part"]
+    rows = (
+        placed(found)
+        .with_columns(
+            pl.col("folder").first().over(point).alias("first"),
+            # One folder may have several numbers at a point, of a jitter at two loads say.
+            pl.col("number").mean().over([*point, "folder"]).alias("of_folder"),
+        )
+        .with_columns((pl.col("of_folder").n_unique().over(point) > 1).alias("differs"))
+        .with_columns(pl.col("differs").any().over("variant").alias("apart"))
+    )
+    kept = rows.filter(pl.col("apart") | (pl.col("folder") == pl.col("first")))
+    notes = []
+    if kept.height < rows.height:
+        copies = rows.height - kept.height
+        notes.append(f"Numbers of studies that repeat another one's and count once: {copies}.")
+    apart = kept.filter(pl.col("apart"))["variant"].n_unique()
+    if apart:
+        notes.append(
+            f"Variants on which studies differ, shown apart by folder, in brackets: {apart}."
+        )
+    label = pl.format("{} [{}]", "variant", "folder")
+    variant = pl.when(pl.col("apart")).then(label).otherwise(pl.col("variant")).alias("variant")
+    own = [name for name in found.columns if name != "folder"]
+    return kept.with_columns(variant).select(own), notes
+
+
+def _names(folders: Sequence[Path]) -> dict[Path, str]:
+    """The last part of each path, or all of it where two folders have that in common."""
+    whole = {folder: folder.resolve() for folder in folders}
+    ends = Counter(path.name for path in whole.values())
+    return {
+        folder: path.name if ends[path.name] == 1 else str(printable(path))
+        for folder, path in whole.items()
+    }
+
+
 def _with_units(tables: Sequence[pl.DataFrame]) -> pl.DataFrame:
     if not tables:
         return pl.DataFrame()
@@ -305,9 +378,9 @@ def _with_units(tables: Sequence[pl.DataFrame]) -> pl.DataFrame:
 
 
 def _setting_of(overrides: str) -> str:
-    # The rate and the engine are part of which instance it is.
-    words = [word for word in overrides.split() if word.startswith(("workload", "engine"))]
-    return " ".join(words)
+    """What of the overrides may change which instance it is."""
+    aside = (*_NO_INSTANCE, *_IGNORED_GROUPS)
+    return shlex.join(sorted(word for word in _words(overrides) if _group(word) not in aside))
 
 
 def _left_out(folders: Sequence[Path]) -> list[str]:

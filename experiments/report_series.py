@@ -108,19 +108,28 @@ def together(cells: Sequence[Cell], name: str) -> list[list[Cell]]:
     return groups
 
 
-def telling_request(cells: Sequence[Cell]) -> int:
+def telling_request(cells: Sequence[Cell]) -> int | None:
     """
     The request that arms treat most differently, by `window` QoE; the worst one of one arm.
 
-    Of several, the one with the longest reply, of which there is most to see.
+    Of several, the one with the longest reply, of which there is most to see. Requests that got
+    no token, since they were rejected say, have no timeline and are left out.
 
     Parameters
     ----------
     cells
         Of one setting, rate and seed.
+
+    Returns
+    -------
+    int or None
+        None if no request got a token.
     """
-    columns = ("request", "qoe_window", "output_tokens")
+    columns = ("request", "qoe_window", "output_tokens", "first_token_s")
     scores = pl.concat([cell.rows.select(columns) for cell in cells])
+    scores = scores.filter(pl.col("first_token_s").is_not_null())
+    if scores.is_empty():
+        return None
     value = pl.col("qoe_window")
     spread = value.max() - value.min() if len(cells) > 1 else -value.min()
     found = scores.group_by("request").agg(
@@ -150,6 +159,8 @@ def reading(cells: Sequence[Cell], request: int | None = None) -> Reading | None
         None if no arm delivered anything to the request.
     """
     number = telling_request(cells) if request is None else request
+    if number is None:
+        return None
     targets = None
     delivered, digested, window = {}, {}, {}
     longest, last_s = 0, 0.0

@@ -9,6 +9,7 @@ what was in flight when a sweep was killed has no ``summary.json`` and is made a
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from functools import wraps
@@ -91,8 +92,12 @@ def say(sentence: str, folder: Path) -> None:
     lines = [sentence, str(printable(folder))]
     if hydra.mode == RunMode.MULTIRUN and overrides:
         lines.insert(0, f"{overrides}:")
-    # One call, so that processes don't talk into one another.
-    print("\n".join(lines), flush=True)
+    try:
+        # One call, so that processes don't talk into one another.
+        print("\n".join(lines), flush=True)
+    except BrokenPipeError:
+        # Whoever listened has gone; the run is there all the same. Nothing is said any more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def finished(folder: Path, run: Mapping[str, str]) -> dict[str, float] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +103,7 @@ def run_columns(
         "readers": name("readers", "readers" in config),
         "rate": None if rate is None else float(rate),
         "seed": config.seed,
-        "overrides": " ".join(hydra_config.overrides.task),
+        "overrides": shlex.join(hydra_config.overrides.task),
     }
 
 

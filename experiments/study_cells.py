@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 #: What cells measure beside the metrics of ``docs/metrics.md``.
 METRICS = {
-    "capacity_area": "highest request rate at which the mean of area QoE is at least 0.9",
-    "capacity_window": "highest request rate at which the mean of window QoE is at least 0.9",
+    "capacity_area": "highest rate with a mean area QoE of at least study.capacity.threshold",
+    "capacity_window": "highest rate with a mean window QoE of at least study.capacity.threshold",
     "probes": "simulations that a capacity search took",
     "quantile_qoe_area": "quantile of area QoE over requests; the part is the percentage",
     "quantile_qoe_window": "quantile of window QoE over requests; the part is the percentage",
@@ -50,6 +50,12 @@ METRICS = {
 
 #: Percentages at which distributions are kept.
 PERCENTAGES = tuple(range(101))
+
+#: What quarters of the requests are called, by length and by the reader's speed.
+_BY_LENGTH = ("shortest", "short", "long", "longest")
+_BY_SPEED = ("slowest", "slow", "fast", "fastest")
+#: More speeds than these are shown in quarters.
+_MOST_SPEEDS = 12
 
 Number = list[Any]
 
@@ -295,14 +301,11 @@ def _metrics(result: SimulationResult) -> list[Number]:
 
 def _parts(result: SimulationResult) -> list[Number]:
     """Mean QoE by quarters of prompt and reply length, and by reading speed."""
-    parts: dict[str, NDArray[np.bool_]] = {}
-    for name, lengths in (("prompt", result.prompt_tokens), ("reply", result.output_tokens)):
-        rank = np.argsort(np.argsort(lengths, kind="stable"), kind="stable")
-        quarter = 4 * rank // lengths.size
-        for k, words in enumerate(("shortest", "short", "long", "longest")):
-            parts[f"{name} {words}"] = quarter == k
-    for speed in np.unique(result.tds):
-        parts[f"reader {speed:.2f} tokens/s"] = result.tds == speed
+    parts = {
+        **_quarters("prompt", result.prompt_tokens, _BY_LENGTH),
+        **_quarters("reply", result.output_tokens, _BY_LENGTH),
+        **_by_speed(result.tds),
+    }
     scores = {"area": result.qoe_area, "window": result.qoe_window}
     return [
         [f"part_qoe_{definition}", part, _short(score[chosen].mean())]
@@ -310,6 +313,24 @@ def _parts(result: SimulationResult) -> list[Number]:
         for part, chosen in parts.items()
         if chosen.any()
     ]
+
+
+def _quarters(
+    name: str, values: NDArray[Any], words: Sequence[str]
+) -> dict[str, NDArray[np.bool_]]:
+    """Which requests are in each quarter of some values, lowest first."""
+    rank = np.argsort(np.argsort(values, kind="stable"), kind="stable")
+    quarter = 4 * rank // values.size
+    return {f"{name} {word}": quarter == k for k, word in enumerate(words)}
+
+
+def _by_speed(tds: NDArray[np.float64]) -> dict[str, NDArray[np.bool_]]:
+    """Which requests have readers of each speed, as names show it; of many speeds, quarters."""
+    rounded = np.round(tds, 2)
+    speeds = np.unique(rounded)
+    if speeds.size > _MOST_SPEEDS:
+        return _quarters("reader", tds, _BY_SPEED)
+    return {f"reader {speed:.2f} tokens/s": rounded == speed for speed in speeds}
 
 
 def _quantiles(result: SimulationResult) -> list[Number]:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 #: What tells the points of a study apart, the arm aside.
 PLACE = ("variant", "at", "x")
 
+#: What numbers over seeds are about.
+_GROUP = (*PLACE, "arm", "metric", "part")
+
 #: Kinds of numbers over seeds.
 MEAN, DIFFERENCE, RATIO = "mean", "difference", "ratio"
 
@@ -88,8 +91,8 @@ def over_seeds(rows: pl.DataFrame, metrics: Sequence[str] | None = None) -> pl.D
         ``variant, at, x, arm, metric, part, kind, mean, half_width, seeds``; the half-width
         of the 95 % interval is null for a single seed.
     """
-    found = _by_arm(_chosen(rows, metrics))
-    return _with_intervals(found, pl.col("numbers"), MEAN)
+    found = _by_seed(_chosen(rows, metrics))
+    return _with_intervals(found, "number", MEAN)
 
 
 def against(
@@ -115,29 +118,18 @@ def against(
     polars.DataFrame
         As for :func:`over_seeds`, without the baseline itself.
     """
-    found = _by_arm(_chosen(rows, metrics))
-    keys = [*PLACE, "metric", "part"]
-    base = found.filter(pl.col("arm") == baseline).select(
-        *keys, pl.col("seeds_in").alias("base_seeds"), pl.col("numbers").alias("base")
-    )
+    found = _by_seed(_chosen(rows, metrics))
+    keys = [*PLACE, "metric", "part", "seed"]
+    base = found.filter(pl.col("arm") == baseline).select(*keys, pl.col("number").alias("base"))
+    number, other = pl.col("number"), pl.col("base")
+    paired = number - other if kind == DIFFERENCE else number / other
+    # A left join keeps the order of the groups; what lacks a partner is null, and left out below.
     pairs = (
         found.filter(pl.col("arm") != baseline)
-        .join(base, on=keys, how="inner", maintain_order="left")
-        .explode("seeds_in", "numbers")
+        .join(base, on=keys, how="left", maintain_order="left")
+        .with_columns(paired.alias("paired"))
     )
-    pairs = (
-        pairs.explode("base_seeds", "base")
-        .filter(pl.col("seeds_in") == pl.col("base_seeds"))
-        .with_columns(
-            (pl.col("numbers") - pl.col("base")).alias("paired")
-            if kind == DIFFERENCE
-            else (pl.col("numbers") / pl.col("base")).alias("paired")
-        )
-        .filter(pl.col("paired").is_finite())
-        .group_by(*PLACE, "arm", "metric", "part", maintain_order=True)
-        .agg(pl.col("paired"))
-    )
-    return _with_intervals(pairs, pl.col("paired"), kind)
+    return _with_intervals(pairs, "paired", kind)
 
 
 def _chosen(rows: pl.DataFrame, metrics: Sequence[str] | None) -> pl.DataFrame:
@@ -145,19 +137,25 @@ def _chosen(rows: pl.DataFrame, metrics: Sequence[str] | None) -> pl.DataFrame:
     return placed(kept if metrics is None else kept.filter(pl.col("metric").is_in(list(metrics))))
 
 
-def _by_arm(rows: pl.DataFrame) -> pl.DataFrame:
-    return rows.group_by(*PLACE, "arm", "metric", "part", maintain_order=True).agg(
-        pl.col("seed").alias("seeds_in"), pl.col("number").alias("numbers")
+def _by_seed(rows: pl.DataFrame) -> pl.DataFrame:
+    """One number for each seed, which is what is independent, however many rows it has."""
+    return rows.group_by(*_GROUP, "seed", maintain_order=True).agg(pl.col("number").mean())
+
+
+def _with_intervals(table: pl.DataFrame, column: str, kind: str) -> pl.DataFrame:
+    """Mean and interval of a column over the finite numbers of each group that has any."""
+    numbers = pl.col(column)
+    groups = (
+        table.group_by(*_GROUP, maintain_order=True)
+        .agg(numbers.filter(numbers.is_finite()))
+        .filter(numbers.list.len() > 0)
     )
-
-
-def _with_intervals(table: pl.DataFrame, values: pl.Expr, kind: str) -> pl.DataFrame:
-    lists = table.select(values).to_series().to_list()
-    intervals = [mean_ci(numbers) for numbers in lists]
+    lists = groups[column].to_list()
+    intervals = [mean_ci(found) for found in lists]
     half = [i.half_width if math.isfinite(i.half_width) else None for i in intervals]
-    return table.select(*PLACE, "arm", "metric", "part").with_columns(
+    return groups.select(*_GROUP).with_columns(
         pl.lit(kind).alias("kind"),
         pl.Series("mean", [i.mean for i in intervals], pl.Float64),
         pl.Series("half_width", half, pl.Float64),
-        pl.Series("seeds", [len(numbers) for numbers in lists], pl.Int64),
+        pl.Series("seeds", [len(found) for found in lists], pl.Int64),
     )

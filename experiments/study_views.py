@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 #: Percentages that tables of quantiles show.
 _SHOWN_PERCENTAGES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
 
+#: Why there is nothing to compare, unless a view knows better.
+_ONE_ARM = "the study has one arm only"
+
 
 @dataclass(frozen=True, slots=True)
 class Page:
@@ -85,7 +88,7 @@ def differences(
     table = table.filter(pl.col("part") == "")
     title = title or f"Difference to {baseline}"
     note = f"{note} Paired by seed, 95 % intervals; QoE in points (0.01).".strip()
-    section = _section(title, note, wide(table, metrics))
+    section = _section(title, note, wide(table, metrics), _why_none(page, baseline))
     return section + _figure(page, table, metrics, figure, f"less_{baseline}", f" less {baseline}")
 
 
@@ -103,7 +106,10 @@ def ratios(
     table = against(page.rows, baseline, RATIO, metrics).filter(pl.col("part") == "")
     title = title or f"Ratio to {baseline}"
     section = _section(
-        title, f"{note} Paired by seed, 95 % intervals.".strip(), wide(table, metrics)
+        title,
+        f"{note} Paired by seed, 95 % intervals.".strip(),
+        wide(table, metrics),
+        _why_none(page, baseline),
     )
     return section + _figure(page, table, metrics, figure, f"over_{baseline}", f" over {baseline}")
 
@@ -131,10 +137,14 @@ def quantiles(
     return "\n\n".join(pieces)
 
 
-def _section(title: str, note: str, table: pl.DataFrame) -> str:
+def _section(title: str, note: str, table: pl.DataFrame, why_none: str = _ONE_ARM) -> str:
     if table.is_empty():
-        return f"## {title}\n\nNothing to compare: the study has one arm only."
+        return f"## {title}\n\nNothing to compare: {why_none}."
     return "\n\n".join(part for part in (f"## {title}", note, markdown(table, {})) if part)
+
+
+def _why_none(page: Page, baseline: str) -> str:
+    return _ONE_ARM if baseline in page.rows["arm"] else f"{baseline} is not among study.arms"
 
 
 def _figure(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import polars as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from experiments.configuration import CONF_DIR, load_choice
+from experiments.configuration import CONF_DIR, build, load_choice
 from experiments.grid import Cell, finish, processes_of
 from experiments.identity import code_hash, configuration_hash
 from experiments.progress import bar
@@ -146,6 +147,9 @@ class Bench:
         if place.rate is not None:
             chosen = config.copy()
             chosen.engine = load_choice("engine", place.engine)
+        for name in _NODES:
+            if OmegaConf.is_config(chosen.get(name)):
+                build(chosen, name)  # what a constructor refuses is refused here, as a trial
         kept = [str(key) for key in chosen if key not in _ASIDE]
         resolved: Any = OmegaConf.to_container(OmegaConf.masked_copy(chosen, kept), resolve=True)
         run = {key: resolved[key] for key in _NODES}
@@ -228,7 +232,8 @@ def run(config: DictConfig) -> dict[str, float]:
             **_overall(rows, config.tuning.metric),
         }
         record.finish(rows, summary)
-    print(_text(best, search.importances(), table, gains, config, folder))
+    finished = len(search.finished())
+    print(_text(best, finished, search.importances(), table, gains, config, folder))
     return summary
 
 
@@ -334,6 +339,7 @@ def _overall(rows: pl.DataFrame, metric: str) -> dict[str, float]:
 
 def _text(
     best: FrozenTrial,
+    trials: int,
     importances: Mapping[str, float],
     table: pl.DataFrame,
     gains: pl.DataFrame,
@@ -354,16 +360,17 @@ def _text(
         | {"importance": pl.Float64},
     )
     numbers = dict.fromkeys(table.columns[3:], 3)
+    place = shlex.quote(str(printable(folder)))
     difference = gains.select("variant", "at", "metric", "mean", "half_width", "seeds")
     return "\n\n".join(
         [
-            f"Best of {config.tuning.trials} trials: number {best.number}.",
+            f"Best of {trials} trials: number {best.number}.",
             markdown(options, {"importance": 2}),
             "On seeds that the search has not seen, means:",
             markdown(table, numbers),
             f"{TUNED} less {UNTUNED}, paired over seeds, with the 95 % interval's half-width:",
             markdown(difference, {"mean": 4, "half_width": 4}),
-            f"andes-opt simulate --config-dir {printable(folder)} experiment=tuned",
+            f"andes-opt simulate --config-dir {place} experiment=tuned",
         ]
     )
 

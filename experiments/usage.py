@@ -182,7 +182,8 @@ def _check(
 
     chosen = [_single(o) for o in overrides if o.key_or_group in known_groups]
     if extra_dirs:
-        chosen.append(f"hydra.searchpath=[{','.join(f'file://{d.resolve()}' for d in extra_dirs)}]")
+        places = ",".join(_quoted(f"file://{folder.resolve()}") for folder in extra_dirs)
+        chosen.append(f"hydra.searchpath=[{places}]")
     defaults = _compose(command, chosen)
     for override in overrides:
         key = override.key_or_group
@@ -192,6 +193,12 @@ def _check(
         if not override.is_delete():
             for value in _values(override):
                 _check_type(defaults, key, value)
+
+
+def _quoted(text: str) -> str:
+    """Text as Hydra's grammar takes it, whatever is in it."""
+    escaped = text.replace("\\'", "\\\\'").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def _check_experiment(command: str, name: str) -> None:

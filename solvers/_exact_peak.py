@@ -93,7 +93,7 @@ def find_peak(
         size = some.size
         share = np.floor(step.capacity * size / m)
         fits = int(np.searchsorted(np.cumsum(np.sort(some)), share, side="right"))
-        low, high = max(1, step.first // stride), min(step.last // stride, fits)
+        low, high = max(1, -(-step.first // stride)), min(step.last // stride, fits)
         if low + 2 < high:
             sample = model.requests[stride // 2 :: stride].copy()
             batch, price, slot_price = _climb(

@@ -17,6 +17,7 @@ from solvers._exact_lists import new_lists
 from solvers._exact_peak import Model, Step, gains_into
 from solvers._exact_sweep import sweep_all, sweep_outwards
 from solvers._jit import inner
+from solvers.clock import now_s
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 #: States per list at the start, and the most that is kept from one call to the next.
 _ROOM = 4096
+#: Whole numbers up to here, and their sums, are exact as floats.
+_EXACT_SUMS = 2**53
 _MOST_ROOM_KEPT = 2**18
 
 #: Gain models whose rate is the token rate of andes_opt.gains.
@@ -89,7 +92,8 @@ def solve_step(
         If the gain model returns the wrong number of gains, NaN or infinity.
     """
     started = time.perf_counter()
-    deadline_s = math.inf if time_limit_s is None else time.monotonic() + time_limit_s
+    # On the compiled clock, which on some systems is not that of time.monotonic.
+    deadline_s = math.inf if time_limit_s is None else now_s(workspace.clock) + time_limit_s
     n = instance.num_requests
     monotone = bool(instance.gains.monotone)
     most = most_that_fit(instance.weights, instance.capacity)
@@ -135,6 +139,8 @@ def solve_step(
         workspace.last_batch, workspace.last_price = batch_size, price
     if workspace.lists.keys.shape[1] > _MOST_ROOM_KEPT:
         workspace.lists = new_lists(_ROOM)
+    if n and int(instance.weights.max()) > _EXACT_SUMS // n:
+        _make_fit(instance, serve, batch_size)
     return make_plan(
         instance,
         serve,
@@ -144,6 +150,20 @@ def solve_step(
         solve_s=time.perf_counter() - built,
         info=dict(zip(_STATISTICS, statistics.tolist(), strict=True)),
     )
+
+
+def _make_fit(instance: Instance, serve: NDArray[np.bool_], batch_size: int) -> None:
+    """Take out of a plan what does not fit, where weights are too large for sums of floats."""
+    if instance.exactly:
+        if int(instance.weights[serve].sum()) > instance.capacity:
+            serve[:] = False
+            serve[np.argsort(instance.weights, kind="stable")[:batch_size]] = True
+        return
+    density = instance.gains_at(batch_size) / instance.weights
+    for i in np.argsort(density, kind="stable"):
+        if int(instance.weights[serve].sum()) <= instance.capacity:
+            return
+        serve[i] = False
 
 
 @njit(cache=True, error_model="numpy")

@@ -120,6 +120,19 @@ def sweep_outwards(
             slots = min(batch, most)
             full = exactly or batch > first
             if now_s(effort.clock) > effort.deadline_s:
+                if batch == peak and settled == -np.inf:
+                    # Not even the peak has been settled: round there, rather than serve nobody.
+                    found = _rounded(
+                        g,
+                        step,
+                        slots,
+                        peak_price,
+                        peak_slot if full else max(0.0, peak_slot),
+                        chosen,
+                    )
+                    if found > value:
+                        value, batch_size, best_price = found, batch, peak_price
+                        copy_plan(chosen, serve)
                 # Gains at the low end and slots at the high end bound all that is left.
                 gains_into(model, min(batch, end), g)
                 bound, _, _ = find_prices(

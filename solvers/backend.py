@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 #: Largest |objective coefficient| that MIP back-ends see. Their absolute tolerances (1e-6 and
 #: the like; CBC's cutoff increment) are then below 1e-9 of one request's gain.
 _LARGEST_COEFFICIENT = 1e4
+#: Gains are scaled by at most this power of two, and at least by its inverse.
+_MOST_SHIFT = 1000
 #: Back-ends with integer objectives add these up in 64 bits and report them as doubles.
 _INTEGER_BITS = 53
 
@@ -112,7 +114,8 @@ def scale_exponent(profits: NDArray[np.float64]) -> int:
     largest = float(np.abs(profits).max(initial=0.0))
     if largest == 0.0:
         return 0
-    return _clip(math.floor(math.log2(_LARGEST_COEFFICIENT / largest)))
+    ratio = _LARGEST_COEFFICIENT / largest
+    return _clip(math.floor(math.log2(ratio)) if math.isfinite(ratio) else _MOST_SHIFT)
 
 
 def unscaled_bound(
@@ -184,4 +187,4 @@ def integer_bound(bound: int, exponent: int, num_requests: int) -> float:
 
 def _clip(exponent: int) -> int:
     """Keep 2**exponent and 2**-exponent finite and normal."""
-    return max(-1000, min(1000, exponent))
+    return max(-_MOST_SHIFT, min(_MOST_SHIFT, exponent))

@@ -92,8 +92,9 @@ class CpSat:
         # A selection below the floor is worth no more than the cutoff, however its gains were
         # rounded; so nothing is lost by demanding the floor.
         floor = -_FREE
-        if math.isfinite(cutoff) and abs(math.ldexp(cutoff, exponent)) < _FREE:
-            floor = math.floor(math.ldexp(cutoff, exponent)) - knapsack.size // 2 - 1
+        scaled = float(np.ldexp(cutoff, exponent))  # infinite where it is out of range
+        if abs(scaled) < _FREE:
+            floor = math.floor(scaled) - knapsack.size // 2 - 1
 
         # The model is written straight into its protocol buffer: a fifth of the time that the
         # expressions of the modelling layer take.

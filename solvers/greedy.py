@@ -47,7 +47,8 @@ class GreedySkip:
 
     As :class:`Greedy`, but a request that doesn't fit is passed over and smaller ones
     behind it are still tried. Use it where Algorithm 1 would be used: for a fixed batch
-    size it is never worse and costs hardly more. It is just as blind to the price of a slot.
+    size it is never worse, unless plans have to fill the batch exactly, and costs hardly
+    more. It is just as blind to the price of a slot.
 
     Parameters
     ----------

@@ -112,6 +112,7 @@ class Isolated:
         self._failures: Counter[str] = Counter()
         self._last_failure: str | None = None
         self._restarts = 0
+        self._unreadable: set[type] = set()  # gain models that the worker can't read
         self._failed_in_a_row = 0
         self._start_after = -math.inf
         self._worker: _Worker | None = self._start()
@@ -220,8 +221,7 @@ class Isolated:
             asked = time.perf_counter()
             if limit_s is not None:
                 limit_s = max(1e-3, min(limit_s, (deadline - asked) / (1 + _GRACE_SHARE)))
-            send(worker.channel, _pickled(instance, limit_s), deadline)
-            kind, *content = worker.inbox.receive(deadline)
+            kind, *content = self._answer(worker, instance, limit_s, deadline)
         except TimeoutError:
             self._replace_worker()
             raise _Failure("deadline", f"the worker had no plan after {limit_s} s.") from None
@@ -244,7 +244,24 @@ class Isolated:
             verify(instance, plan)
         except InvalidPlan as error:
             raise _Failure("invalid", str(error)) from None
+        except Exception as error:  # what came is no plan at all
+            raise _Failure("invalid", f"{type(error).__name__}: {error}") from None
         return plan
+
+    def _answer(
+        self, worker: _Worker, instance: Instance, limit_s: float | None, deadline: float
+    ) -> tuple[Any, ...]:
+        """The worker's answer; a gain model that it can't read goes as its numbers."""
+        model = type(instance.gains)
+        if model not in self._unreadable:
+            send(worker.channel, _pickled(instance, limit_s), deadline)
+            answer: tuple[Any, ...] = worker.inbox.receive(deadline)
+            if answer[0] != "unreadable":
+                return answer
+            # A class of the main program, say, which the worker has not got.
+            self._unreadable.add(model)
+        send(worker.channel, _pickled(_as_numbers(instance), limit_s), deadline)
+        return tuple(worker.inbox.receive(deadline))
 
     def _current_worker(self) -> _Worker:
         if self._worker is not None and not self._worker.is_ours():
@@ -265,7 +282,7 @@ class Isolated:
         """
         self.close()
         self._failed_in_a_row += 1
-        pause_s = min(_LONGEST_PAUSE_S, 2.0 ** (self._failed_in_a_row - 2))
+        pause_s = min(_LONGEST_PAUSE_S, 2.0 ** min(self._failed_in_a_row - 2, 30))
         self._start_after = time.perf_counter() + (pause_s if self._failed_in_a_row > 1 else 0.0)
         with contextlib.suppress(_Failure):
             self._current_worker()
@@ -377,10 +394,12 @@ def _pickled(instance: Instance, limit_s: float | None) -> bytes:
     try:
         return pickled((instance, limit_s))
     except Exception:
-        first, last = instance.min_batch, instance.max_batch
-        table = GainTable(
-            instance.gain_table(first, last),
-            first,
-            concave_in_rate=instance.gains.concave_in_rate,
-        )
-        return pickled((replace(instance, gains=table), limit_s))
+        return pickled((_as_numbers(instance), limit_s))
+
+
+def _as_numbers(instance: Instance) -> Instance:
+    """The instance with the table of its gains in place of their model."""
+    first, last = instance.min_batch, instance.max_batch
+    table = instance.gain_table(first, last)
+    concave = instance.gains.concave_in_rate
+    return replace(instance, gains=GainTable(table, first, concave_in_rate=concave))

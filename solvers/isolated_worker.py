@@ -171,7 +171,8 @@ def work(channel_fd: int, lifeline_fd: int) -> None:
     channel_fd
         File descriptor of the socket to the parent. Its first message is (solver, as for
         :func:`construct`, memory limit in MB or None), each further one (instance, time limit);
-        the answers are ("ready", exact), ("plan", plan) and ("error", exception type, sentence).
+        the answers are ("ready", exact), ("plan", plan), ("error", exception type, sentence) and
+        ("unreadable", exception type, sentence).
     lifeline_fd
         Read end of a pipe whose write end only the parent holds.
     """
@@ -192,8 +193,14 @@ def work(channel_fd: int, lifeline_fd: int) -> None:
         send(channel, ("ready", bool(solver.exact)), forever)
 
         while True:
-            instance, time_limit_s = inbox.receive(forever)
             answer: tuple[object, ...]
+            try:
+                instance, time_limit_s = inbox.receive(forever)
+            except (EOFError, OSError):
+                raise
+            except Exception as error:
+                send(channel, ("unreadable", type(error).__name__, str(error)), forever)
+                continue
             try:
                 answer = ("plan", solver.solve(instance, time_limit_s=time_limit_s))
             except Exception as error:

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import tempfile
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from solvers.knapsack import Knapsack
 
 _REQUIREMENT = "pulp>=3.3,<4"
+
+#: Who changes the path of this process's children.
+_LIBRARY_PATH = threading.Lock()
 
 #: CBC takes a solution only if it is better by its cutoff increment, 1e-5 by default, and
 #: prints bounds to three decimals.
@@ -239,6 +243,10 @@ def _pack_with(
 
     # The folder goes with whatever is in it, also when PuLP raises half-way.
     with tempfile.TemporaryDirectory(prefix="andes-opt-") as folder:
+        if " " in folder:
+            raise RuntimeError(
+                f"PuLP can't work in {folder!r}: set TMPDIR to one without a blank in its name."
+            )
         solver = command(pulp, Path(folder), limit_s)
         solver.tmpDir = folder
         try:
@@ -306,12 +314,14 @@ def _library_path(folder: str) -> Iterator[None]:
     Some highsbox wheels look for libhighs.so in the wrong place. The loader of this process
     read its own path when it started; only children see the change.
     """
-    before = os.environ.get("LD_LIBRARY_PATH")
-    os.environ["LD_LIBRARY_PATH"] = folder if not before else f"{folder}{os.pathsep}{before}"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["LD_LIBRARY_PATH"]
-        else:
-            os.environ["LD_LIBRARY_PATH"] = before
+    # One call at a time: threads would put back each other's changes.
+    with _LIBRARY_PATH:
+        before = os.environ.get("LD_LIBRARY_PATH")
+        os.environ["LD_LIBRARY_PATH"] = folder if not before else f"{folder}{os.pathsep}{before}"
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["LD_LIBRARY_PATH"]
+            else:
+                os.environ["LD_LIBRARY_PATH"] = before

@@ -75,7 +75,7 @@ def write_run(folder, delay_s=0.5, *, detail=False, environment=ENVIRONMENT, **k
     return folder
 
 
-def write_answers(folder, solvers=("greedy", "exact"), instances=5):
+def write_answers(folder, solvers=("greedy", "exact"), instances=5, overrides="families=[hard]"):
     """A complete run with rows per instance and solver; the first solver has a gap."""
     folder.mkdir(parents=True)
     names = [f"i{k}" for k in range(instances) for _ in solvers]
@@ -91,7 +91,7 @@ def write_answers(folder, solvers=("greedy", "exact"), instances=5):
         "wall_s": [1e-4 if each else 2e-3 for each in first],
         "status": ["feasible" if each else "optimal" for each in first],
     }
-    rows = frame(columns, command="quality", seed=0, overrides="families=[hard]")
+    rows = frame(columns, command="quality", seed=0, overrides=overrides)
     Run(folder, ENVIRONMENT).finish(rows, {"instances": instances})
     return folder
 

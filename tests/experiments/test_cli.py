@@ -13,7 +13,7 @@ import pytest
 
 from andes_opt.versions import versions
 from experiments.cli import COMMANDS, main
-from experiments.configuration import groups
+from experiments.configuration import CONF_DIR, groups
 
 SCRIPT = Path(sys.executable).parent / "andes-opt"
 HYDRA_COMMANDS = [name for name, command in COMMANDS.items() if command.hydra]
@@ -164,6 +164,22 @@ def test_a_failed_run_keeps_older_results_of_its_folder(in_an_empty_folder):
     (folder / "mine.txt").write_text("keep")
     assert main(["simulate", "engine.capacity_tokens=-5", f"hydra.run.dir={folder}"]) == 2
     assert (folder / "mine.txt").read_text() == "keep"
+
+
+@pytest.mark.parametrize("name", ["it's mine, (2026) [x]", "josé = 50 % & more", "a#b~c"])
+def test_a_config_dir_may_have_any_name(name, in_an_empty_folder, capsys):
+    """
+    What stands in a folder's name is no grammar.
+
+    A regression test: Hydra's parser complained about an option that nobody had typed.
+    """
+    folder = in_an_empty_folder / name / "engine"
+    folder.mkdir(parents=True)
+    text = (CONF_DIR / "engine" / "kv_12k.yaml").read_text("utf-8")
+    (folder / "mine.yaml").write_text(text)
+    command = ["simulate", "--config-dir", str(folder.parent), "engine=mine"]
+    assert main([*command, "policy=fcfs", "workload.requests=3", "hydra.run.dir=out"]) == 0
+    assert "QoE" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", ["solvers", "policies", "engines", "workloads", "objectives"])

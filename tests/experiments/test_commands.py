@@ -88,6 +88,33 @@ def test_a_solver_that_refuses_is_reported(run, capsys):
     assert "brute_force" in capsys.readouterr().out
 
 
+def test_every_solver_may_refuse(run, capsys):
+    """
+    If nobody takes an instance there is a table that says so.
+
+    A regression test: it ended with a traceback, and without rows.
+    """
+    folder, summary = run(
+        "quality", "families=[hard]", "sizes=[40]", "count=2", "solvers=[brute_force]"
+    )
+    assert summary["brute_force_refused"] == 2
+    rows = pl.read_parquet(folder / "rows.parquet")
+    assert rows["status"].to_list() == ["refused", "refused"]
+    assert "brute_force" in capsys.readouterr().out
+
+
+def test_a_corpus_holds_one_capture(run, tmp_path):
+    """A second capture into a corpus replaces the first, and touches nothing else."""
+    place = tmp_path / "corpus"
+    counts = []
+    for count in (6, 3):
+        arguments = ("workload.requests=60", "workload.rate=12", "engine=kv_12k")
+        run("capture", *arguments, f"capture={count}", f"corpus={place}")
+        counts.append(len(list(place.glob("*.npz"))))
+        (place / "mine.npz").touch()
+    assert counts == [6, 4]
+
+
 def test_options_reach_the_constructor(run, capsys):
     """'options={greedy:{bound:true}}' gives greedy a proven bound."""
     arguments = ("families=[hard]", "sizes=[10]", "count=1", "solvers=[greedy]")

@@ -104,6 +104,21 @@ def test_options_and_code_make_the_identity(work, tmp_path):
     assert Store(tmp_path).path(cell) != store.path(cell)
 
 
+def test_what_a_cell_reads_counts_by_content(tmp_path):
+    """
+    A trace that a cell names may move, but not change; a cell that names none is as ever.
+
+    A regression test: studies took results of another trace.
+    """
+    store, paths = Store(tmp_path / "cells"), []
+    for text in ("1", "1", "2"):
+        trace = tmp_path / f"{len(paths)}.csv"
+        trace.write_text(text)
+        options = {"run": {"workload": {"path": str(trace)}}}
+        paths.append(store.path(Cell("json:dumps", options, {})))
+    assert paths[0] == paths[1] != paths[2]
+
+
 def test_what_json_cannot_hold_becomes_null(work, tmp_path):
     """NaN comes back as None, now and when it is read again."""
     cells, _ = work

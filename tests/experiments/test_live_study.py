@@ -227,7 +227,7 @@ def test_a_study_resumes_and_survives_a_failed_run(monkeypatch, tmp_path, capsys
     text = document.read_text()
     assert "| andes" in text
     assert "Tiny form" in text
-    assert "live_study.tiny=true live_engine.server=" in text
+    assert "live_study.tiny=true 'live_engine.server=[" in text
     assert re.search(r"4 requests a run: prompts of \d+ and replies of 6 tokens", text)
     assert "within 1 s and 4.8 tokens/s" in text
     assert "what stock vLLM makes of a single flood" in text

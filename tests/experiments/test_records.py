@@ -16,8 +16,10 @@ from experiments.records import (
     ROWS,
     SUMMARY,
     Run,
+    complete_runs,
     frame,
     read_rows,
+    recorded_run,
     write_atomically,
     write_json,
 )
@@ -79,6 +81,31 @@ def test_only_complete_runs_are_read(tmp_path):
         Run(tmp_path / name, {}).finish(frame({"request": [0]}, policy=name), {"wall_s": 1.0})
     (tmp_path / "cut" / SUMMARY).unlink()
     assert read_rows(tmp_path)["policy"].to_list() == ["done"]
+
+
+def test_a_run_that_failed_after_its_summary_is_not_complete(tmp_path):
+    """Where error.json lies beside a summary, the run is not read."""
+    for name in ("good", "bad"):
+        folder = tmp_path / name
+        folder.mkdir()
+        with recorded_run(folder) as record:
+            record.finish(frame({"request": [1]}), {"requests": 1.0})
+    (folder / "error.json").write_text("{}")
+    assert complete_runs(tmp_path) == [tmp_path / "good"]
+
+
+def test_what_an_earlier_run_measured_goes(tmp_path):
+    """
+    A run into a used folder leaves neither rows nor tokens of the former.
+
+    A regression test: reports drew one policy's tokens under another one's name.
+    """
+    old = ("rows.parquet", "solver_rows.parquet", "tokens.parquet", "timeline.parquet")
+    for name in (*old, "mine.txt"):
+        (tmp_path / name).touch()
+    with recorded_run(tmp_path) as record:
+        record.finish(None, {})
+    assert {path.name for path in tmp_path.iterdir()} == {"env.json", "summary.json", "mine.txt"}
 
 
 def test_rows_of_different_commands_read_as_one_table(tmp_path):

@@ -127,6 +127,7 @@ def test_solvers_alone_make_a_report(tmp_path, capsys):
         (["."], ["complete run"]),
         (["runs", "--baseline", "exakt"], ["exakt", "greedy", "did you mean exact?"]),
         (["runs", "--request", "first"], ["--request", "first"]),
+        (["runs", "--request", "3"], ["--request=3", "no run has rows per request"]),
         (["runs", "--base"], ["--base"]),
     ],
 )
@@ -140,6 +141,38 @@ def test_errors_take_one_line(arguments, fragments, tmp_path, capsys):
     for fragment in fragments:
         assert fragment in error
     assert not Path("report").exists()
+
+
+@pytest.mark.parametrize(
+    ("request_number", "fragments"),
+    [("999", ["--request=999", "runs hold requests 0 to 19"]), ("4", ["--request=4", "a token to it"])],
+)
+def test_a_request_without_a_timeline_is_refused(request_number, fragments, tmp_path, capsys):
+    """A regression test: the section vanished, with the advice to record what was recorded."""
+    run = write_run(tmp_path / "run", detail=True)
+    rows = pl.read_parquet(run / "rows.parquet")
+    refused = pl.col("request") == 4
+    rows.with_columns(
+        (pl.col("rejected") | refused).alias("rejected"),
+        pl.when(~refused).then(pl.col("first_token_s")).alias("first_token_s"),
+    ).write_parquet(run / "rows.parquet")
+    assert main(["report", "run", "--request", request_number]) == 2
+    error = capsys.readouterr().err
+    assert len(error.strip().splitlines()) == 1
+    for fragment in fragments:
+        assert fragment in error
+    assert not Path("report").exists()
+    assert main(["report", "run", "--request", "5"]) == 0
+    assert "request 5" in Path("report/report.md").read_text()
+
+
+def test_only_seeds_that_pair_are_counted(tmp_path, capsys):
+    """A regression test: seeds of one policy alone were said to be paired."""
+    for policy, seeds in (("fcfs", (0, 1, 2)), ("andes", (2, 3))):
+        for seed in seeds:
+            write_run(tmp_path / "runs" / f"{policy}_{seed}", policy=policy, seed=seed)
+    assert main(["report", "runs"]) == 0
+    assert "compared with fcfs, paired over 1 seed." in capsys.readouterr().out
 
 
 def test_help_has_three_examples(capsys):

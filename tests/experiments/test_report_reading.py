@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
 
@@ -53,6 +54,25 @@ def test_options_that_differ_stand_in_the_labels(tmp_path):
     }
     settings = {cell.folder.name: cell.setting for cell in cells}
     assert settings["c"] == f"{settings['a']} workload.requests=99"
+
+
+@pytest.mark.parametrize("joined", [shlex.join, " ".join])
+def test_an_option_with_a_space_is_one_option(joined, tmp_path):
+    """A regression test: half a path was an arm's option, and other traces were paired with it."""
+    for name, day in (("a", "day 1.csv"), ("b", "day 2.csv")):
+        words = [f"workload.path='{day}'", "seed=0"]
+        write_run(tmp_path / name, overrides=joined(words))
+    cells = read([tmp_path]).cells
+    assert {cell.arm for cell in cells} == {"fcfs"}
+    assert len({cell.setting for cell in cells}) == 2
+    assert all(f"day {k}.csv" in cell.setting for k, cell in enumerate(cells, start=1))
+
+
+def test_old_overrides_with_half_a_quote_are_read(tmp_path):
+    """A regression test: what no shell would take is split at spaces, as it was written."""
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", overrides="policy.note=it's policy.dt_s=20")
+    assert arms(tmp_path) == ["fcfs", "fcfs policy.note=it's policy.dt_s=20"]
 
 
 def test_commands_are_settings_of_their_own(tmp_path):
@@ -119,6 +139,22 @@ def test_solver_rows_have_units(tmp_path):
     assert answers.height == 10
     assert answers["unit"].n_unique() == 5
     assert read([tmp_path]).answers.height == 20
+
+
+def test_instances_of_other_lengths_or_corpora_have_other_units(tmp_path):
+    """A regression test: instances of one name were merged whatever lengths= or corpus= said."""
+    for name, overrides in (
+        ("a", "lengths=sharegpt solvers=[greedy]"),
+        ("b", "lengths=azure solvers=[greedy]"),
+        ("c", "+options.exact.a=1 repeats=3 time_limit_s=1 lengths=azure solvers=[exact] seed=0"),
+        ("d", "corpus=a"),
+        ("e", "corpus=b"),
+    ):
+        write_answers(tmp_path / name, overrides=overrides)
+    answers = read([tmp_path]).answers
+    assert answers["unit"].n_unique() == 4 * 5
+    azure = read([tmp_path / "b", tmp_path / "c"]).answers
+    assert azure["unit"].n_unique() == 5
 
 
 def test_another_schema_is_refused(tmp_path):

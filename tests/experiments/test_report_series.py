@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -74,6 +76,31 @@ def test_the_request_that_differs_most_is_shown(cells):
     assert n == found.digested["fcfs"].y[-1] == found.ideal.y[-1]
     assert reading(group, request=3).request == 3
     assert reading(group, request=999) is None
+
+
+def without_tokens(cell, requests):
+    """The cell as if some of its requests had been rejected."""
+    turned_away = pl.col("request").is_in(requests)
+    rows = cell.rows.with_columns(
+        (pl.col("rejected") | turned_away).alias("rejected"),
+        pl.when(~turned_away).then(pl.col("first_token_s")).alias("first_token_s"),
+        pl.when(turned_away).then(0.0).otherwise(pl.col("qoe_window")).alias("qoe_window"),
+    )
+    return replace(cell, rows=rows)
+
+
+def test_a_rejected_request_is_not_chosen(cells):
+    """A regression test: one that an arm turned away differs most, but has no timeline there."""
+    (group,) = together(cells, TOKENS)
+    fcfs, late = sorted(group, key=lambda cell: cell.arm)
+    chosen = telling_request(group)
+    with_rejected = [fcfs, without_tokens(late, [chosen])]
+    found = reading(with_rejected)
+    assert found.request == telling_request(with_rejected) != chosen
+    assert set(found.delivered) == {"fcfs", "late"}
+    nobody = [without_tokens(cell, list(range(20))) for cell in group]
+    assert telling_request(nobody) is None
+    assert reading(nobody) is None
 
 
 def test_delivered_is_never_below_digested_nor_that_above_ideal(cells):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -225,6 +226,61 @@ def test_what_a_run_reads_counts_by_content(tmp_path):
     (tmp_path / "d.csv").write_text("3")
     assert hash_of("quality", "corpus", tmp_path) != before
     assert hash_of("capture", "corpus", tmp_path) == written_to  # where capture writes
+    assert hash_of("capture", "corpus", tmp_path / "other") != written_to
+
+
+def test_a_table_of_lengths_counts_by_content(tmp_path):
+    """
+    A file of the user's lengths may move, but not change; a name of ours is a name.
+
+    A regression test: a sweep took results of another table.
+    """
+    hashes = []
+    for text in ("[1]", "[1]", "[2]"):
+        path = tmp_path / f"{len(hashes)}.json"
+        path.write_text(text)
+        config = load("simulate", ["lengths=sharegpt", f"lengths.table={path}"])
+        hashes.append(configuration_hash("simulate", config))
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_a_module_of_the_users_identifies_a_run(tmp_path, monkeypatch):
+    """
+    A policy or solver of the user's own counts by its text, wherever an option names it.
+
+    A regression test: after a change of it, a sweep took the old results.
+    """
+    monkeypatch.syspath_prepend(tmp_path)
+    module = tmp_path / "mine_of_a_test.py"
+    for command, override in (
+        ("simulate", "policy._target_=mine_of_a_test.Mine"),
+        ("quality", "solvers=[greedy,mine_of_a_test.Mine]"),
+    ):
+        states = []
+        for text in ("class Mine: ...", "class Mine: ...  # other", "class Mine: ..."):
+            module.write_text(text)
+            states.append(identity(command, load(command, [override])))
+        assert states[0] == states[2] != states[1]
+        assert states[0]["code"] != identity(command, load(command))["code"]
+
+
+def test_a_run_whose_listener_has_gone_is_made_all_the_same(monkeypatch, tmp_path):
+    """
+    `andes-opt simulate | head -1` ends no run.
+
+    A regression test: it was recorded as failed, though it was complete.
+    """
+    command = [sys.executable, "-m", "experiments.cli", *SWEEP, "seed=0,1"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, stdout=writing, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writing)
+    assert done.returncode == 0, done.stderr
+    assert len(written(tmp_path / "sweep")) == 2
+    assert not list((tmp_path / "sweep").rglob(ERROR))
 
 
 def test_the_code_identifies_a_run(monkeypatch):

@@ -18,7 +18,7 @@ from experiments.study import Point
 from experiments.study_settings import patched, settings_of
 from experiments.study_statistics import DIFFERENCE, RATIO, against, as_rows, over_seeds
 from experiments.study_tables import in_points, number, wide
-from experiments.study_views import VIEWS
+from experiments.study_views import VIEWS, Page
 from experiments.usage import UsageError
 
 STUDIES = sorted(
@@ -102,6 +102,16 @@ def test_paired_statistics_by_hand():
     assert ratio["mean"] == pytest.approx(5 / 3)
 
 
+def test_each_seed_counts_once_whatever_its_rows():
+    """A regression test: rows that stood twice were more seeds, and paired crosswise."""
+    rows = rows_of({"base": [1.0, 2.0, 4.0], "arm": [2.0, 2.0, 8.0]})
+    twice = pl.concat([rows, rows])
+    assert over_seeds(twice).equals(over_seeds(rows))
+    for kind in (DIFFERENCE, RATIO):
+        assert against(twice, "base", kind).equals(against(rows, "base", kind))
+    assert against(twice, "base", DIFFERENCE)["seeds"].to_list() == [3]
+
+
 def test_seeds_where_the_baseline_is_zero_have_no_ratio():
     """Division by zero is left out rather than infinite."""
     rows = rows_of({"base": [0.0, 2.0], "arm": [1.0, 3.0]})
@@ -144,6 +154,17 @@ def test_tables_show_means_with_intervals():
     points = in_points(against(renamed, "b", DIFFERENCE)).row(0, named=True)
     assert points["mean"] == pytest.approx(0)
     assert points["half_width"] == pytest.approx(100 * 12.706, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("baseline", "reason"),
+    [("fcfs", "fcfs is not among study.arms."), ("a", "the study has one arm only.")],
+)
+@pytest.mark.parametrize("view", ["differences", "ratios"])
+def test_a_view_says_why_there_is_nothing_to_compare(view, baseline, reason, tmp_path):
+    """A regression test: a baseline that was not run was told as a study of one arm."""
+    page = Page(rows_of({"a": [1.0, 2.0]}), baseline, tmp_path, "study")
+    assert f"Nothing to compare: {reason}" in VIEWS[view](page, metrics=["m"])
 
 
 @pytest.mark.parametrize(

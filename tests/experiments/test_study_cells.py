@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -89,6 +91,28 @@ def test_served_has_the_run_its_parts_and_its_distributions():
     speeds = [part for metric, part in found if metric == "part_qoe_area" and "tokens/s" in part]
     assert len(speeds) == np.unique(result.tds).size
     assert study_cells.served(run, 1) != study_cells.served(run, 2)
+
+
+def test_readers_of_nearly_one_speed_are_one_part():
+    """A regression test: of speeds that two digits don't tell apart only the last was kept."""
+    result = study_cells.simulated(plain("policy=fcfs"), 1)
+    tds = np.where(np.arange(result.tds.size) % 4, 4.001, 4.004)
+    found = as_dict(study_cells.numbers_of(replace(result, tds=tds)))
+    mean = found["part_qoe_area", "reader 4.00 tokens/s"]
+    assert mean == pytest.approx(result.qoe_area.mean(), rel=1e-6)
+
+
+def test_readers_of_many_speeds_are_shown_in_quarters():
+    """A regression test: each of a thousand speeds was a part of its own."""
+    result = study_cells.simulated(plain("policy=fcfs"), 1)
+    tds = np.linspace(3.0, 8.0, result.tds.size)
+    found = as_dict(study_cells.numbers_of(replace(result, tds=tds)))
+    parts = [
+        part for metric, part in found if metric == "part_qoe_area" and part.startswith("reader")
+    ]
+    assert parts == [f"reader {words}" for words in ("slowest", "slow", "fast", "fastest")]
+    for part, quarter in zip(parts, np.split(result.qoe_area, 4), strict=True):
+        assert found["part_qoe_area", part] == pytest.approx(quarter.mean(), rel=1e-6)
 
 
 STREAMS = st.lists(st.floats(0, 2), min_size=1, max_size=40).map(np.cumsum)

@@ -138,6 +138,20 @@ def test_user_errors_take_one_line(arguments, fragments, capsys):
         assert fragment in message
 
 
+def test_what_a_constructor_refuses_is_a_trial_without_value(capsys):
+    """
+    A draw out of an option's range is a refused trial, and the search goes on.
+
+    A regression test: it ended the search, and the same draw ended it again each time.
+    """
+    space = "tuning.space={policy.kv_pressure: {low: 0.5, high: 40.0}}"
+    assert main([*TINY, space, "tuning.trials=3", "hydra.run.dir=out"]) == 0
+    trials = pl.read_csv("out/trials.csv")
+    assert trials.height == 3
+    assert trials["refused"].drop_nulls().str.contains("kv_pressure").any()
+    assert "Best of 3 trials" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", groups()["tuning"])
 def test_every_space_names_options_that_are_there(name):
     """The file has a description, and its untuned values lie in its own space."""

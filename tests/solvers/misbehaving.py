@@ -54,6 +54,10 @@ class Misbehaving:
         """Raise."""
         raise ZeroDivisionError("a back-end fell over")
 
+    def babble(self, instance):
+        """Answer what is no plan."""
+        return "no plan"
+
     def die(self, instance):
         """Crash as native code does."""
         os.kill(os.getpid(), signal.SIGSEGV)

@@ -53,6 +53,7 @@ def test_options_out_of_range(option, sentence):
 @given(profits_of_any_size)
 @example([0.0])
 @example([1e-300])
+@example([1e-310])
 def test_scaled_profits_end_just_below_ten_thousand(profits):
     """The largest |coefficient| lands in (5000, 10000], exactly scaled."""
     exponent = scale_exponent(np.array(profits))

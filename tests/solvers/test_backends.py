@@ -302,3 +302,40 @@ def test_ctrl_c_is_not_taken_for_a_time_limit():
     with pytest.raises(KeyboardInterrupt):
         CpSat().solve(instance, time_limit_s=3.0)
     timer.join()
+
+
+def test_extreme_gains_are_no_crash():
+    """
+    A cutoff far larger than a step's gains is no number to scale by.
+
+    A regression test: CP-SAT's objective floor was out of a float's range.
+    """
+    gains = GainTable(np.array([[-1e10, -1e10], [1e-300, 1e-300]]), 1)
+    instance = Instance(np.ones(2, dtype=np.int64), 2, 1, 2, gains, exactly=True)
+    for kind in (CpSat, Highs, MipScip):
+        plan = kind().solve(instance)
+        verify(instance, plan)
+        assert plan.value >= 0.0
+
+
+def test_pulp_needs_a_folder_without_blanks(tmp_path, monkeypatch):
+    """PuLP splits CBC's command at blanks; a sentence says so."""
+    folder = tmp_path / "a b"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    with pytest.raises(RuntimeError, match="without a blank"):
+        PulpCbc().solve(large_instance(12))
+    assert not list(folder.iterdir())
+
+
+def test_threads_put_the_library_path_back(monkeypatch):
+    """Solves in several threads leave the environment as it was."""
+    monkeypatch.setenv("LD_LIBRARY_PATH", "before")
+    threads = [
+        threading.Thread(target=lambda: PulpHighs().solve(large_instance(8))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert os.environ["LD_LIBRARY_PATH"] == "before"

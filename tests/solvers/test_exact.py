@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -260,6 +261,52 @@ def test_weights_too_large_for_one_integer_stay_honest() -> None:
     plan = Exact().solve(instance)
     verify(instance, plan)
     assert plan.bound >= enumerated(instance) - 1e-9
+
+
+def test_weights_beyond_floats_never_overfill() -> None:
+    """
+    Weights whose sums floats round down make no plan that does not fit.
+
+    A regression test: it was a token too heavy, and called optimal.
+    """
+    big = 2**53 + 1
+    gains = GainTable(np.array([[1.0, 1.1, 0.1]]), 2)
+    instance = Instance(np.array([big, big, 1]), 2 * big - 1, 2, 2, gains)
+    plan = Exact().solve(instance)
+    verify(instance, plan)
+    assert plan.value >= 1.1
+    assert plan.bound >= 1.2 - 1e-9
+    assert plan.status is Status.FEASIBLE
+
+
+def test_a_table_that_begins_in_the_middle() -> None:
+    """
+    The first look for the peak asks for no batch size before the first.
+
+    A regression test: with 400 requests and more it did, and the table had no such row.
+    """
+    n, first, last = 400, 201, 300
+    fall = np.exp(-0.02 * np.arange(last - first + 1))
+    gains = GainTable(np.outer(fall, np.arange(1, n + 1) / n), first)
+    instance = Instance(np.ones(n, dtype=np.int64), n, first, last, gains)
+    best = max(np.sort(instance.gains_at(b))[-b:].sum() for b in range(first, last + 1))
+    assert_certified(instance, best)
+
+
+@pytest.mark.parametrize("exactly", [False, True])
+def test_out_of_time_at_once_it_serves_somebody(exactly: bool) -> None:
+    """
+    Without any time the plan is that of one rounding, not empty.
+
+    A regression test: the policy took the empty plan for "nobody gains anything".
+    """
+    instance = families.make("hard", 1000, 0)
+    if exactly:
+        instance = replace(instance, exactly=True, min_batch=20)
+    plan = Exact().solve(instance, time_limit_s=0.0)
+    verify(instance, plan)
+    best = Exact().solve(instance).value
+    assert 0.7 * best < plan.value <= best <= plan.bound + 1e-9
 
 
 def test_another_hill_is_found() -> None:

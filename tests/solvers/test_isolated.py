@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,7 @@ def test_highs_and_or_tools_side_by_side():
     [
         ("throw", "error", "ZeroDivisionError: a back-end fell over"),
         ("lie", "invalid", "needs 15 KV tokens of 13"),
+        ("babble", "invalid", "AttributeError"),
         ("allocate", "out_of_memory", "MemoryError"),
     ],
 )
@@ -243,6 +245,49 @@ def test_gains_that_cannot_be_pickled_go_as_numbers(isolated):
     plan = isolated().solve(instance)
     verify(instance, plan)
     assert plan.info["fallback"] == 0.0
+
+
+def test_gains_that_the_worker_cannot_read_go_as_numbers(isolated, monkeypatch):
+    """
+    A gain model of the main program, whose class the worker has not got, goes as its table.
+
+    A regression test: the worker died of it, at every call.
+    """
+    module = types.ModuleType("only_in_this_process")
+    kind = type("Gains", (Ones,), {"__module__": module.__name__})
+    module.Gains = kind
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    instance = Instance(np.array([4, 5, 6]), 14, 1, 2, kind())
+    solver = isolated()
+    for _ in range(2):
+        plan = solver.solve(instance)
+        verify(instance, plan)
+        assert plan.info["fallback"] == 0.0
+    assert solver.failures == {}
+    assert solver.restarts == 0
+
+
+class Ones:
+    """Everybody gains 1."""
+
+    monotone = True
+    concave_in_rate = True
+
+    def __call__(self, batch_size):
+        return np.ones(3)
+
+    def table(self, first, last):
+        return np.ones((last - first + 1, 3))
+
+
+def test_pauses_have_an_end_however_often_it_fails(isolated):
+    """A regression test: after a thousand failures the pause itself raised OverflowError."""
+    solver = isolated()
+    solver._failed_in_a_row = 5000  # noqa: SLF001
+    solver._replace_worker()  # noqa: SLF001
+    plan = solver.solve(SANE)
+    verify(SANE, plan)
+    assert "left alone" in solver.last_failure
 
 
 def test_large_instances_go_through(isolated):
