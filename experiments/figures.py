@@ -92,7 +92,8 @@ def draw_gap_against_time(rows: pl.DataFrame) -> Figure:
         axes.set_xlabel("time of a call in ms (median, 10-90 %)")
         axes.set_ylabel("mean gap to the optimum in %")
         axes.set_title(f"{instances} instances", loc="left")
-        figure.legend(loc="outside right upper")
+        if points.height:
+            figure.legend(loc="outside right upper")
     return figure
 
 

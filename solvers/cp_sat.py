@@ -92,7 +92,8 @@ class CpSat:
         # A selection below the floor is worth no more than the cutoff, however its gains were
         # rounded; so nothing is lost by demanding the floor.
         floor = -_FREE
-        scaled = float(np.ldexp(cutoff, exponent))  # infinite where it is out of range
+        with np.errstate(over="ignore"):
+            scaled = float(np.ldexp(cutoff, exponent))  # infinite where it is out of range
         if abs(scaled) < _FREE:
             floor = math.floor(scaled) - knapsack.size // 2 - 1
 

@@ -28,6 +28,8 @@ TINY = {
 }
 #: Live experiments have a tiny form of their own, on a program in vLLM's place.
 TINY_LIVE = {"live_overload": "live_study.tiny=true", "live_fidelity": "live_fidelity.tiny=true"}
+#: Programs over several slots take a minute even in the tiny form.
+QUICKER = {"rolling_horizon": ("study.arms=[andes,rolling 1 slot]",)}
 #: Studies of conf/experiment have a tiny form of their own.
 TINY_STUDY = ("study.tiny=true", "hydra/launcher=basic")
 
@@ -172,6 +174,7 @@ def test_every_experiment_runs_tiny(experiment, tmp_path):
     folders = ["hydra.run.dir=out", "hydra.sweep.dir=out"]
     tiny = TINY_STUDY if "/study: " in path.read_text() else TINY[command]
     tiny = (*tiny, TINY_LIVE[experiment]) if command == "live" else tiny
+    tiny = (*tiny, *QUICKER.get(experiment, ()))
     assert main([command, f"experiment={experiment}", *folders, *tiny]) == 0
     summaries = list((tmp_path / "out").rglob("summary.json"))
     assert len(summaries) > 1 or "MULTIRUN" not in path.read_text()

@@ -145,7 +145,10 @@ def test_errors_take_one_line(arguments, fragments, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("request_number", "fragments"),
-    [("999", ["--request=999", "runs hold requests 0 to 19"]), ("4", ["--request=4", "a token to it"])],
+    [
+        ("999", ["--request=999", "runs hold requests 0 to 19"]),
+        ("4", ["--request=4", "a token to it"]),
+    ],
 )
 def test_a_request_without_a_timeline_is_refused(request_number, fragments, tmp_path, capsys):
     """A regression test: the section vanished, with the advice to record what was recorded."""
