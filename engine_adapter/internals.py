@@ -265,12 +265,12 @@ class EngineView:
 
     def newest_first(self) -> Iterable[Any]:
         """
-        Requests, the latest arrival first.
+        Unfinished requests, the latest arrival first.
 
-        Finished ones stay among them while their KV is on its way to another engine.
+        Finished ones stay with the engine while their KV is on its way to another.
         """
         requests: dict[str, Any] = self._scheduler.requests
-        return reversed(requests.values())
+        return (request for request in reversed(requests.values()) if not request.is_finished())
 
     def finished_ids(self) -> set[str]:
         """Ids of requests that left since the last iteration (done or aborted)."""
@@ -278,8 +278,9 @@ class EngineView:
         return finished
 
     def find(self, key: str) -> Any:
-        """The request with this id, or None."""
-        return self._scheduler.requests.get(key)
+        """The unfinished request with this id, or None."""
+        request = self._scheduler.requests.get(key)
+        return None if request is None or request.is_finished() else request
 
     @property
     def paused(self) -> bool:
@@ -319,11 +320,9 @@ class EngineView:
         Not those that wait for something else (a grammar, remote KV, more input), nor
         sessions of streamed input, whose queueing is the engine's own business.
         """
-        return (
-            request.status is self._waiting_status
-            or request.status is self._preempted_status
-            or request.status is self._running_status
-        ) and not getattr(request, "resumable", False)
+        return (self.waits(request) or request.status is self._running_status) and not getattr(
+            request, "resumable", False
+        )
 
     def waits(self, request: Any) -> bool:
         """True if a request could be admitted."""

@@ -118,12 +118,7 @@ class Observer:
 
     def resync(self) -> list[int]:
         """After an error: forget requests that left unnoticed; their numbers come back."""
-        gone = []
-        for key in self.tracker:
-            request = self._engine.find(key)
-            if request is None or request.is_finished():
-                gone.append(self._left(key))
-        return gone
+        return [self._left(key) for key in self.tracker if self._engine.find(key) is None]
 
     def close(self) -> None:
         """Close the file of iterations."""
@@ -248,17 +243,18 @@ class Observer:
         in_flight = self._in_flight
         if self._last_start_s is not None and in_flight and in_flight[-1] is not None:
             duration_s = now_s - self._last_start_s
-            # With several iterations in flight the engine waits for the oldest of them.
-            oldest = in_flight[0]
-            if duration_s > _LONGEST_S:
-                oldest = None
-            else:
-                self._report.engine_s += duration_s
-            if oldest is not None and len(in_flight) == self._engine.depth:
-                self._learner.observe(duration_s, *oldest)
-                if self._log is not None:
-                    self._written(partial(self._log.add, duration_s, *oldest))
+            if duration_s <= _LONGEST_S:
+                self._count_iteration(duration_s)
         self._last_start_s = now_s
+
+    def _count_iteration(self, duration_s: float) -> None:
+        self._report.engine_s += duration_s
+        # With several iterations in flight the engine waits for the oldest of them.
+        oldest = self._in_flight[0]
+        if oldest is not None and len(self._in_flight) == self._engine.depth:
+            self._learner.observe(duration_s, *oldest)
+            if self._log is not None:
+                self._written(partial(self._log.add, duration_s, *oldest))
 
     def _written(self, write: Callable[[], None]) -> None:
         """Write to the file of iterations; a full disk ends that file and nothing else."""
@@ -289,8 +285,7 @@ class Observer:
         for request in engine.newest_first():
             if request.request_id in tracker:
                 break
-            if not request.is_finished():
-                new.append(request)
+            new.append(request)
         wall_s = time.time()
         for request in reversed(new):
             # The request carries the wall clock of its front-end.
@@ -318,7 +313,7 @@ class Observer:
         if not self._blocked:
             return False
         engine = self._engine
-        here = [r for r in self._blocked if engine.find(r.request_id) is r and not r.is_finished()]
+        here = [request for request in self._blocked if engine.find(request.request_id) is request]
         freed = [request for request in here if engine.steerable(request)]
         for request in freed:
             self.tracker.steerable(request.request_id)

@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from experiments.configuration import CONF_DIR, build, label
 from experiments.progress import bar
-from experiments.records import ROWS, frame, recorded_run, write_atomically, write_json
+from experiments.records import ROWS, TOKENS, frame, recorded_run, write_atomically, write_json
 from experiments.resume import resumable, say
 from experiments.usage import UsageError, not_installed
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from experiments.client.measured import Measured
     from experiments.client.open_loop import ClientLog
 
-TOKENS = "tokens.parquet"
 #: Metrics of a run that was stopped or lost its server; a ``summary.json`` would say that it is
 #: complete.
 INCOMPLETE_SUMMARY = "incomplete_summary.json"
@@ -122,8 +121,7 @@ def run(config: DictConfig) -> dict[str, float]:
             write_atomically(folder / TOKENS, tokens.write_parquet)
         why = most_common_error(measured)
         say(sentence(values, why), folder)
-        nothing = not any(reply.outcome == "completed" for reply in log.replies)
-        if log.interrupted or log.server_gone or nothing:
+        if log.interrupted or log.server_gone or nothing_completed(log):
             write_atomically(folder / ROWS, rows.write_parquet)
             write_json(folder / INCOMPLETE_SUMMARY, values)
             if log.interrupted:
@@ -133,6 +131,11 @@ def run(config: DictConfig) -> dict[str, float]:
         record = replace(record, environment={**record.environment, "prompt_seed": prompt_seed})
         record.finish(rows, values)
     return values
+
+
+def nothing_completed(log: ClientLog) -> bool:
+    """Whether a run has no single complete reply, which is no result."""
+    return not any(reply.outcome == "completed" for reply in log.replies)
 
 
 def most_common_error(measured: Measured) -> str:

@@ -36,7 +36,7 @@ _READERS = "report"
 _INPUTS = ("path", "corpus", "table")
 #: Options that say where results go, by command.
 _OUTPUTS = {("quality", "portfolio.docs")}
-#: Those of them where a run's results have to be for it to be complete.
+#: Options that say where a run's results have to be for it to be complete.
 _PLACES = {("capture", "corpus")}
 _DIGITS = 16
 
@@ -67,13 +67,18 @@ def identity(command: str, config: DictConfig) -> dict[str, str]:
 
 def _foreign_modules(config: DictConfig) -> set[str]:
     """Modules of the user's whose classes a configuration names."""
-    keys = [str(key) for key in config if key not in ("hydra", "sweep")]
-    options = OmegaConf.to_container(OmegaConf.masked_copy(config, keys), resolve=False)
+    options = OmegaConf.to_container(_own(config), resolve=False)
     named = targets(options)
     solvers = options.get("solvers") if isinstance(options, dict) else None
     if isinstance(solvers, list):
         named |= {str(name).rpartition(".")[0] for name in solvers if "." in str(name)}
     return {name for name in named if name and name.partition(".")[0] not in _PACKAGES}
+
+
+def _own(config: DictConfig) -> DictConfig:
+    """The command's own part of a configuration."""
+    keys = [str(key) for key in config if key not in ("hydra", "sweep")]
+    return OmegaConf.masked_copy(config, keys)
 
 
 @contextmanager
@@ -100,8 +105,7 @@ def configuration_hash(command: str, config: DictConfig) -> str:
     command, config
         As for :func:`identity`.
     """
-    keys = [str(key) for key in config if key not in ("hydra", "sweep")]
-    options = OmegaConf.masked_copy(config, keys)
+    options = _own(config)
     try:
         plain = OmegaConf.to_container(options, resolve=True)
     except OmegaConfBaseException:

@@ -24,7 +24,7 @@ from andes_opt.simulator import simulate
 from experiments.configuration import build
 from experiments.environment import commit_words
 from experiments.live_run import request_rate
-from experiments.live_study import Lab, planned, unit_of
+from experiments.live_study import Lab, planned
 from experiments.records import (
     ROWS,
     printable,
@@ -32,6 +32,7 @@ from experiments.records import (
     recorded_run,
     write_atomically,
 )
+from experiments.report_live_header import unit_of
 from experiments.serve import told_to_end
 from experiments.tables import markdown
 from experiments.usage import RunsFailed

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.bench import TOKENS, most_common_error, token_rows
+from experiments.bench import most_common_error, nothing_completed, token_rows
 from experiments.configuration import build, label
 from experiments.live_engine import DYING_S, EngineFailed, serving
 from experiments.progress import bar
-from experiments.records import frame, write_atomically
+from experiments.records import TOKENS, frame, write_atomically
 from experiments.serve import checked_settings
 from experiments.usage import UsageError, not_installed
 
@@ -187,7 +187,7 @@ def serve(
         after = read_counters(config, server)
         started_s = server.started_s
     measured = measure(log, config.idle_cost)
-    if not any(reply.outcome == "completed" for reply in log.replies):
+    if nothing_completed(log):
         why = most_common_error(measured)
         raise EngineFailed(f"no request was completed; most often: {why}")
     values = {

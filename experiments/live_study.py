@@ -26,7 +26,6 @@ from omegaconf import OmegaConf
 
 from andes_opt.metrics import paired_difference
 from experiments import report_live
-from experiments.bench import TOKENS
 from experiments.code_closure import state_of, targets
 from experiments.environment import commit_words
 from experiments.identity import configuration_hash, identified
@@ -35,12 +34,13 @@ from experiments.live_run import request_rate, run_columns, serve
 from experiments.records import (
     ERROR,
     ROWS,
+    TOKENS,
     printable,
     read_environment,
     recorded_run,
     write_json,
 )
-from experiments.report_live_header import Facts, Lacking
+from experiments.report_live_header import Facts, Lacking, unit_of
 from experiments.resume import finished
 from experiments.serve import told_to_end
 from experiments.usage import RunsFailed, UsageError, not_understood, one_line
@@ -221,11 +221,6 @@ class Lab:
 def _harness() -> str:
     """A hash of the code that this process itself runs."""
     return state_of(["experiments.live_run"])
-
-
-def unit_of(floods: Sequence[float]) -> float:
-    """The tokens/s at which the load is 1: the middle one, the lower of two."""
-    return floods[(len(floods) - 1) // 2]
 
 
 def identification_of(config: DictConfig) -> dict[str, str]:

@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 ROWS, SUMMARY, ENVIRONMENT = "rows.parquet", "summary.json", "env.json"
-#: Why a run failed; there is no summary beside it.
+#: Of some runs: a row per token, and a row per sample of the engine's occupancy.
+TOKENS, TIMELINE = "tokens.parquet", "timeline.parquet"
+#: Files of a run beside its summary that hold what it measured.
+_MEASURED = (f"*{ROWS}", TOKENS, TIMELINE)
+#: Why a run failed; a run that has it is not complete.
 ERROR = "error.json"
 
 #: Version of the columns below: raised when one changes its name, its unit or its meaning.
@@ -42,9 +46,6 @@ class Column:
     unit: str
     meaning: str
 
-
-#: Files of a run beside its summary that hold what it measured.
-_MEASURED = ("*rows.parquet", "tokens.parquet", "timeline.parquet")
 
 #: What made a row; first in every file.
 RUN_COLUMNS = {

@@ -12,12 +12,12 @@ import polars as pl
 
 from experiments import report_studies, report_tables
 from experiments.environment import commit_words
-from experiments.records import printable, write_atomically
+from experiments.records import TOKENS, printable, write_atomically
 from experiments.report_figures import looks, save_for_print
 from experiments.report_page import page
 from experiments.report_reading import read
 from experiments.report_sections import Facts, sections
-from experiments.report_series import TOKENS, together
+from experiments.report_series import together
 from experiments.report_statistics import capacities, compare, metrics_of
 from experiments.tables import markdown
 from experiments.usage import UsageError, not_understood

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import median_low
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,6 +62,11 @@ class Facts:
     words: str = ""
 
 
+def unit_of(floods: Sequence[float]) -> float:
+    """The tokens/s at which the load is 1: the middle flood's, of two the lower one's."""
+    return median_low(floods)
+
+
 def header(rows: pl.DataFrame, part: str, facts: Facts) -> list[str]:
     """
     Title, command and facts of a part's document.
@@ -94,7 +100,7 @@ def header(rows: pl.DataFrame, part: str, facts: Facts) -> list[str]:
 def _what_was_run(rows: pl.DataFrame, options: DictConfig, facts: Facts) -> list[str]:
     minutes = float((rows["wall_s"] + rows["engine_start_s"]).sum()) / 60
     floods = facts.floods[options.engine]
-    unit = f"{floods[(len(floods) - 1) // 2]:.0f} tokens/s"
+    unit = f"{unit_of(floods):.0f} tokens/s"
     how = "a single flood" if len(floods) == 1 else f"{len(floods)} floods from {floods[0]:.0f} on"
     arriving_s = rows["arriving_s"].to_numpy()
     return [

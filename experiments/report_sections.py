@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from experiments import figures, report_figures, report_plots
-from experiments.report_series import TIMELINE, TOKENS, occupancy, reading, together
+from experiments.records import TIMELINE, TOKENS
+from experiments.report_series import occupancy, reading, together
 from experiments.report_statistics import CAPACITY_QOE
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ import polars as pl
 from omegaconf import OmegaConf
 
 from andes_opt.qoe import digestion_start
+from experiments.records import TIMELINE, TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from experiments.report_reading import Cell
-
-TOKENS, TIMELINE = "tokens.parquet", "timeline.parquet"
 
 #: Points of an occupancy curve; iterations in between are averaged.
 _POINTS = 500

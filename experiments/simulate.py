@@ -16,7 +16,14 @@ from andes_opt.simulator import TIMELINE_COLUMNS, SimulationResult
 from andes_opt.simulator import simulate as run_simulation
 from experiments.configuration import CONF_DIR, build, label
 from experiments.progress import bar, jit_seconds
-from experiments.records import REQUEST_COLUMNS, frame, recorded_run, write_atomically
+from experiments.records import (
+    REQUEST_COLUMNS,
+    TIMELINE,
+    TOKENS,
+    frame,
+    recorded_run,
+    write_atomically,
+)
 from experiments.resume import resumable, say
 
 if TYPE_CHECKING:
@@ -127,9 +134,9 @@ def run(config: DictConfig) -> dict[str, float]:
         summary = {**summarise(result), "jit_s": jit.value}
         if result.timeline is not None:
             timeline = pl.DataFrame(result.timeline, schema=list(TIMELINE_COLUMNS))
-            write_atomically(folder / "timeline.parquet", timeline.write_parquet)
+            write_atomically(folder / TIMELINE, timeline.write_parquet)
         if result.token_times_s is not None:
-            write_atomically(folder / "tokens.parquet", _token_rows(result).write_parquet)
+            write_atomically(folder / TOKENS, _token_rows(result).write_parquet)
         record.finish(request_rows(result, run_columns(config, HydraConfig.get())), summary)
     say(_sentence(summary), folder)
     return summary

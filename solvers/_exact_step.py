@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 
 #: States per list at the start, and the most that is kept from one call to the next.
 _ROOM = 4096
+_MOST_ROOM_KEPT = 2**18
+
 #: Whole numbers up to here, and their sums, are exact as floats.
 _EXACT_SUMS = 2**53
-_MOST_ROOM_KEPT = 2**18
 
 #: Gain models whose rate is the token rate of andes_opt.gains.
 _RATED = (FORECAST, COSTED)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _LARGEST_COEFFICIENT = 1e4
 #: Gains are scaled by at most this power of two, and at least by its inverse.
 _MOST_SHIFT = 1000
+#: CP-SAT's "no limit".
+CP_SAT_FREE = 2**62
 #: Back-ends with integer objectives add these up in 64 bits and report them as doubles.
 _INTEGER_BITS = 53
 
@@ -166,6 +168,33 @@ def integer_profits(profits: NDArray[np.float64]) -> tuple[NDArray[np.int64], in
     while total * 2.0**exponent + profits.size / 2 >= 2.0**_INTEGER_BITS:
         exponent -= 1
     return np.rint(np.ldexp(profits, exponent)).astype(np.int64), exponent
+
+
+def integer_floor(cutoff: float, exponent: int, num_requests: int) -> int:
+    """
+    What a selection reaches in integer units if it is worth more than a cutoff.
+
+    However its gains were rounded, so that nothing is lost by demanding it.
+
+    Parameters
+    ----------
+    cutoff
+        In units of gain.
+    exponent
+        As :func:`integer_profits` gave it.
+    num_requests
+        How many requests a selection may hold at most.
+
+    Returns
+    -------
+    int
+        ``-CP_SAT_FREE`` if the cutoff is out of range.
+    """
+    with np.errstate(over="ignore"):
+        scaled = float(np.ldexp(cutoff, exponent))
+    if not abs(scaled) < CP_SAT_FREE:
+        return -CP_SAT_FREE
+    return math.floor(scaled) - num_requests // 2 - 1
 
 
 def integer_bound(bound: int, exponent: int, num_requests: int) -> float:

@@ -10,8 +10,10 @@ import numpy as np
 
 from andes_opt.plan import TOLERANCE
 from solvers.backend import (
+    CP_SAT_FREE,
     check_options,
     integer_bound,
+    integer_floor,
     integer_profits,
     load_back_end,
     new_cp_solver,
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 
 _MODULE = "ortools.sat.python.cp_model"
 _REQUIREMENT = "ortools>=9.12,<10"
-_FREE = 2**62  # CP-SAT's "no limit"
 
 
 class CpSat:
@@ -89,14 +90,6 @@ class CpSat:
         cp_model = load_back_end(_MODULE, _REQUIREMENT)
         profits, exponent = integer_profits(knapsack.profits)
 
-        # A selection below the floor is worth no more than the cutoff, however its gains were
-        # rounded; so nothing is lost by demanding the floor.
-        floor = -_FREE
-        with np.errstate(over="ignore"):
-            scaled = float(np.ldexp(cutoff, exponent))  # infinite where it is out of range
-        if abs(scaled) < _FREE:
-            floor = math.floor(scaled) - knapsack.size // 2 - 1
-
         # The model is written straight into its protocol buffer: a fifth of the time that the
         # expressions of the modelling layer take.
         model = cp_model.CpModel()
@@ -107,7 +100,7 @@ class CpSat:
         memory = proto.constraints.add().linear
         memory.vars.extend(columns)
         memory.coeffs.extend(knapsack.weights.tolist())
-        memory.domain.extend([-_FREE, knapsack.capacity])
+        memory.domain.extend([-CP_SAT_FREE, knapsack.capacity])
         slots = proto.constraints.add().linear
         slots.vars.extend(columns)
         slots.coeffs.extend([1] * knapsack.size)
@@ -115,7 +108,9 @@ class CpSat:
         proto.objective.vars.extend(columns)
         proto.objective.coeffs.extend((-profits).tolist())  # CP-SAT minimises
         proto.objective.scaling_factor = -1.0
-        proto.objective.domain.extend([-_FREE, -floor])
+        proto.objective.domain.extend(
+            [-CP_SAT_FREE, -integer_floor(cutoff, exponent, knapsack.size)]
+        )
 
         solver = new_cp_solver(
             cp_model,

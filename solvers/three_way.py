@@ -22,8 +22,10 @@ from andes_opt.plan import TOLERANCE, TOLERANCE_MIP
 from andes_opt.snapshot import Action
 from andes_opt.three_way import make_three_way_plan
 from solvers.backend import (
+    CP_SAT_FREE,
     check_options,
     integer_bound,
+    integer_floor,
     integer_profits,
     load_back_end,
     new_cp_solver,
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
 
 _CP_SAT = "ortools.sat.python.cp_model"
 _ORTOOLS = "ortools>=9.12,<10"
-_FREE = 2**62  # CP-SAT's "no limit"
 #: HiGHS' mip_abs_gap, which SciPy does not expose.
 _HIGHS_GAP = 1e-6
 _LARGEST_ROW_SCALE = 1e5
@@ -245,9 +246,7 @@ class ThreeWayCpSat:
         proto.objective.vars.extend(indices)
         proto.objective.coeffs.extend((-profits).tolist())  # CP-SAT minimises
         proto.objective.scaling_factor = -1.0
-        # Below the floor nothing is worth more than the cutoff, however it was rounded.
-        floor = math.floor(math.ldexp(cutoff, exponent)) - size // 2 - 1
-        proto.objective.domain.extend([-_FREE, -floor])
+        proto.objective.domain.extend([-CP_SAT_FREE, -integer_floor(cutoff, exponent, size)])
 
         solver = new_cp_solver(
             cp_model,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from andes_opt.snapshot import Snapshot, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 

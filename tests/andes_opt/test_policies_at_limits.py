@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from stand_ins import Densest
 
 from andes_opt.engine import EngineProfile
 from andes_opt.latency import LatencyModel
 from andes_opt.objective import AverageQoE, MaxMinQoE, PerfectRequests
-from andes_opt.plan import Plan, make_plan
 from andes_opt.policy import FCFS, Andes, RollingHorizon, Thrift
 from andes_opt.simulator import simulate
 from andes_opt.workload import Poisson, Requests
@@ -19,7 +19,6 @@ from andes_opt.workload import Poisson, Requests
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from andes_opt.instance import Instance
     from andes_opt.objective import Objective
     from andes_opt.snapshot import Policy, Snapshot
 
@@ -29,23 +28,6 @@ ENGINE = EngineProfile(
     capacity_tokens=12_000,
     swap_s_per_token=2.95e-5,
 )
-
-
-class Densest:
-    """Packs by density what gains something, as solvers do, and takes a second for it."""
-
-    exact = False
-
-    def solve(self, instance: Instance, *, time_limit_s: float | None = None) -> Plan:
-        gains = instance.gains_at(instance.max_batch)
-        serve = np.zeros(instance.num_requests, dtype=np.bool_)
-        room, slots = instance.capacity, instance.max_batch
-        for i in np.argsort(-gains / instance.weights, kind="stable"):
-            if gains[i] > 0 and slots > 0 and instance.weights[i] <= room:
-                serve[i] = True
-                room -= instance.weights[i]
-                slots -= 1
-        return replace(make_plan(instance, serve, instance.max_batch), build_s=0.25, solve_s=1.0)
 
 
 def readers(requests: Requests, *, ttft_s: float = 1.0, tds: float = 4.8) -> Requests:
@@ -149,7 +131,9 @@ def test_all_solves_of_a_step_count(make_snapshot: Callable[..., Snapshot]) -> N
     times = []
     for tds in (0.1, 25.0):
         plan = (
-            Thrift(Densest()).decide(make_snapshot(60, 1, tds=np.full(60, tds), **readers_of)).plan
+            Thrift(Densest(0.25, 1.0))
+            .decide(make_snapshot(60, 1, tds=np.full(60, tds), **readers_of))
+            .plan
         )
         assert plan is not None
         times.append((plan.build_s, plan.solve_s))

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stand_ins import Densest
 
 from andes_opt import metrics
 from andes_opt.engine import EngineProfile
 from andes_opt.latency import LatencyModel
 from andes_opt.objective import AverageQoE, MaxMinQoE
-from andes_opt.plan import Plan, make_plan
 from andes_opt.policy import (
     FCFS,
     Andes,
@@ -34,7 +34,6 @@ from andes_opt.workload import Poisson, Requests
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from andes_opt.instance import Instance
     from andes_opt.snapshot import Snapshot
 
 ENGINE = EngineProfile(
@@ -43,24 +42,6 @@ ENGINE = EngineProfile(
     capacity_tokens=60_000,
     swap_s_per_token=2.95e-5,
 )
-
-
-class Densest:
-    """Packs by density, skipping misfits; stands in for a solver, which can't be imported here."""
-
-    exact = False
-
-    def solve(self, instance: Instance, *, time_limit_s: float | None = None) -> Plan:
-        batch_size = instance.max_batch
-        gains = instance.gains_at(batch_size)
-        serve = np.zeros(instance.num_requests, dtype=np.bool_)
-        room, slots = instance.capacity, batch_size
-        for i in np.argsort(-gains / instance.weights, kind="stable"):
-            if gains[i] > 0 and slots > 0 and instance.weights[i] <= room:
-                serve[i] = True
-                room -= instance.weights[i]
-                slots -= 1
-        return make_plan(instance, serve, batch_size)
 
 
 MAKERS: dict[str, Callable[[], Policy]] = {
