@@ -38,7 +38,7 @@ usage: andes-opt serve MODEL [policy=NAME] [solver=NAME] [objective=NAME] [live=
                        [GROUP.OPTION=VALUE ...] [vLLM's flags ...]
 
 Start vLLM's OpenAI server for a model with our scheduler in it, until Ctrl-C. What holds an =
-and names one of the groups is ours (andes-opt list policies, solvers, objectives, lives);
+and names one of the groups is ours (andes-opt list policies, solvers, objectives, live);
 everything else, and all that follows a --, goes to vLLM as it is.
 
 live=background plans in a process of its own, with any solver however slow.
