@@ -59,8 +59,8 @@ def environment() -> dict[str, Any]:
     dict
         ``started`` (UTC, ISO 8601), ``versions``, ``git`` (``commit``, ``modified``: whether
         code or configuration is; None outside a checkout), ``cpu``, ``cores``,
-        ``cores_usable``, ``threads`` (variable -> value), ``load`` (1, 5, 15 minutes; None
-        where unknown), ``platform``.
+        ``cores_usable``, ``gpus`` (names of NVIDIA's), ``threads`` (variable -> value), ``load``
+        (1, 5, 15 minutes; None where unknown), ``platform``.
     """
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -69,6 +69,7 @@ def environment() -> dict[str, Any]:
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "cores_usable": usable_cores(),
+        "gpus": gpu_names(),
         "threads": {name: os.environ.get(name) for name in THREAD_VARIABLES},
         "load": [round(x, 2) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None,
         "platform": platform.platform(),
@@ -85,6 +86,12 @@ def cpu_model() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def gpu_names() -> list[str]:
+    """Names of this machine's NVIDIA GPUs, as its driver gives them; empty without one."""
+    words = _output(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
+    return [] if not words else words.splitlines()
 
 
 def commit_words(environment: Mapping[str, Any]) -> str:
@@ -122,14 +129,13 @@ def _git() -> dict[str, Any] | None:
 
 
 def _run_git(*arguments: str) -> str | None:
+    return _output(["git", "-C", str(_ROOT), *arguments])
+
+
+def _output(command: list[str]) -> str | None:
+    """What a short command prints; None where it is not installed or fails."""
     try:
-        done = subprocess.run(
-            ["git", "-C", str(_ROOT), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

@@ -1,17 +1,18 @@
-"""Model folders for live runs on small machines: random weights, and SmolLM2's."""
+"""Model folders for live runs: random weights, shapes without weights, and SmolLM2's."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from andes_opt import checks
 from experiments.code_closure import state_of
 from experiments.usage import not_installed
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 #: The file that is written last.
@@ -131,6 +132,51 @@ class RandomOPT:
         shutil.rmtree(folder, ignore_errors=True)  # half a model of a killed process
         OPTForCausalLM(config).eval().float().save_pretrained(folder)
         _write_tokenizer(folder, self.vocabulary)
+        mark_complete(folder)
+        return str(folder)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """
+    A model's shape, for vLLM's dummy weights: the speed of a large model without its download.
+
+    The engine needs vLLM's flag ``load-format: dummy``. Its text means nothing.
+
+    Parameters
+    ----------
+    name
+        Of the folder.
+    config
+        What its ``config.json`` holds, as ``transformers`` writes it; ``vocab_size`` among it.
+
+    Raises
+    ------
+    ValueError
+        If ``config`` has no ``architectures`` or no ``vocab_size``.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        for key in ("architectures", "vocab_size"):
+            if key not in self.config:
+                raise ValueError(f"config = {sorted(self.config)} not understood: need {key!r}.")
+
+    def folder(self, cache: Path) -> str:
+        """The model's folder, written if it is not there."""
+        folder = cache / self.name
+        config = json.dumps(dict(self.config), indent=1)
+        if is_complete(folder) and (folder / "config.json").read_text(encoding="utf-8") == config:
+            return str(folder)
+        shutil.rmtree(folder, ignore_errors=True)  # of another shape, or half of one
+        folder.mkdir(parents=True)
+        _write_tokenizer(folder, self.config["vocab_size"])
+        (folder / "config.json").write_text(config, encoding="utf-8")
+        # Else transformers takes the class of the architecture, which expects its own vocabulary.
+        words = {"tokenizer_class": "PreTrainedTokenizerFast"}
+        (folder / "tokenizer_config.json").write_text(json.dumps(words), encoding="utf-8")
         mark_complete(folder)
         return str(folder)
 

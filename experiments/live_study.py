@@ -182,7 +182,9 @@ class Lab:
         self.made += 1
         return folder, summary
 
-    def saturated_tokens_per_s(self, engine: str, floods: int) -> list[float]:
+    def saturated_tokens_per_s(
+        self, engine: str, floods: int, workload: Sequence[str] = ()
+    ) -> list[float]:
         """
         Tokens/s of stock vLLM when all requests come at once.
 
@@ -192,6 +194,8 @@ class Lab:
             Name in ``conf/live_engine``.
         floods
             How often to measure, with other requests each time.
+        workload
+            Overrides that make what is sent, before those of the command line.
 
         Returns
         -------
@@ -208,7 +212,9 @@ class Lab:
                 "tokens=true",
                 f"seed={seed}",
             ]
-            result = self.result(overrides, f"{engine}: saturated token rate, seed {seed}")
+            result = self.result(
+                overrides, f"{engine}: saturated token rate, seed {seed}", [*workload, *self.given]
+            )
             if result is None:
                 return []
             folder, _ = result
@@ -355,7 +361,7 @@ def run(config: DictConfig) -> dict[str, float]:
         floods: dict[str, list[float]] = {}
         lacking: dict[str, Lacking] = {}
         for part, options in study.parts.items():
-            if study.part in (None, part):
+            if study.part == part or (study.part is None and not options.get("on_request")):
                 left, failed = lab.left, len(lab.failed)
                 _work(lab, study, part, options, floods, lines, folders)
                 lacking[part] = Lacking(lab.left - left, len(lab.failed) - failed)
@@ -385,12 +391,11 @@ def _work(
     folders: list[Path],
 ) -> None:
     """Make the runs of a part; its lines and folders are added."""
-    engine = options.engine
-    if engine not in floods:
-        measured = lab.saturated_tokens_per_s(engine, study.floods)
-        if not measured:
-            return
-        floods[engine] = measured
+    workload = list(options.get("workload", []))
+    measured = lab.saturated_tokens_per_s(options.engine, study.floods, workload)
+    if not measured:
+        return
+    floods[part] = measured
     baseline = report_live.baselines(study, part)[0]
     wanted: set[float] | None = None  # loads at which another seed is needed; None for all
     mine: list[dict[str, Any]] = []
@@ -405,11 +410,11 @@ def _work(
                 break
             # All arms, so that those of a load are means over the same requests.
             wanted = {load for _, load in open_pairs}
-        for item in planned(part, options, study.arms, unit_of(floods[engine]), [seed]):
+        for item in planned(part, options, study.arms, unit_of(measured), [seed]):
             if wanted is not None and item.load not in wanted:
                 continue
             name = f"{part}: {item.arm} at {item.load}, seed {item.seed}"
-            result = lab.result(item.overrides, name)
+            result = lab.result(item.overrides, name, [*workload, *lab.given])
             if result is not None:
                 place = {"part": part, "arm": item.arm, "load": item.load, "seed": item.seed}
                 mine.append({**place, **_provenance(result[0]), **result[1]})
@@ -425,7 +430,13 @@ def _provenance(folder: Path) -> dict[str, Any]:
     return {
         "commit": commit_words(recorded),
         "load_average": recorded["load"][0],
-        "machine": f"{recorded['cpu']}, {recorded['cores_usable']} cores usable",
+        "machine": ", ".join(
+            [
+                recorded["cpu"],
+                f"{recorded['cores_usable']} cores usable",
+                *recorded.get("gpus", []),
+            ]
+        ),
         "started": recorded["started"],
         "arriving_s": float(arrival_s.max() - arrival_s.min()),
         "prompt_tokens_mean": rows["prompt_tokens"].mean(),

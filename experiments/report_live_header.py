@@ -48,7 +48,8 @@ class Facts:
     environment
         Of :func:`experiments.environment.environment`.
     floods
-        Engine -> its saturated tokens/s as measured, rising; the one in the middle makes the load.
+        Part -> its engine's saturated tokens/s as measured, rising; the one in the middle makes
+        the load.
     lacking
         Part -> runs that it has not got.
     words
@@ -89,7 +90,7 @@ def header(rows: pl.DataFrame, part: str, facts: Facts) -> list[str]:
         "\n".join(
             f"- {line}"
             for line in (
-                *_what_was_run(rows, options, facts),
+                *_what_was_run(rows, options, facts.floods[part]),
                 *_where_it_ran(rows, facts.environment),
                 *_reservations(rows, part, facts),
             )
@@ -97,9 +98,8 @@ def header(rows: pl.DataFrame, part: str, facts: Facts) -> list[str]:
     ]
 
 
-def _what_was_run(rows: pl.DataFrame, options: DictConfig, facts: Facts) -> list[str]:
+def _what_was_run(rows: pl.DataFrame, options: DictConfig, floods: Sequence[float]) -> list[str]:
     minutes = float((rows["wall_s"] + rows["engine_start_s"]).sum()) / 60
-    floods = facts.floods[options.engine]
     unit = f"{unit_of(floods):.0f} tokens/s"
     how = "a single flood" if len(floods) == 1 else f"{len(floods)} floods from {floods[0]:.0f} on"
     arriving_s = rows["arriving_s"].to_numpy()

@@ -89,6 +89,7 @@ def main(model: str, result: str, options: dict[str, Any]) -> None:
         skip_tokenizer_init=True,
         dtype="float32",
         enforce_eager=True,
+        gpu_memory_utilization=0.3,  # of a GPU: two tests may share it
         block_size=32,
         num_gpu_blocks_override=options["blocks"],
         max_model_len=512,

@@ -163,11 +163,17 @@ class _Cached:
 
 @dataclass
 class Worker:
-    """What vLLM's V1 model runner does with a scheduler's output, on numbers."""
+    """
+    What vLLM's model runners do with a scheduler's output, on numbers.
+
+    The second runner (``second``), which GPUs have, keeps each request's tokens itself, forgets
+    preempted ones, and gets resumed ones as new ones that bring their replies.
+    """
 
     blocks: int
     block_tokens: int
     asynchronous: bool
+    second: bool = False
     cached: dict[str, _Cached] = field(default_factory=dict)
     batch: set[str] = field(default_factory=set)
     memory: list[int] = field(default_factory=list)
@@ -179,7 +185,10 @@ class Worker:
         """Run one iteration."""
         from vllm.v1.outputs import ModelRunnerOutput
 
-        for key in output.finished_req_ids:
+        gone = set(output.finished_req_ids)
+        if self.second:
+            gone |= output.preempted_req_ids or set()
+        for key in gone:
             self.cached.pop(key, None)
             self.batch.discard(key)
         scheduled = output.num_scheduled_tokens
@@ -187,8 +196,9 @@ class Worker:
         self.batch &= set(scheduled) - set(resumed)
 
         for new in output.scheduled_new_reqs:
+            known = new.prefill_token_ids if self.second else new.prompt_token_ids
             self.cached[new.req_id] = _Cached(
-                tokens=list(new.prompt_token_ids),
+                tokens=list(known),
                 prompt_tokens=len(new.prompt_token_ids),
                 blocks=list(new.block_ids[0]),
                 computed=new.num_computed_tokens,
@@ -197,12 +207,14 @@ class Worker:
         for i, key in enumerate(data.req_ids):
             state = self.cached[key]
             state.computed = data.num_computed_tokens[i]
-            outputs = data.num_output_tokens[i]
-            del state.tokens[state.prompt_tokens + outputs :]
             if key in resumed:
                 state.blocks = list(data.new_block_ids[i][0])
             elif data.new_block_ids[i] is not None:
                 state.blocks.extend(data.new_block_ids[i][0])
+            if self.second:
+                continue
+            outputs = data.num_output_tokens[i]
+            del state.tokens[state.prompt_tokens + outputs :]
             if key not in self.batch and self.asynchronous and outputs > 0:
                 # The runner trusts the scheduler's copy when a request comes back.
                 reply = data.all_token_ids[key][-outputs:]
@@ -258,7 +270,8 @@ class Engine:
         """An engine for a scheduler of :func:`make_scheduler`."""
         asynchronous = bool(scheduler.scheduler_config.async_scheduling)
         blocks = scheduler.kv_cache_config.num_blocks - 1
-        worker = Worker(blocks, scheduler.block_size, asynchronous)
+        second = bool(getattr(scheduler, "use_v2_model_runner", False))
+        worker = Worker(blocks, scheduler.block_size, asynchronous, second)
         return cls(scheduler, worker, 2 if asynchronous else 1)
 
     def add(self, key: str, prompt: list[int], max_tokens: int, **extra_args: Any) -> None:

@@ -1,4 +1,4 @@
-"""A real vLLM engine on the CPU: our streams against vLLM's own."""
+"""A real vLLM engine, on a GPU where there is one: our streams against vLLM's own."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ def run_engine(model: str, result: Path, options: dict[str, Any]) -> dict[str, A
     """Run live_engine.py in a process group of its own, and leave nothing of it behind."""
     # One thread: with several, each waits for the others on a busy machine.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    # On a GPU, attention in float32 would round to fewer bits: then far more streams nearly tie.
+    environment["TRITON_F32_DEFAULT"] = "ieee"
     process = subprocess.Popen(
         [sys.executable, str(HERE / "live_engine.py"), model, str(result), json.dumps(options)],
         start_new_session=True,

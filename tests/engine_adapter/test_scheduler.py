@@ -112,6 +112,18 @@ def test_synchronous_class(start: Start) -> None:
     serve(start(policy, scheduler_class=AndesSyncScheduler), Traffic(2))
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_the_second_model_runner(start: Start, asynchronous: bool) -> None:
+    """So it is with the model runner of GPUs, which keeps tokens and forgets evicted requests."""
+    policy = {"_target_": "live_policies.Random", "seed": 5}
+    engine = start(policy, asynchronous=asynchronous)
+    assert isinstance(engine.scheduler.use_v2_model_runner, bool)
+    # The configuration refuses it without a GPU; the scheduler only looks at this.
+    engine.scheduler.use_v2_model_runner = engine.worker.second = True
+    counters = serve(engine, Traffic(5))
+    assert counters["evicted"] > 50 and counters["held"] > 100
+
+
 def test_hundreds(start: Start) -> None:
     """Four hundred requests with many aborts, asynchronously."""
     policy = {"_target_": "live_policies.Random", "seed": 4, "hold": 0.2}

@@ -257,7 +257,15 @@ def test_another_seed_is_for_all_arms_of_a_load(monkeypatch):
     made = []
 
     class FakeLab:
-        def result(self, overrides, name):
+        given = ("tokens=true",)
+
+        def saturated_tokens_per_s(self, engine, floods, workload):
+            assert (engine, floods, workload) == ("e", 1, ["workload.requests=7"])
+            return [300.0]
+
+        def result(self, overrides, name, given):
+            # What the command line says counts before what the part says.
+            assert given == ["workload.requests=7", "tokens=true"]
             arm, _, rest = name.removeprefix("p: ").partition(" at ")
             load, seed = rest.split(", seed ")
             made.append((arm, float(load), int(seed)))
@@ -267,6 +275,7 @@ def test_another_seed_is_for_all_arms_of_a_load(monkeypatch):
     monkeypatch.setattr(live_study, "_provenance", lambda _: {})
     options = {
         "engine": "e",
+        "workload": ["workload.requests=7"],
         "arms": ["stock", "loud", "still"],
         "loads": [0.8, 1.1],
         "seeds": 2,
@@ -274,14 +283,52 @@ def test_another_seed_is_for_all_arms_of_a_load(monkeypatch):
         "resolve_loads": [0.8, 1.1],
     }
     study = OmegaConf.create(
-        {"baseline": "stock", "half_width": 0.01, "parts": {"p": options}}
+        {"baseline": "stock", "half_width": 0.01, "floods": 1, "parts": {"p": options}}
         | {"arms": {arm: [] for arm in options["arms"]}}
     )
-    live_study._work(  # noqa: SLF001
-        FakeLab(), study, "p", study.parts.p, {"e": [300.0]}, [], []
-    )
+    floods = {}
+    live_study._work(FakeLab(), study, "p", study.parts.p, floods, [], [])  # noqa: SLF001
+    assert floods == {"p": [300.0]}
     added = {item for item in made if item[2] >= 2}
     assert added == {(arm, 1.1, seed) for arm in options["arms"] for seed in (2, 3)}
+
+
+def test_a_part_on_request_is_made_only_when_it_is_named(monkeypatch):
+    """What needs a GPU is left out of the whole study; named, it has its own workload."""
+    made = []
+
+    def work(lab, study, part, *_):
+        made.append(part)
+
+    monkeypatch.setattr(live_study, "_work", work)
+    command = ["live", "experiment=live_overload", *SCRIPTED]
+    assert main(command) == 1
+    assert "overload" in made and "gpu" not in made
+    made.clear()
+    assert main([*command, "live_study.part=gpu"]) == 1
+    assert made == ["gpu"]
+    options = load("live", ["experiment=live_overload"]).live_study.parts.gpu
+    config = load("live", [f"live_engine={options.engine}", *options.workload])
+    assert config.workload.requests == 700
+    assert config.lengths.table == "sharegpt"
+
+
+def test_a_shape_becomes_a_folder_that_vllm_reads(tmp_path):
+    """Configuration and a tokenizer of its vocabulary; another shape of the name replaces it."""
+    from experiments.live_models import Shape
+
+    config = {"architectures": ["Qwen2ForCausalLM"], "vocab_size": 50}
+    folder = Path(Shape("small", config).folder(tmp_path))
+    assert json.loads((folder / "config.json").read_text()) == config
+    vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    assert sorted(vocabulary.values()) == list(range(50))
+    (folder / "mark").touch()
+    assert Shape("small", config).folder(tmp_path) == str(folder)
+    assert (folder / "mark").exists()
+    Shape("small", {**config, "hidden_size": 8}).folder(tmp_path)
+    assert not (folder / "mark").exists()
+    with pytest.raises(ValueError, match="need 'vocab_size'"):
+        Shape("small", {"architectures": []})
 
 
 def test_the_middle_flood_makes_the_load():

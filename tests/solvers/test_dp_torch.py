@@ -15,6 +15,15 @@ from solvers.dp import DP
 from solvers.dp_torch import DPTorch
 
 
+def devices():
+    """The processor, and a GPU where there is one that PyTorch can use."""
+    try:
+        torch = importlib.import_module("torch")
+    except ImportError:
+        return ["cpu"]
+    return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
 def test_missing_torch_names_the_extra(monkeypatch):
     """Without PyTorch, constructing the solver fails with one sentence that helps."""
     monkeypatch.setitem(sys.modules, "torch", None)
@@ -30,12 +39,13 @@ def test_options_out_of_range(option):
 
 
 @pytest.mark.torch
+@pytest.mark.parametrize("device", devices())
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from(KINDS), st.booleans(), st.sampled_from([1, 2, 5]))
-def test_stacks_are_exact(seed, kind, exactly, batch_sizes):
+def test_stacks_are_exact(device, seed, kind, exactly, batch_sizes):
     """However many batch sizes are stacked, the plan is the optimum and proven."""
     instance = random_instance(seed, kind=kind, exactly=exactly)
-    plan = DPTorch(batch_sizes=batch_sizes).solve(instance)
+    plan = DPTorch(device=device, batch_sizes=batch_sizes).solve(instance)
     verify(instance, plan)
     assert plan.value == pytest.approx(enumerate_optimum(instance), rel=1e-12, abs=1e-12)
     assert plan.status is not Status.FEASIBLE
@@ -49,6 +59,17 @@ def test_equals_dp():
     assert plan.value == pytest.approx(reference.value, rel=1e-12)
     assert plan.bound == pytest.approx(reference.bound, rel=1e-12)
     assert plan.status is Status.OPTIMAL
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("limit_s", [0.0, 1e-4])
+@pytest.mark.parametrize("device", devices())
+def test_a_limit_that_is_over_at_once(device, limit_s):
+    """However short the limit, there is a feasible plan with a valid bound."""
+    instance = large_instance(40)
+    plan = DPTorch(device=device).solve(instance, time_limit_s=limit_s)
+    verify(instance, plan)
+    assert plan.bound >= DP().solve(instance).value * (1 - 1e-12)
 
 
 @pytest.mark.torch
