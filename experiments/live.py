@@ -11,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from experiments.bench import sentence
 from experiments.configuration import CONF_DIR
+from experiments.live_engine_file import check_chosen
 from experiments.live_run import adapter_sentence, request_rate, run_columns, serve
 from experiments.records import recorded_run
 from experiments.resume import resumable, say
@@ -34,6 +35,7 @@ def run(config: DictConfig) -> dict[str, float]:
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     with told_to_end(), recorded_run(folder) as record:
+        check_chosen(config)
         config = config.copy()
         rate = request_rate(config)
         if rate is not None:

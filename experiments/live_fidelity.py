@@ -23,6 +23,7 @@ from andes_opt.policy import Paced
 from andes_opt.simulator import simulate
 from experiments.configuration import build
 from experiments.environment import commit_words
+from experiments.live_engine_file import check_chosen, check_engine
 from experiments.live_run import request_rate
 from experiments.live_study import Lab, planned
 from experiments.records import (
@@ -35,7 +36,7 @@ from experiments.records import (
 from experiments.report_live_header import unit_of
 from experiments.serve import told_to_end
 from experiments.tables import markdown
-from experiments.usage import RunsFailed
+from experiments.usage import RunRefused, RunsFailed, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -214,10 +215,17 @@ def run(config: DictConfig) -> dict[str, float]:
 
     Raises
     ------
+    RunRefused
+        If the engine's file lacks something; what an earlier call left in the folder stays.
     RunsFailed
         If a live run failed; nothing is compared then.
     """
     settings = _shrunk(config).live_fidelity
+    try:
+        check_chosen(config)
+        check_engine(str(settings.engine))
+    except UsageError as error:
+        raise RunRefused from error
     folder = Path(HydraConfig.get().runtime.output_dir)
     with told_to_end(), recorded_run(folder) as record:
         lab = Lab(Path(settings.runs), settings.minutes)

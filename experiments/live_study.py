@@ -30,6 +30,7 @@ from experiments.code_closure import state_of, targets
 from experiments.environment import commit_words
 from experiments.identity import configuration_hash, identified
 from experiments.live_engine import EngineFailed
+from experiments.live_engine_file import check_engine
 from experiments.live_run import request_rate, run_columns, serve
 from experiments.records import (
     ERROR,
@@ -43,7 +44,7 @@ from experiments.records import (
 from experiments.report_live_header import Facts, Lacking, unit_of
 from experiments.resume import finished
 from experiments.serve import told_to_end
-from experiments.usage import RunsFailed, UsageError, not_understood, one_line
+from experiments.usage import RunRefused, RunsFailed, UsageError, not_understood, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -347,12 +348,17 @@ def run(config: DictConfig) -> dict[str, float]:
 
     Raises
     ------
+    RunRefused
+        If a part is unknown, or its engine's file lacks something; what an earlier call left in
+        the folder stays.
     RunsFailed
         If a run failed; the others are made and reported.
     """
     study = shrunk(config).live_study
-    if study.part is not None and study.part not in study.parts:
-        raise not_understood("live_study.part", study.part, study.parts)
+    try:
+        parts = _parts(study)
+    except UsageError as error:
+        raise RunRefused from error
     folder = Path(HydraConfig.get().runtime.output_dir)
     with told_to_end(), recorded_run(folder) as record:
         lab = Lab(Path(study.runs), study.minutes)
@@ -360,11 +366,10 @@ def run(config: DictConfig) -> dict[str, float]:
         folders: list[Path] = []
         floods: dict[str, list[float]] = {}
         lacking: dict[str, Lacking] = {}
-        for part, options in study.parts.items():
-            if study.part == part or (study.part is None and not options.get("on_request")):
-                left, failed = lab.left, len(lab.failed)
-                _work(lab, study, part, options, floods, lines, folders)
-                lacking[part] = Lacking(lab.left - left, len(lab.failed) - failed)
+        for part, options in parts.items():
+            left, failed = lab.left, len(lab.failed)
+            _work(lab, study, part, options, floods, lines, folders)
+            lacking[part] = Lacking(lab.left - left, len(lab.failed) - failed)
         if not lines:
             raise RunsFailed(f"no run was made; {lab.why_lacking}")
         results = pl.DataFrame(lines, infer_schema_length=None)
@@ -379,6 +384,20 @@ def run(config: DictConfig) -> dict[str, float]:
     if lab.failed:
         raise RunsFailed(f"{len(lab.failed)} failed; {lab.why_lacking}")
     return {"runs": float(len(lines))}
+
+
+def _parts(study: DictConfig) -> dict[str, DictConfig]:
+    """The parts to make, whose engines are looked at before the first run: it may take hours."""
+    if study.part is not None and study.part not in study.parts:
+        raise not_understood("live_study.part", study.part, study.parts)
+    parts = {
+        part: options
+        for part, options in study.parts.items()
+        if study.part == part or (study.part is None and not options.get("on_request"))
+    }
+    for options in parts.values():
+        check_engine(str(options.engine))
+    return parts
 
 
 def _work(

@@ -18,11 +18,11 @@ import polars as pl
 from andes_opt.metrics import mean_ci, paired_difference
 from experiments.records import write_atomically
 from experiments.report_live_figures import draw
-from experiments.report_live_header import COMMAND, header
+from experiments.report_live_header import COMMAND, header, several_seeds
 from experiments.tables import markdown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from omegaconf import DictConfig
 
@@ -43,11 +43,15 @@ _QOE = {
     "rejected": ("rejected", 1),
     "unfinished": ("unfinished", 1),
 }
+#: Its columns that have intervals, where there are seeds enough.
+_WITH_INTERVAL = ("area", "delay", "window")
 #: Column of the second table -> tokens/s, of which the loss against the baseline is shown.
 _THROUGHPUT = {
     "tokens/s lost while requests arrive %": "tokens_per_s_arriving",
     "over the makespan %": "tokens_per_s",
 }
+#: Column of the second table: whether 0 lies outside of the interval.
+_DIFFERS = "differs from 0"
 #: Column of the third table -> metric, factor, decimals.
 COST = {
     "planner share %": ("adapter_plan_share", 100.0, 2),
@@ -74,6 +78,19 @@ engine's thread are the fast policy's, greedy packing, which takes in newcomers 
 Turned down: background plans that came too late or did not fit any more.
 Fallbacks: events such as errors, after which vLLM's own order or an older plan was followed, and
 slow plans. Rescues: plans that moved nothing. A client that is late measures itself."""
+_AGAINST_WORDS = (
+    "On the same requests: ratio of mean QoE (`area`), paired difference, and tokens/s lost: "
+    "between the first and the last arrival, and until the last token."
+)
+_INTERVAL_WORDS = (
+    "Of the difference of `area` two things are told apart: whether half of its 95 % interval is "
+    "at most {half_width:g}, the precision aimed at, and whether the interval leaves 0 out, which "
+    "one in twenty does by chance alone. A wide interval may leave 0 out all the same; one that "
+    "holds 0 is not to say that there is no difference."
+)
+_ONE_PAIR_WORDS = (
+    "One pair of runs has no interval: how much of a difference is chance can't be said."
+)
 #: Parts of the adapter's work that the planner share counts.
 _PLANNING = ("adapter_snapshot_s", "adapter_decide_s", "adapter_apply_s")
 
@@ -129,23 +146,30 @@ def write(results: pl.DataFrame, facts: Facts, folder: Path) -> str:
 
 def _sections(rows: pl.DataFrame, part: str, facts: Facts) -> list[str]:
     half_width = facts.study.half_width
-    sections = ["## QoE at each load", markdown(qoe_table(rows), _decimals(_QOE))]
+    qoe = qoe_table(rows)
+    numbers = {
+        name: decimals for name, (_, decimals) in _QOE.items() if qoe[name].dtype.is_numeric()
+    }
+    sections = ["## QoE at each load", markdown(qoe, numbers)]
     for baseline in baselines(facts.study, part):
         table = difference_table(rows, baseline, half_width)
         if table.is_empty():
             continue
         sections += [
             f"## Against {baseline}",
-            "On the same requests: ratio of mean QoE (`area`), paired difference, and tokens/s "
-            "lost: between the first and the last arrival, and until the last token. A difference "
-            f"is resolved once half of its 95 % interval is at most {half_width:g}; else the "
-            "interval is wide, which is not to say that there is no difference.",
+            f"{_AGAINST_WORDS} {_interval_words(table, half_width)}",
             markdown(table, {}),
         ]
     if "adapter_plans" in rows.columns:
         costs = {name: decimals for name, (_, _, decimals) in COST.items()}
         sections += ["## What planning took", _COST_WORDS, markdown(cost_table(rows), costs)]
     return sections
+
+
+def _interval_words(table: pl.DataFrame, half_width: float) -> str:
+    if _DIFFERS in table.columns:
+        return _INTERVAL_WORDS.format(half_width=half_width)
+    return _ONE_PAIR_WORDS
 
 
 def _index(study: DictConfig, folder: Path) -> list[str]:
@@ -163,10 +187,24 @@ def _index(study: DictConfig, folder: Path) -> list[str]:
 
 
 def qoe_table(rows: pl.DataFrame) -> pl.DataFrame:
-    """Means over seeds at each load for each arm."""
+    """
+    Means over seeds at each load for each arm; of QoE with 95 % intervals, as text.
+
+    Parameters
+    ----------
+    rows
+        The runs of one part. With a single seed all columns are numbers.
+    """
     metrics = [pl.col(metric).mean().alias(name) for name, (metric, _) in _QOE.items()]
     table: pl.DataFrame = _grouped(rows).agg(pl.len().alias("seeds"), *metrics)
-    return table
+    if not several_seeds(rows):
+        return table
+    intervals: dict[str, list[str]] = {name: [] for name in _WITH_INTERVAL}
+    for _, group in _grouped(rows):
+        for name, column in intervals.items():
+            metric, decimals = _QOE[name]
+            column.append(_interval(*mean_ci(group[metric].to_numpy()), decimals))
+    return table.with_columns(pl.Series(name, column) for name, column in intervals.items())
 
 
 def difference_table(rows: pl.DataFrame, baseline: str, half_width: float) -> pl.DataFrame:
@@ -180,8 +218,10 @@ def difference_table(rows: pl.DataFrame, baseline: str, half_width: float) -> pl
     baseline
         The arm to compare with.
     half_width
-        A difference whose 95 % interval is wider to each side counts as not resolved.
+        Of the 95 % interval that is narrow enough. Whether it is, and whether the interval leaves
+        0 out, are columns of their own, if any arm has an interval.
     """
+    narrow = f"± ≤ {half_width:g}"
     lines = []
     for (load, arm), _ in _grouped(rows):
         if arm == baseline:
@@ -204,12 +244,16 @@ def difference_table(rows: pl.DataFrame, baseline: str, half_width: float) -> pl
                 "pairs": area.size,
                 "ratio": f"{area.mean() / base.mean():.2f}",
                 "difference": _interval(difference, width, 3),
-                f"resolved to {half_width:g}": "yes" if width <= half_width else "not resolved",
+                narrow: _yes(width <= half_width) if np.isfinite(width) else None,
+                _DIFFERS: _yes(abs(difference) > width) if np.isfinite(width) else None,
                 "window difference": _interval(*paired_difference(window, window_base), 3),
                 **losses,
             }
         )
-    return pl.DataFrame(lines)
+    table = pl.DataFrame(lines)
+    if table.is_empty() or (table["pairs"] > 1).any():
+        return table
+    return table.drop(narrow, _DIFFERS)
 
 
 def cost_table(rows: pl.DataFrame) -> pl.DataFrame:
@@ -271,8 +315,8 @@ def _interval(mean: float, width: float, decimals: int) -> str:
     return f"{mean:.{decimals}f} ± {width:.{decimals}f}"
 
 
-def _decimals(columns: Mapping[str, tuple[str, int]]) -> dict[str, int]:
-    return {name: decimals for name, (_, decimals) in columns.items()}
+def _yes(true: bool) -> str:
+    return "yes" if true else "no"
 
 
 def _write(path: Path, paragraphs: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import polars as pl
 
 from andes_opt.metrics import mean_ci
@@ -48,7 +49,7 @@ def _lines(rows: pl.DataFrame, arms: Sequence[str]) -> Figure:
             panel.errorbar(
                 loads,
                 means,
-                yerr=widths,
+                yerr=widths if np.isfinite(widths).any() else None,
                 color=COLOURS[k % len(COLOURS)],
                 marker=MARKERS[k % len(MARKERS)],
                 capsize=2,
@@ -76,7 +77,7 @@ def _dots(rows: pl.DataFrame, arms: Sequence[str]) -> Figure:
                 panels[0, loads.index(load)].errorbar(
                     mean,
                     arm_place + 0.22 * (k - 0.5),
-                    xerr=width,
+                    xerr=width if np.isfinite(width) else None,
                     color=COLOURS[k],
                     marker=MARKERS[k],
                     linestyle="none",
@@ -102,5 +103,5 @@ def _line(rows: pl.DataFrame, arm: str, metric: str) -> tuple[list[float], Any, 
         mean, width = mean_ci(of_arm.filter(pl.col("load") == load)[metric].to_numpy())
         loads.append(load)
         means.append(mean)
-        widths.append(width)  # NaN for a single seed, which has no bar
+        widths.append(width)  # infinite for a single seed, which has no bar
     return loads, means, widths

@@ -68,6 +68,18 @@ def unit_of(floods: Sequence[float]) -> float:
     return median_low(floods)
 
 
+def several_seeds(rows: pl.DataFrame) -> bool:
+    """
+    Whether some arm ran under more than one seed at some load, and so has an interval.
+
+    Parameters
+    ----------
+    rows
+        The runs of one part.
+    """
+    return bool((rows.group_by("arm", "load").len()["len"] > 1).any())
+
+
 def header(rows: pl.DataFrame, part: str, facts: Facts) -> list[str]:
     """
     Title, command and facts of a part's document.
@@ -103,10 +115,12 @@ def _what_was_run(rows: pl.DataFrame, options: DictConfig, floods: Sequence[floa
     unit = f"{unit_of(floods):.0f} tokens/s"
     how = "a single flood" if len(floods) == 1 else f"{len(floods)} floods from {floods[0]:.0f} on"
     arriving_s = rows["arriving_s"].to_numpy()
+    seeds = "One seed, so that no number has an interval"
+    if several_seeds(rows):
+        seeds = "Means over seeds, ± half of the 95 % interval (Student's t) where it is given"
     return [
         f"{rows.height} runs, each with an engine of its own ({options.engine}); {minutes:.0f} "
-        "minutes in all, the engines' starts included. Means over seeds ± half of the 95 % "
-        "interval (Student's t); the same requests for every arm.",
+        f"minutes in all, the engines' starts included. {seeds}; the same requests for every arm.",
         f"{_middle(rows, 'requests'):.0f} requests a run: prompts of "
         f"{_mean(rows, 'prompt_tokens_mean'):.0f} and replies of "
         f"{_mean(rows, 'wanted_tokens_mean'):.0f} tokens in the mean, for readers who want the "
@@ -164,8 +178,9 @@ def _reservations(rows: pl.DataFrame, part: str, facts: Facts) -> list[str]:
     if options.get("most_seeds", 0) > options.seeds:
         lines.append(
             f"At loads {', '.join(f'{load:g}' for load in options.resolve_loads)} seeds are added, "
-            f"from {options.seeds} to {options.most_seeds} at most, until differences are "
-            "resolved; stopping there makes their intervals a little too narrow."
+            f"from {options.seeds} to {options.most_seeds} at most, until half of the 95 % "
+            f"interval of each difference is at most {facts.study.half_width:g}; stopping there "
+            "makes the intervals a little too narrow."
         )
     if facts.study.tiny:
         lines.append("**Tiny form: no result, only a look at the form of one.**")

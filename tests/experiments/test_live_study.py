@@ -133,16 +133,72 @@ def test_the_steady_rate_leaves_ramps_out():
     assert steady_rate(np.random.default_rng(0).permutation(times_s)) == pytest.approx(50, rel=0.01)
 
 
-def test_differences_are_paired_and_said_to_be_resolved_or_not():
+def test_differences_are_paired_and_have_intervals():
     """Ratio, difference with interval, and loss of tokens/s, as computed by hand."""
     line = report_live.difference_table(results([0.09, 0.09]), "stock", 0.01).row(0, named=True)
     assert line["ratio"] == "1.10"
     assert line["difference"] == "0.090 ± 0.000"
-    assert line["resolved to 0.01"] == "yes"
     assert line["over the makespan %"] == "2.0 ± 0.0"
     assert line["tokens/s lost while requests arrive %"] == "-1.0 ± 0.0"
-    line = report_live.difference_table(results([0.0, 0.1]), "stock", 0.01).row(0, named=True)
-    assert line["resolved to 0.01"] == "not resolved"
+
+
+@pytest.mark.parametrize(
+    ("differences", "narrow", "differs"),
+    [
+        ([0.09, 0.09], "yes", "yes"),
+        ([0.4, 0.45, 0.5], "no", "yes"),
+        ([0.0, 0.0], "yes", "no"),
+        ([0.0, 0.1], "no", "no"),
+        ([-0.4, -0.45, -0.5], "no", "yes"),
+    ],
+)
+def test_a_wide_interval_may_leave_0_out(differences, narrow, differs):
+    """Whether an interval is narrow enough and whether it leaves 0 out are told apart."""
+    line = report_live.difference_table(results(differences), "stock", 0.01).row(0, named=True)
+    assert (line["± ≤ 0.01"], line["differs from 0"]) == (narrow, differs)
+
+
+def test_one_seed_has_no_interval():
+    """A single pair has a difference, but neither a half-width nor a word about one."""
+    table = report_live.difference_table(results([0.09]), "stock", 0.01)
+    assert table.row(0, named=True)["difference"] == "0.090"
+    assert not {"± ≤ 0.01", "differs from 0"} & set(table.columns)
+    assert "±" not in str(table.to_dicts())
+
+
+def test_a_pair_beside_several_has_no_word():
+    """Where only some arms have an interval, the others' cells are empty."""
+    several = results([0.4, 0.45, 0.5])
+    single = several.filter(pl.col("arm") == "andes", pl.col("seed") == 0)
+    rows = pl.concat([several, single.with_columns(pl.lit("thrift").alias("arm"))])
+    lines = {
+        line["arm"]: line
+        for line in report_live.difference_table(rows, "stock", 0.01).iter_rows(named=True)
+    }
+    assert lines["andes"]["differs from 0"] == "yes"
+    assert lines["thrift"]["differs from 0"] is lines["thrift"]["± ≤ 0.01"] is None
+
+
+def test_qoe_has_intervals_where_there_are_seeds():
+    """Half-widths of the three definitions stand beside their means, as Student's t has them."""
+    rows = results([0.0, 0.02, 0.04]).with_columns(
+        pl.col("qoe_area_mean").alias("qoe_delay_mean"),
+        *(
+            pl.lit(1.0).alias(name)
+            for name in (
+                *("qoe_window_share_0", "ttft_p90_s", "ttft_p99_s", "completion_delay_max_s"),
+                *("preemptions_per_request", "rejected", "unfinished"),
+            )
+        ),
+    )
+    lines = {line["arm"]: line for line in report_live.qoe_table(rows).iter_rows(named=True)}
+    # 4.303 (two degrees of freedom) * 0.02 / sqrt(3)
+    for name in ("area", "delay", "window"):
+        assert lines["andes"][name] == "0.920 ± 0.050"
+        assert lines["stock"][name] == "0.900 ± 0.000"
+    assert lines["andes"]["tokens/s"] == 98.0
+    table = report_live.qoe_table(rows.filter(pl.col("seed") == 0))
+    assert table.filter(pl.col("arm") == "andes")["area"].to_list() == [0.9]
 
 
 def test_a_part_has_its_own_baselines():
@@ -200,6 +256,8 @@ def test_few_arms_are_lines_and_many_are_rows(tmp_path, arms, monkeypatch):
         names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
         assert names == [f"a{k}" for k in range(arms)]
         assert all(len(axis.containers) == 2 * arms for axis in figure.axes)
+    bars = [container for axis in figure.axes for container in axis.containers]
+    assert not any(bar.has_xerr or bar.has_yerr for bar in bars), "one seed has no interval"
 
 
 def test_a_study_resumes_and_survives_a_failed_run(monkeypatch, tmp_path, capsys):
@@ -227,6 +285,10 @@ def test_a_study_resumes_and_survives_a_failed_run(monkeypatch, tmp_path, capsys
     text = document.read_text()
     assert "| andes" in text
     assert "Tiny form" in text
+    assert "One seed, so that no number has an interval; the same requests" in text
+    assert "One pair of runs has no interval" in text
+    assert "±" not in text
+    assert "differs from 0" not in text
     assert "live_study.tiny=true 'live_engine.server=[" in text
     assert re.search(r"4 requests a run: prompts of \d+ and replies of 6 tokens", text)
     assert "within 1 s and 4.8 tokens/s" in text
