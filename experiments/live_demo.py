@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,8 @@ from experiments.tables import markdown
 from experiments.usage import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from omegaconf import DictConfig
 
     from andes_opt.workload import Requests
@@ -35,6 +37,9 @@ _FOLDER = "smollm2-135m-instruct"
 _CHECKED = "checked.txt"
 #: Requests that every server answers before anything is measured, of other prompts.
 _WARM_UP = 8
+#: With fewer tokens, some of them at the ends left out, a rate says nothing.
+_FEWEST_TOKENS = 10
+_STUDY = "docs/results/live.md"
 
 #: Columns of the QoE table: metric of ``andes-opt bench`` -> heading, decimals.
 _TABLE = {
@@ -46,6 +51,24 @@ _TABLE = {
     "ttft_p90_s": ("TTFT p90 s", 2),
     "tokens_per_s": ("tokens/s", 1),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """
+    Who does what in the demo.
+
+    Parameters
+    ----------
+    saturates
+        The arm whose saturated tokens/s are the unit of the load: the first one of vLLM's own
+        scheduler, or of all if there is none.
+    answers
+        The arm that answers the question: the first one of ours, or of all if there is none.
+    """
+
+    saturates: str
+    answers: str
 
 
 def model_folder(folder: Path) -> str:
@@ -65,8 +88,26 @@ def model_folder(folder: Path) -> str:
         smollm.convert(gguf, path)
         text = smollm.check(gguf, path)
         write_atomically(checked, lambda partial: partial.write_text(text, encoding="utf-8"))
-        print(f"It says what transformers makes of the file: ...{text!r}", flush=True)
+        print(
+            "Conversion checked: the greedy continuation of a prompt is that of transformers' "
+            "own reading of the file.",
+            flush=True,
+        )
     return str(path)
+
+
+def roles(arms: Mapping[str, Sequence[str]]) -> Roles:
+    """
+    Which arm says what the engine saturates at, and which one answers the question.
+
+    Parameters
+    ----------
+    arms
+        Name -> overrides of every arm, at least one; none for vLLM's own scheduler.
+    """
+    stock = [name for name, overrides in arms.items() if not overrides]
+    ours = [name for name, overrides in arms.items() if overrides]
+    return Roles(saturates=(stock or ours)[0], answers=(ours or stock)[0])
 
 
 def all_at_once(config: DictConfig, count: int) -> Requests:
@@ -119,14 +160,32 @@ def send(config: DictConfig, requests: Requests, server: Server, what: str, seed
 
 
 def saturated_tokens_per_s(config: DictConfig, server: Server) -> float:
-    """Tokens/s of an engine that never lacks requests."""
-    log = send(
-        config, all_at_once(config, config.saturating), server, "saturating", config.seed + 1
-    )
-    times_s = np.sort(np.concatenate([reply.token_times_s for reply in log.replies]))
-    # Until three quarters of the tokens are there; then the batch thins out.
-    count = max(1, int(0.75 * times_s.size))
-    return count / float(times_s[count - 1])
+    """
+    Tokens/s of an engine that does not lack requests, measured as the studies measure theirs.
+
+    Parameters
+    ----------
+    config
+        Of the demo.
+    server
+        The engine.
+
+    Raises
+    ------
+    UsageError
+        If no request was answered, or too few tokens came to tell a rate.
+    """
+    from experiments.live_study import steady_rate
+
+    requests = all_at_once(config, config.saturating)
+    log = send(config, requests, server, "saturating", config.seed + 1)
+    times_s = np.concatenate([reply.token_times_s for reply in log.replies])
+    if times_s.size < _FEWEST_TOKENS:
+        raise UsageError(
+            f"saturating={config.saturating} made {times_s.size} tokens; "
+            f"a rate needs {_FEWEST_TOKENS}."
+        )
+    return steady_rate(times_s)
 
 
 def overload(config: DictConfig, saturated: float) -> Requests:
@@ -138,15 +197,26 @@ def overload(config: DictConfig, saturated: float) -> Requests:
     return requests
 
 
-def answer(config: DictConfig, server: Server) -> None:
-    """Let the model's answer to the question appear as it comes."""
+def answer(config: DictConfig, server: Server, scheduler: str) -> None:
+    """
+    Let the model's answer to the question appear as it comes.
+
+    Parameters
+    ----------
+    config
+        Of the demo.
+    server
+        Who is asked.
+    scheduler
+        Whose work that is, in words.
+    """
     print(f"\n> {config.question}\n", flush=True)
     began_s, pieces = time.monotonic(), 0
     for piece in server.ask(config.question, config.answer_tokens):
         print(piece, end="", flush=True)
         pieces += 1
     took_s = time.monotonic() - began_s
-    print(f"\n\n({pieces} pieces in {took_s:.1f} s, scheduled by us.)\n", flush=True)
+    print(f"\n\n({pieces} pieces in {took_s:.1f} s, scheduled by {scheduler}.)\n", flush=True)
 
 
 @resumable
@@ -172,9 +242,11 @@ def run(config: DictConfig) -> dict[str, float]:
         model = config.model or model_folder(Path(config.models))
         flags = [*config.flags, *(config.cpu_flags if on_cpu() else [])]
 
+        role = roles(arms)
         requests: Requests | None = None
         rows, lines, values = [], [], {}
-        for name, overrides in arms.items():
+        # The one that sets the load runs first, wherever it stands.
+        for name in sorted(arms, key=lambda name: name != role.saturates):
             print(f"Starting vLLM: {name}.", flush=True)
             log = folder / f"server_{name}.log"
             with running(
@@ -182,19 +254,15 @@ def run(config: DictConfig) -> dict[str, float]:
             ) as server:
                 warm = all_at_once(config, _WARM_UP)
                 send(config, warm, server, "warming up", config.seed + 2)
+                if name == role.answers:
+                    answer(config, server, f"us ({name})" if arms[name] else "vLLM")
                 if requests is None:
-                    answer(config, server)
                     saturated = saturated_tokens_per_s(config, server)
                     requests = overload(config, saturated)
                     values["saturated_tokens_per_s"] = saturated
-                    print(
-                        f"The engine saturates at {saturated:.0f} tokens/s; now "
-                        f"{requests.num_requests} requests come at {config.workload.rate:.2f}/s, "
-                        f"{config.overload:g} times as much.",
-                        flush=True,
-                    )
+                    print(_load_in_words(config, requests, saturated, name, arms), flush=True)
                 seen = send(config, requests, server, name, config.seed)
-                arm = _measured(config, seen, name, overrides)
+                arm = _measured(config, seen, name, arms[name])
             rows.append(arm[0])
             lines.append({"scheduler": name, **{h: arm[1][m] for m, (h, _) in _TABLE.items()}})
             values |= {f"{name}_{metric}": arm[1][metric] for metric in (*_TABLE, "failed")}
@@ -208,8 +276,28 @@ def run(config: DictConfig) -> dict[str, float]:
     assert requests is not None
     print(f"\nQoE: the same {requests.num_requests} requests, mean over requests\n")
     print(markdown(table, dict(_TABLE.values())))
+    print(
+        f"\nThis is one seed of {requests.num_requests} requests: differences of a few "
+        f"hundredths are noise. {_STUDY} has the study."
+    )
     print(f"\n{values['wall_s']:.0f} s; every server has ended. Files: {printable(folder)}")
     return values
+
+
+def _load_in_words(
+    config: DictConfig,
+    requests: Requests,
+    saturated: float,
+    name: str,
+    arms: Mapping[str, Sequence[str]],
+) -> str:
+    """What the load is, and whose saturation it is a multiple of."""
+    whose = f"{name}, as no arm is vLLM's own scheduler," if arms[name] else "vLLM's own scheduler"
+    return (
+        f"Under {whose} the engine saturates at {saturated:.0f} tokens/s. Now every scheduler "
+        f"gets {config.overload:g} times that:\n{requests.num_requests} requests come at "
+        f"{config.workload.rate:.2f}/s."
+    )
 
 
 def _measured(

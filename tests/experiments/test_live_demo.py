@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -12,13 +13,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import polars as pl
 import pytest
 
 from engine_adapter.settings import KEY
+from experiments import live_demo
+from experiments.configuration import load
+from experiments.live_demo import Roles, roles, saturated_tokens_per_s
 from experiments.live_server import free_port
 from experiments.smollm import convert, packaged_gguf
+from experiments.usage import UsageError
 
 HERE = Path(__file__).parent
 #: A demo of a second or two with the fake server.
@@ -87,9 +94,13 @@ def test_an_answer_and_a_table(fake, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "word word word word word" in done.stdout
+    # Who did what: ours answered, after vLLM's own scheduler had said what the load is.
+    assert "scheduled by us (andes)" in done.stdout.split("Starting vLLM: andes.")[1]
+    assert "Under vLLM's own scheduler the engine saturates" in done.stdout
+    assert "one seed of" in done.stdout and "docs/results/live.md" in done.stdout
     out = tmp_path / "out"
     rows = pl.read_parquet(out / "rows.parquet")
-    assert rows["policy"].unique(maintain_order=True).to_list() == ["andes", "vllm", "thrift"]
+    assert rows["policy"].unique(maintain_order=True).to_list() == ["vllm", "andes", "thrift"]
     assert set(rows["outcome"]) == {"completed"}
     # The same requests for everybody.
     arms = [rows.filter(pl.col("policy") == p) for p in ("andes", "vllm", "thrift")]
@@ -113,8 +124,72 @@ def test_an_answer_and_a_table(fake, tmp_path):
             else None
         )
         policies.append(config and config[KEY]["policy"]["_target_"].rsplit(".", 1)[1])
-    assert policies == ["Andes", None, "Thrift"]
+    assert policies == [None, "Andes", "Thrift"]
     nothing_is_left(starts)
+
+
+def test_vllms_own_scheduler_sets_the_load_wherever_it_stands():
+    """Its saturation is the unit and the answer is ours; either does both if there is no other."""
+    ours = ["policy=andes"]
+    assert roles({"vllm": [], "andes": ours, "late": []}) == Roles("vllm", "andes")
+    assert roles({"andes": ours, "thrift": ours, "vllm": []}) == Roles("vllm", "andes")
+    assert roles({"thrift": ours, "andes": ours}) == Roles("thrift", "thrift")
+    assert roles({"vllm": []}) == Roles("vllm", "vllm")
+
+
+@pytest.mark.parametrize(
+    ("arms", "order", "fragments"),
+    [
+        ('[[a,"policy=fcfs"],[b]]', "ba", ["Under vLLM's own scheduler", "by us (a)"]),
+        ('[[a,"policy=fcfs"]]', "a", ["Under a, as no arm is vLLM's own", "by us (a)"]),
+        ("[[b]]", "b", ["Under vLLM's own scheduler", "by vLLM."]),
+    ],
+)
+def test_it_says_whose_saturation_the_load_is_a_multiple_of(fake, tmp_path, arms, order, fragments):
+    """With other arms than the file's, too, and it never claims vLLM's answer as ours."""
+    environment, _ = fake
+    done = subprocess.run(
+        command(f"arms={arms}"),
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(fragment in done.stdout for fragment in fragments), done.stdout
+    assert re.findall("Starting vLLM: (.)", done.stdout) == list(order)
+
+
+def test_a_full_batch_counts_and_not_its_ramps(monkeypatch):
+    """Three waves of an engine of 16 places at 10 tokens/s each: what it makes when full."""
+    times_s = [(request // 16) * 7.0 + 2.0 + np.arange(50) / 10.0 for request in range(48)]
+    log = SimpleNamespace(replies=[SimpleNamespace(token_times_s=times) for times in times_s])
+    monkeypatch.setattr(live_demo, "send", lambda *_: log)
+    config = load("live-demo")
+    # Each wave of 800 tokens takes 5 s, after 2 s that go to its prompts.
+    assert saturated_tokens_per_s(config, None) == pytest.approx(800 / 7, rel=0.1)
+
+
+def test_too_few_tokens_are_no_rate(monkeypatch):
+    """A saturated rate of three tokens would be a number without a meaning."""
+    log = SimpleNamespace(replies=[SimpleNamespace(token_times_s=np.array([0.1, 0.2, 0.3]))])
+    monkeypatch.setattr(live_demo, "send", lambda *_: log)
+    with pytest.raises(UsageError, match="saturating=1 made 3 tokens"):
+        saturated_tokens_per_s(load("live-demo", ["saturating=1"]), None)
+
+
+def test_a_model_is_made_once_and_said_to_be_checked(tmp_path, monkeypatch, capsys):
+    """What is printed names the comparison, and not what the model happened to say."""
+    made = []
+    monkeypatch.setattr(live_demo.smollm, "packaged_gguf", lambda: tmp_path / "model.gguf")
+    monkeypatch.setattr(live_demo.smollm, "convert", lambda _, folder: folder.mkdir())
+    monkeypatch.setattr(live_demo.smollm, "check", lambda *_: made.append(1) or " Paris. 'Oh'")
+    folder = live_demo.model_folder(tmp_path)
+    said = capsys.readouterr().out
+    assert "Conversion checked" in said and "Paris" not in said
+    assert live_demo.model_folder(tmp_path) == folder and made == [1]
+    assert (Path(folder) / "checked.txt").read_text() == " Paris. 'Oh'"
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -150,7 +225,7 @@ def test_whatever_ends_it_no_process_is_left(fake, tmp_path, number, status):
 @pytest.mark.parametrize(
     ("arguments", "variables", "fragments"),
     [
-        ((), {"FAKE_FAILS": "1"}, ["has ended", "server_andes.log", "no KV cache"]),
+        ((), {"FAKE_FAILS": "1"}, ["has ended", "server_vllm.log", "no KV cache"]),
         (('arms=[[a,"solver=gredy"]]',), {}, ["gredy", "did you mean greedy?"]),
         (("arms=[]",), {}, ["arms must not be empty"]),
         (("overlod=2",), {}, ["overlod", "did you mean overload?"]),
