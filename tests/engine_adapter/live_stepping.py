@@ -334,8 +334,11 @@ class Engine:
         assert len(scheduler.running) <= scheduler.max_num_running_reqs
         queued = [r.request_id for r in (*scheduler.running, *scheduler.waiting)]
         assert len(queued) == len(set(queued)), "a request is queued twice"
-        blocked = getattr(scheduler, "kv_holding_waiting", ())
-        everyone = set(queued) | {r.request_id for r in blocked}
+        # By vLLM's version, those that wait for something else have a queue of their own.
+        blocked = [
+            getattr(scheduler, name, ()) for name in ("kv_holding_waiting", "skipped_waiting")
+        ]
+        everyone = set(queued) | {r.request_id for queue in blocked for r in queue}
         unfinished = {k for k, r in scheduler.requests.items() if not r.is_finished()}
         assert everyone == unfinished, f"lost: {unfinished - everyone}"
 
