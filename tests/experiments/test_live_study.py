@@ -371,7 +371,7 @@ def test_a_part_on_request_is_made_only_when_it_is_named(monkeypatch):
     assert made == ["gpu"]
     options = load("live", ["experiment=live_overload"]).live_study.parts.gpu
     config = load("live", [f"live_engine={options.engine}", *options.workload])
-    assert config.workload.requests == 700
+    assert config.workload.requests == 1000
     assert config.lengths.table == "sharegpt"
 
 
