@@ -116,13 +116,15 @@ def main(model: str, result: str, options: dict[str, Any]) -> None:
         core.step_fn()
     out["adapter"] = ours.andes.summary()
     ours.reset_prefix_cache()
+    # Older versions have one size of blocks, and no option for another.
+    sizes = {"hash_block_size": ours.hash_block_size} if hasattr(ours, "hash_block_size") else {}
     core.scheduler = (AsyncScheduler if options["asynchronous"] else Scheduler)(
         vllm_config=config,
         kv_cache_config=ours.kv_cache_config,
         structured_output_manager=core.structured_output_manager,
         block_size=ours.block_size,
-        hash_block_size=ours.hash_block_size,
         log_stats=False,
+        **sizes,
     )
     out["stock"] = serve(engine, options, "stock")
     Path(result).write_text(json.dumps(out))
