@@ -8,6 +8,8 @@ CORE   := $(VENV)/.core-installed
 DEV    := $(VENV)/.dev-installed
 LIVE   := .venv-live/.installed
 LAUNCH := .venv-launchers/.installed
+# Processes of the live tests; on a GPU one, since each engine takes the whole card's memory.
+LIVE_WORKERS ?= 2
 # The live environment has PyTorch; where it is not installed, those tests get one of their own.
 TORCH  := $(if $(wildcard $(LIVE)),$(LIVE),.venv-torch/.installed)
 
@@ -27,14 +29,14 @@ test-torch: $(TORCH) ## Run the tests that need PyTorch, in an environment that 
 	$(dir $(TORCH))bin/python -m pytest -q -m torch
 
 test-live: $(LIVE) ## Install vLLM if need be, and run the tests against the real engine.
-	.venv-live/bin/python -m pytest -q -m live -n 2 --dist worksteal
+	.venv-live/bin/python -m pytest -q -m live -n $(LIVE_WORKERS) --dist worksteal
 
 live-demo: $(LIVE) ## Install vLLM if need be; a real answer, and an overload with and without us.
 	.venv-live/bin/andes-opt live-demo hydra.run.dir=live_demo_output
 
 live-gpu: ## On a machine with an NVIDIA GPU: the live tests and the live demo on it.
 	@nvidia-smi --list-gpus || { echo "No NVIDIA GPU found; see make test-live." >&2; exit 1; }
-	$(MAKE) test-live live-demo
+	$(MAKE) test-live live-demo LIVE_WORKERS=1
 
 test-launchers: $(LAUNCH) ## Run the tests on Slurm's and Ray's launchers, in an environment of their own.
 	.venv-launchers/bin/python -m pytest -q -m launchers

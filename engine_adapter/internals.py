@@ -19,10 +19,10 @@ from engine_adapter.probe import Requirement, classes_in, missing
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-#: vLLM versions on which the live tests of this project have run.
-TESTED_VERSIONS = ("0.32.0",)
+#: vLLM versions on which live tests of this project have run: on a GPU, and without one.
+TESTED_VERSIONS = ("0.25.1", "0.32.0")
 #: Versions in whose sources everything below was found (tests/engine_adapter/vllm_sources.json).
-READ_VERSIONS = ("0.16.0", "0.20.2", "0.24.0", "0.32.0", "0.33.0")
+READ_VERSIONS = ("0.16.0", "0.20.2", "0.24.0", "0.25.1", "0.32.0", "0.33.0")
 
 _CORE = "vllm.v1.core"
 REQUIRED: tuple[Requirement, ...] = (

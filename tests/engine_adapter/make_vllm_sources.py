@@ -4,8 +4,9 @@ Note what the classes that the adapter touches look like in vLLM wheels.
     pip download --no-deps -d wheels vllm==0.33.0
     python tests/engine_adapter/make_vllm_sources.py wheels/*.whl
 
-Writes vllm_sources.json beside this file. Wheels are only read as archives, so GPU wheels serve
-on a machine without one.
+Adds them to vllm_sources.json beside this file, or writes them anew; other versions there stay as
+they were, so that after a change of what the adapter touches all wheels are needed. Wheels are only
+read as archives, so GPU wheels serve on a machine without one.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ OUTPUT = Path(__file__).with_name("vllm_sources.json")
 
 
 def main(wheels: list[str]) -> None:
-    """Read wheels, and write the names in all classes that are required."""
-    versions = {}
+    """Read wheels, and note the names in all classes that are required."""
+    versions = json.loads(OUTPUT.read_text(encoding="utf-8")) if OUTPUT.exists() else {}
     for wheel in sorted(wheels):
         path = Path(wheel)
         modules: dict[str, dict[str, object]] = {}
