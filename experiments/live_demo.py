@@ -175,7 +175,7 @@ def saturated_tokens_per_s(config: DictConfig, server: Server) -> float:
     UsageError
         If no request was answered, or too few tokens came to tell a rate.
     """
-    from experiments.live_study import steady_rate
+    from experiments.live_lab import steady_rate
 
     requests = all_at_once(config, config.saturating)
     log = send(config, requests, server, "saturating", config.seed + 1)

@@ -24,8 +24,9 @@ from andes_opt.simulator import simulate
 from experiments.configuration import build
 from experiments.environment import commit_words
 from experiments.live_engine_file import check_chosen, check_engine
+from experiments.live_lab import Lab
 from experiments.live_run import request_rate
-from experiments.live_study import Lab, planned
+from experiments.live_study import planned
 from experiments.records import (
     ROWS,
     printable,

@@ -27,7 +27,8 @@ def draw(rows: pl.DataFrame, path: Path) -> None:
     """
     Mean QoE of each arm at each load, with 95 % intervals over seeds.
 
-    A line over the loads per arm; with many arms a row per arm and a panel per load.
+    A line over the loads per arm; with many arms, or at a single load, a row per arm and a panel
+    per load.
 
     Parameters
     ----------
@@ -37,8 +38,9 @@ def draw(rows: pl.DataFrame, path: Path) -> None:
         The PNG file to write.
     """
     arms = rows["arm"].unique(maintain_order=True).to_list()
+    as_lines = len(arms) <= _MOST_LINES and rows["load"].n_unique() > 1
     with plt.rc_context(STYLE):
-        save(_lines(rows, arms) if len(arms) <= _MOST_LINES else _dots(rows, arms), path)
+        save(_lines(rows, arms) if as_lines else _dots(rows, arms), path)
 
 
 def _lines(rows: pl.DataFrame, arms: Sequence[str]) -> Figure:
