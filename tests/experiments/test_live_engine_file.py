@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from omegaconf import OmegaConf
 
-from experiments import live, live_study
+from experiments import live, live_lab
 from experiments.cli import main
 from experiments.configuration import CONF_DIR, load_choice
 from experiments.live_engine_file import check_engine
@@ -33,7 +33,7 @@ def mine(tmp_path):
 @pytest.fixture(autouse=True)
 def nothing_starts(monkeypatch):
     """A run that begins fails the test."""
-    for module in (live, live_study):
+    for module in (live, live_lab):
         monkeypatch.setattr(module, "serve", lambda *_: pytest.fail("a run began"))
 
 
