@@ -35,7 +35,7 @@ live-demo: $(LIVE) ## Install vLLM if need be; a real answer, and an overload wi
 	.venv-live/bin/andes-opt live-demo hydra.run.dir=live_demo_output
 
 live-gpu: ## On a machine with an NVIDIA GPU: the live tests and the live demo on it.
-	@nvidia-smi --list-gpus || { echo "No NVIDIA GPU found; see make test-live." >&2; exit 1; }
+	@nvidia-smi --list-gpus 2> /dev/null || { echo "No NVIDIA GPU found; see make test-live." >&2; exit 1; }
 	$(MAKE) test-live live-demo LIVE_WORKERS=1
 
 test-launchers: $(LAUNCH) ## Run the tests on Slurm's and Ray's launchers, in an environment of their own.

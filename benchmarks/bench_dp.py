@@ -152,7 +152,10 @@ def main() -> None:
     given = parser.parse_args()
     warm_up()
     command = " ".join(["python -m benchmarks.bench_dp", *sys.argv[1:]])
-    text = document(given, command)
+    try:
+        text = document(given, command)
+    except (ImportError, ValueError) as error:  # no PyTorch, or no such device
+        sys.exit(f"bench_dp: {error}")
     given.path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(given.path, lambda partial: partial.write_text(text, encoding="utf-8"))
     print(text)

@@ -41,6 +41,11 @@ def run(config: DictConfig) -> dict[str, float]:
         if config.iterations is None:
             raise UsageError(f"iterations=FILE is needed: a CSV with {', '.join(COLUMNS)}.")
         path = Path(config.iterations)
+        if not path.is_file():
+            raise UsageError(
+                f"iterations={config.iterations}: no such file; andes-opt live writes one with "
+                "iterations=true."
+            )
         iterations = read_iterations(path)
         fit = fit_latency(iterations, weighting=config.weighting)
         profile = folder / "engine" / f"{config.name}.yaml"

@@ -227,6 +227,13 @@ def build(config: DictConfig, key: str | None = None) -> Any:
         raise UsageError(where + str(error).splitlines()[0]) from error
 
 
+#: What Python says of a constructor's arguments, and what their configuration's author reads.
+_CALLS = {
+    r"^(\w+)\.__init__\(\) missing \d+ required [\w-]+ arguments?: (.+)$": r"\1 lacks \2.",
+    r"^(\w+)\.__init__\(\) got an unexpected keyword argument ('\w+').*$": r"\1 has no \2.",
+}
+
+
 def _reason(error: InstantiationException) -> str:
     """The sentence of the error that an instantiation failed with, Hydra's own aside."""
     unknown = re.match(r"Error locating target '([^']+)'", str(error))
@@ -236,6 +243,8 @@ def _reason(error: InstantiationException) -> str:
         cause = cause.__cause__
     lines = str(cause).splitlines()
     sentence = lines[0] if lines else type(cause).__name__
+    for python, ours in _CALLS.items():
+        sentence = re.sub(python, ours, sentence)
     return f"{unknown[1]} not understood: {sentence}." if unknown else sentence
 
 

@@ -251,9 +251,11 @@ def adapter_sentence(values: Mapping[str, float]) -> str:
     """The adapter's part of a run in a line; empty for stock vLLM."""
     if "adapter_plans" not in values:
         return ""
+    planning_s = sum(values[f"adapter_{part}_s"] for part in ("snapshot", "decide", "apply"))
     text = (
         f"{values['adapter_plans'] + values['adapter_late_plans']:.0f} plans, "
         f"{values['preemptions']:.0f} preemptions, planner share "
+        f"{100 * _ratio(planning_s, values['adapter_engine_s']):.2f} %, with books "
         f"{100 * values['adapter_planner_share']:.2f} %, "
         f"{values['adapter_fallbacks']:.0f} fallbacks"
     )

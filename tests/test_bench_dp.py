@@ -47,3 +47,10 @@ def test_optima_that_differ_end_the_measurement():
 
     with pytest.raises(RuntimeError, match="optima differ on hard, N = 12"):
         bench_dp.measure({"exact": Exact(), "halved": Halved()}, 12, 2)
+
+
+def test_no_such_device_is_one_sentence(monkeypatch):
+    """A device that PyTorch does not know ends it with its name, and no traceback."""
+    monkeypatch.setattr(sys, "argv", ["bench_dp", "--device", "abacus", "--sizes", "5"])
+    with pytest.raises(SystemExit, match="bench_dp: device = 'abacus' not understood"):
+        bench_dp.main()

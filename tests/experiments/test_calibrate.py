@@ -95,3 +95,10 @@ def test_undetermined_coefficients_are_named(run, measured, capsys):
     folder, _ = run("calibrate", f"iterations={measured}")
     assert "per_prefill_token_s is 0" in capsys.readouterr().out
     assert "per_prefill_token_s is 0" in (folder / "engine" / "calibrated.yaml").read_text()
+
+
+def test_a_file_that_is_not_there(capsys):
+    """Iterations that nobody wrote are said in one sentence, with what writes them."""
+    assert main(["calibrate", "iterations=nowhere.csv"]) == 2
+    said = capsys.readouterr().err
+    assert "iterations=nowhere.csv: no such file; andes-opt live writes one" in said

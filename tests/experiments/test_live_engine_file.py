@@ -111,3 +111,25 @@ def test_complete_files_pass():
         check_engine("mine", node)
     check_engine("mine", OmegaConf.merge(node, {"name": "${oc.env:NAME}"}))
     check_engine("mine", OmegaConf.create({"_target_": "my.module.Engine"}))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("    base_s: 0.01\n", "", "live_engine: LatencyModel lacks 'base_s'."),
+        ("start_s: 300.0", "start_sec: 3.0", "live_engine: LiveEngine has no 'start_sec'."),
+    ],
+)
+def test_a_constructor_s_options_are_told_in_our_words(old, new, said, tmp_path):
+    """What a class lacks, or does not have, is named without Python's words on calls."""
+    from omegaconf import OmegaConf
+
+    from experiments.configuration import CONF_DIR, build
+    from experiments.usage import UsageError
+
+    text = (CONF_DIR / "live_engine" / "opt_tiny.yaml").read_text(encoding="utf-8")
+    assert old in text
+    node = OmegaConf.create(text.replace(old, new, 1))
+    with pytest.raises(UsageError) as caught:
+        build(OmegaConf.create({"live_engine": node}), "live_engine")
+    assert str(caught.value) == said

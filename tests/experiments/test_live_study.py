@@ -234,6 +234,19 @@ def test_the_planner_share_is_planning_without_the_books():
     assert line["engine's iteration ms"] == pytest.approx(50.0)
 
 
+def test_a_run_s_line_tells_the_planner_share_from_that_with_the_books():
+    """The words are those of the tables: planning alone, and all that the adapter does."""
+    from experiments.live_run import adapter_sentence
+
+    values = {"plans": 7.0, "late_plans": 0.0, "snapshot_s": 0.1, "decide_s": 0.2, "apply_s": 0.1}
+    values |= {"engine_s": 100.0, "planner_share": 0.009, "fallbacks": 0.0}
+    values = {f"adapter_{name}": value for name, value in values.items()} | {"preemptions": 3.0}
+    assert adapter_sentence(values) == (
+        "7 plans, 3 preemptions, planner share 0.40 %, with books 0.90 %, 0 fallbacks."
+    )
+    assert adapter_sentence({}) == ""
+
+
 @pytest.mark.parametrize(("arms", "loads"), [(2, (1.6, 1.9)), (9, (1.6, 1.9)), (2, (1.6,))])
 def test_few_arms_are_lines_and_many_are_rows(tmp_path, arms, loads, monkeypatch):
     """Every arm is drawn, at each load, whichever form the figure takes; one seed is enough."""
