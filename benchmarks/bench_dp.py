@@ -22,6 +22,7 @@ import polars as pl
 
 from andes_opt import families
 from andes_opt.plan import Status, verify
+from benchmarks.bench_exact import spread
 from benchmarks.machine import headline
 from experiments.environment import gpu_names
 from experiments.records import write_atomically
@@ -118,14 +119,12 @@ def _ratio(times_s: list[float], reference_s: list[float]) -> str:
     """Median and quartiles of ratios, instance by instance."""
     if len(times_s) != len(reference_s):
         return "refused"
-    low, middle, high = np.quantile(np.array(times_s) / np.array(reference_s), [0.25, 0.5, 0.75])
-    return f"{middle:,.0f} [{low:,.0f}, {high:,.0f}]"
+    return spread(np.array(times_s) / np.array(reference_s), decimals=0)
 
 
-def document(given: argparse.Namespace, command: str) -> str:
+def document(given: argparse.Namespace, solvers: Mapping[str, Solver], command: str) -> str:
     """The whole page."""
     began = headline()
-    solvers = rivals(given.device, given.stacks)
     lines = [line for n in given.sizes for line in measure(solvers, n, given.instances)]
     where = ", ".join([began, *gpu_names()])
     pieces = [
@@ -150,12 +149,13 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", type=int, default=[50, 100, 200, 400])
     parser.add_argument("--instances", type=int, default=10)
     given = parser.parse_args()
-    warm_up()
-    command = " ".join(["python -m benchmarks.bench_dp", *sys.argv[1:]])
     try:
-        text = document(given, command)
+        solvers = rivals(given.device, given.stacks)
     except (ImportError, ValueError) as error:  # no PyTorch, or no such device
         sys.exit(f"bench_dp: {error}")
+    warm_up()
+    command = " ".join(["python -m benchmarks.bench_dp", *sys.argv[1:]])
+    text = document(given, solvers, command)
     given.path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(given.path, lambda partial: partial.write_text(text, encoding="utf-8"))
     print(text)

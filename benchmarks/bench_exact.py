@@ -85,17 +85,17 @@ def measure(family: str, n: int, instances: int) -> list[dict[str, Any]]:
             "p90 ms": float(np.quantile(times[name], 0.90)),
             "p99 ms": float(np.quantile(times[name], 0.99)),
             "max ms": max(times[name]),
-            "times exact": _spread(np.array(times[name]) / reference),
+            "times exact": spread(np.array(times[name]) / reference),
             "below optimum %": 100.0 * float(np.mean(gaps[name])),
         }
         for name in SOLVERS
     ]
 
 
-def _spread(ratios: NDArray[np.float64]) -> str:
+def spread(ratios: NDArray[np.float64], decimals: int = 2) -> str:
     """Median and, in brackets, quartiles of paired ratios."""
-    low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
-    return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
+    low, middle, high = (f"{q:,.{decimals}f}" for q in np.quantile(ratios, [0.25, 0.5, 0.75]))
+    return f"{middle} [{low}, {high}]"
 
 
 def document(given: argparse.Namespace, command: str) -> str:

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,10 +89,11 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def gpu_names() -> list[str]:
+@cache  # a sweep has thousands of runs, and the driver takes its time
+def gpu_names() -> tuple[str, ...]:
     """Names of this machine's NVIDIA GPUs, as its driver gives them; empty without one."""
     words = _output(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
-    return [] if not words else words.splitlines()
+    return tuple(words.splitlines()) if words else ()
 
 
 def commit_words(environment: Mapping[str, Any]) -> str:

@@ -39,6 +39,8 @@ STOCK = "stock"
 _WARM_UP_SEED = 1_000_003
 #: Draws that tell the mean length of replies to a thousandth.
 _MEAN_DRAWS = 200_000
+#: Parts of the adapter's work that the planner share counts: all but the books.
+PLANNING = ("adapter_snapshot_s", "adapter_decide_s", "adapter_apply_s")
 #: The adapter writes its counters once a second, in the next iteration.
 _REPORT_S = 1.1
 
@@ -251,7 +253,7 @@ def adapter_sentence(values: Mapping[str, float]) -> str:
     """The adapter's part of a run in a line; empty for stock vLLM."""
     if "adapter_plans" not in values:
         return ""
-    planning_s = sum(values[f"adapter_{part}_s"] for part in ("snapshot", "decide", "apply"))
+    planning_s = sum(values[name] for name in PLANNING)
     text = (
         f"{values['adapter_plans'] + values['adapter_late_plans']:.0f} plans, "
         f"{values['preemptions']:.0f} preemptions, planner share "

@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 
 from andes_opt.metrics import mean_ci, paired_difference
+from experiments.live_run import PLANNING
 from experiments.records import write_atomically
 from experiments.report_live_figures import draw
 from experiments.report_live_header import COMMAND, header, several_seeds
@@ -91,8 +92,6 @@ _INTERVAL_WORDS = (
 _ONE_PAIR_WORDS = (
     "One pair of runs has no interval: how much of a difference is chance can't be said."
 )
-#: Parts of the adapter's work that the planner share counts.
-_PLANNING = ("adapter_snapshot_s", "adapter_decide_s", "adapter_apply_s")
 
 
 def baselines(study: DictConfig, part: str) -> list[str]:
@@ -259,7 +258,7 @@ def difference_table(rows: pl.DataFrame, baseline: str, half_width: float) -> pl
 def cost_table(rows: pl.DataFrame) -> pl.DataFrame:
     """What the adapter and the client took, for each arm at each load."""
     rows = rows.filter(pl.col("adapter_plans").is_not_null()).with_columns(
-        (pl.sum_horizontal(_PLANNING) / pl.col("adapter_engine_s")).alias("adapter_plan_share"),
+        (pl.sum_horizontal(PLANNING) / pl.col("adapter_engine_s")).alias("adapter_plan_share"),
         (pl.col("adapter_engine_s") / pl.col("adapter_iterations")).alias(
             "adapter_engine_iteration_s"
         ),

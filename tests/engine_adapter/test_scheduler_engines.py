@@ -268,24 +268,25 @@ def test_late_plans_beside_a_session(start: Start) -> None:
     }
     engine = start(FCFS, adapter={"background": background})
     engine.on_step = lambda _: time.sleep(0.002)
-    engine.add("session", [9] * 320, 150)  # most of the 40 blocks
+    # Half of the 40 blocks and no more than 22: once it always fits, twice it never does, however
+    # many steps a busy machine makes before a plan comes.
+    engine.add("session", [9] * 320, 150)
     engine.scheduler.requests["session"].resumable = True
     end_s, rounds = time.monotonic() + 60, 0
     while not summary(engine)["late_plans"]:
         if "session" not in engine.scheduler.requests:
             break
-        if len(engine.scheduler.requests) < 4:
+        if len(engine.scheduler.requests) < 3:
             rounds += 1
             engine.add(f"r{rounds}", [rounds % 250] * 60, 5)
-        if len(engine.replies["session"]) > 100:
+        if len(engine.replies["session"]) > 20:
             engine.abort("session")
             engine.add("session", [9] * 320, 150)
             engine.scheduler.requests["session"].resumable = True
         engine.step()
         assert time.monotonic() < end_s, summary(engine)
-    # Counted twice, the session's blocks are more than there are, and no plan is ever followed. On
-    # a busy machine one may be turned down all the same, when it comes after the session's end.
     assert summary(engine)["late_plans"]
+    assert not summary(engine)["late_rejected"]
     engine.on_step = None
     engine.abort(None)
     engine.drain(100)

@@ -148,9 +148,8 @@ def test_live_engines_ship_in_order():
     for name in groups()["live_engine"]:
         engine = build(load("live", [f"live_engine={name}"]), "live_engine")
         assert engine.name == engine.profile.name == name
-        blocks = engine.flags.get("num-gpu-blocks-override")  # else as many as the card leaves
-        if blocks is not None:
-            assert engine.profile.num_blocks == blocks - 1  # one is vLLM's null block
+        blocks = engine.flags["num-gpu-blocks-override"] - 1  # one is vLLM's null block
+        assert engine.profile.num_blocks == blocks
         assert engine.profile.block_tokens == engine.flags["block-size"]
         assert engine.profile.max_batch == engine.flags["max-num-seqs"]
         assert engine.profile.token_budget == engine.flags["max-num-batched-tokens"]

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from experiments import live, live_lab
 from experiments.cli import main
-from experiments.configuration import CONF_DIR, load_choice
+from experiments.configuration import CONF_DIR, build, load_choice
 from experiments.live_engine_file import check_engine
 from experiments.usage import UsageError
 
@@ -120,13 +120,8 @@ def test_complete_files_pass():
         ("start_s: 300.0", "start_sec: 3.0", "live_engine: LiveEngine has no 'start_sec'."),
     ],
 )
-def test_a_constructor_s_options_are_told_in_our_words(old, new, said, tmp_path):
+def test_a_constructor_s_options_are_told_in_our_words(old, new, said):
     """What a class lacks, or does not have, is named without Python's words on calls."""
-    from omegaconf import OmegaConf
-
-    from experiments.configuration import CONF_DIR, build
-    from experiments.usage import UsageError
-
     text = (CONF_DIR / "live_engine" / "opt_tiny.yaml").read_text(encoding="utf-8")
     assert old in text
     node = OmegaConf.create(text.replace(old, new, 1))
