@@ -57,7 +57,7 @@ types: $(DEV) ## Check types.
 	$(BIN)/mypy
 
 docs: $(DEV) ## Make the figures and number blocks of the documents again.
-	$(BIN)/python -m experiments.blocks README.md docs/structure.md docs/studies.md
+	$(BIN)/python -m experiments.documents.blocks README.md docs/structure.md docs/studies.md
 	mkdir -p docs/figures && cp demo_output/*.png docs/figures/
 
 clean-jit: ## Remove what Numba has compiled: needed after a change of compiled code by hand or pull.

@@ -2,7 +2,7 @@
 A simulated serving engine: the same policies as in vLLM, thousands of times faster.
 
 The engine batches continuously, pages its KV cache in blocks, prefills in chunks under a
-token budget and preempts by swapping or recomputing (:mod:`andes_opt.kernel`). Its default
+token budget and preempts by swapping or recomputing (:mod:`andes_opt.engine_loop`). Its default
 is vLLM's first-come-first-served; a policy sees a :class:`~andes_opt.snapshot.Snapshot`
 and answers with a :class:`~andes_opt.snapshot.Decision`.
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from andes_opt import kernel
+from andes_opt import engine_loop
 from andes_opt.checks import whole
 from andes_opt.qoe import ideal_area_capped
 from andes_opt.snapshot import NEVER, Decision, Snapshot, Starved, State
@@ -167,10 +167,10 @@ def simulate(
     decisions = solves = 0
     decide_s = solver_s = charged_s = 0.0
 
-    while (event := state.run()) != kernel.DONE:
-        if event == kernel.STARVED:
+    while (event := state.run()) != engine_loop.DONE:
+        if event == engine_loop.STARVED:
             raise Starved(
-                f"{type(policy).__name__} served nobody for {kernel.MAX_IDLE_STEPS} steps in a "
+                f"{type(policy).__name__} served nobody for {engine_loop.MAX_IDLE_STEPS} steps in a "
                 f"row while {state.num_active} requests waited."
             )
         for request_id in state.take_finished():
@@ -256,23 +256,23 @@ class _EngineState:
         n = requests.arrival_s.size
         self._requests = requests
         self._engine = engine
-        self._ints = np.zeros((kernel.NUM_INTS, n), dtype=np.int64)
-        self._floats = np.zeros((kernel.NUM_FLOATS, n))
-        self._ints[kernel.PROMPT] = requests.prompt_tokens
-        self._ints[kernel.OUTPUT] = requests.output_tokens
-        self._floats[kernel.ARRIVAL] = requests.arrival_s
-        self._floats[kernel.TTFT] = requests.ttft_s
-        self._floats[kernel.TDS] = requests.tds
+        self._ints = np.zeros((engine_loop.NUM_INTS, n), dtype=np.int64)
+        self._floats = np.zeros((engine_loop.NUM_FLOATS, n))
+        self._ints[engine_loop.PROMPT] = requests.prompt_tokens
+        self._ints[engine_loop.OUTPUT] = requests.output_tokens
+        self._floats[engine_loop.ARRIVAL] = requests.arrival_s
+        self._floats[engine_loop.TTFT] = requests.ttft_s
+        self._floats[engine_loop.TDS] = requests.tds
 
         total = requests.prompt_tokens + requests.output_tokens
         blocks = -(-total // engine.block_tokens)
         rejected = (blocks > engine.num_blocks) | (total > engine.max_context_tokens)
-        self._ints[kernel.STATE] = np.where(rejected, kernel.REJECTED, kernel.FUTURE)
+        self._ints[engine_loop.STATE] = np.where(rejected, engine_loop.REJECTED, engine_loop.FUTURE)
         self._rejected = rejected
 
         offsets = np.concatenate(([0], np.cumsum(requests.output_tokens)))
         self._offsets = offsets
-        self._ints[kernel.TOKEN_OFFSET] = offsets[:-1]
+        self._ints[engine_loop.TOKEN_OFFSET] = offsets[:-1]
         self._token_times = np.full(int(offsets[-1]) if record_tokens else 0, np.nan)
         self._record_tokens = record_tokens
 
@@ -280,41 +280,43 @@ class _EngineState:
         self._running = np.empty(n, dtype=np.int64)
         self._admit = np.empty(n, dtype=np.int64)
         chunk = _SAMPLES_PER_CHUNK if record_timeline else 0
-        self._samples = np.zeros((chunk, kernel.SAMPLE_COLUMNS))
+        self._samples = np.zeros((chunk, engine_loop.SAMPLE_COLUMNS))
         self._timeline: list[NDArray[np.float64]] = []
 
         latency = engine.latency
-        self._scalars = np.zeros(kernel.NUM_SCALARS, dtype=np.int64)
-        self._scalars[kernel.NUM_BLOCKS] = self._scalars[kernel.FREE_BLOCKS] = engine.num_blocks
-        self._scalars[kernel.BLOCK_TOKENS] = engine.block_tokens
-        self._scalars[kernel.MAX_BATCH] = engine.max_batch
-        self._scalars[kernel.TOKEN_BUDGET] = engine.token_budget
-        self._scalars[kernel.SWAPS] = engine.preemption == "swap"
-        self._scalars[kernel.WAIT_HEAD] = self._scalars[kernel.WAIT_TAIL] = -1
-        self._clock = np.zeros(kernel.NUM_CLOCK)
-        self._clock[kernel.BASE_S] = latency.base_s
-        self._clock[kernel.REQUEST_S] = latency.per_request_s
-        self._clock[kernel.CONTEXT_S] = latency.per_context_token_s
-        self._clock[kernel.PREFILL_S] = latency.per_prefill_token_s
-        self._clock[kernel.SWAP_S] = engine.swap_s_per_token
-        self._clock[kernel.HIT_SHARE] = engine.recompute_hit_share
+        self._scalars = np.zeros(engine_loop.NUM_SCALARS, dtype=np.int64)
+        self._scalars[engine_loop.NUM_BLOCKS] = self._scalars[engine_loop.FREE_BLOCKS] = (
+            engine.num_blocks
+        )
+        self._scalars[engine_loop.BLOCK_TOKENS] = engine.block_tokens
+        self._scalars[engine_loop.MAX_BATCH] = engine.max_batch
+        self._scalars[engine_loop.TOKEN_BUDGET] = engine.token_budget
+        self._scalars[engine_loop.SWAPS] = engine.preemption == "swap"
+        self._scalars[engine_loop.WAIT_HEAD] = self._scalars[engine_loop.WAIT_TAIL] = -1
+        self._clock = np.zeros(engine_loop.NUM_CLOCK)
+        self._clock[engine_loop.BASE_S] = latency.base_s
+        self._clock[engine_loop.REQUEST_S] = latency.per_request_s
+        self._clock[engine_loop.CONTEXT_S] = latency.per_context_token_s
+        self._clock[engine_loop.PREFILL_S] = latency.per_prefill_token_s
+        self._clock[engine_loop.SWAP_S] = engine.swap_s_per_token
+        self._clock[engine_loop.HIT_SHARE] = engine.recompute_hit_share
         self._known: NDArray[np.int64] = np.empty(0, dtype=np.int64)
 
     @property
     def num_active(self) -> int:
         """Requests that have arrived and are not finished."""
-        return int(self._scalars[kernel.NUM_ACTIVE])
+        return int(self._scalars[engine_loop.NUM_ACTIVE])
 
     @property
     def num_finished(self) -> int:
         """Requests finished so far."""
-        return int(self._scalars[kernel.NUM_FINISHED])
+        return int(self._scalars[engine_loop.NUM_FINISHED])
 
     def run(self) -> int:
         """Iterate until the policy is needed or all is done; the kernel's return code."""
         while True:
             event = int(
-                kernel.run(
+                engine_loop.run(
                     self._ints,
                     self._floats,
                     self._scalars,
@@ -326,29 +328,29 @@ class _EngineState:
                     self._samples,
                 )
             )
-            if event == kernel.SAMPLES_FULL or event == kernel.DONE:
-                count = int(self._scalars[kernel.NUM_SAMPLES])
+            if event == engine_loop.SAMPLES_FULL or event == engine_loop.DONE:
+                count = int(self._scalars[engine_loop.NUM_SAMPLES])
                 self._timeline.append(self._samples[:count].copy())
-                self._scalars[kernel.NUM_SAMPLES] = 0
-            if event != kernel.SAMPLES_FULL:
+                self._scalars[engine_loop.NUM_SAMPLES] = 0
+            if event != engine_loop.SAMPLES_FULL:
                 return event
 
     def take_finished(self) -> list[int]:
         """Numbers of the requests that finished since the last snapshot."""
-        states = self._ints[kernel.STATE, self._known]
-        return [int(i) for i in self._known[states == kernel.FINISHED]]
+        states = self._ints[engine_loop.STATE, self._known]
+        return [int(i) for i in self._known[states == engine_loop.FINISHED]]
 
     def snapshot(self, oracle: bool) -> Snapshot:
         """The engine now, as a policy may see it."""
         n = self.num_active
         ints = np.empty((8, n), dtype=np.int64)
         floats = np.empty((6, n))
-        kernel.gather(
+        engine_loop.gather(
             self._ints, self._floats, self._scalars, self._clock, self._active, ints, floats
         )
         self._known = ints[0]
         return Snapshot(
-            time_s=float(self._clock[kernel.NOW]),
+            time_s=float(self._clock[engine_loop.NOW]),
             request_id=ints[0],
             arrival_s=floats[0],
             prompt_tokens=ints[1],
@@ -369,9 +371,9 @@ class _EngineState:
             max_batch=min(self._engine.max_batch, self._engine.token_budget),
             token_budget=self._engine.token_budget,
             latency=self._engine.latency,
-            requests_seen=int(self._scalars[kernel.NEXT_ARRIVAL]),
-            preemptions_seen=int(self._scalars[kernel.PREEMPTIONS_SEEN]),
-            oracle_output_tokens=self._ints[kernel.OUTPUT, ints[0]] if oracle else None,
+            requests_seen=int(self._scalars[engine_loop.NEXT_ARRIVAL]),
+            preemptions_seen=int(self._scalars[engine_loop.PREEMPTIONS_SEEN]),
+            oracle_output_tokens=self._ints[engine_loop.OUTPUT, ints[0]] if oracle else None,
         )
 
     def apply(self, decision: Decision, cost_s: float) -> None:
@@ -384,8 +386,8 @@ class _EngineState:
                 raise ValueError(f"a decision on {action.size} of {self.num_active} requests.")
         whole("replan_after", decision.replan_after, 1)
         countdown = -1 if decision.final else min(int(decision.replan_after), NEVER)
-        self._clock[kernel.NOW] += cost_s
-        understood = kernel.apply(
+        self._clock[engine_loop.NOW] += cost_s
+        understood = engine_loop.apply(
             self._ints,
             self._scalars,
             self._clock,
@@ -431,22 +433,22 @@ class _EngineState:
             ttft_s=requests.ttft_s,
             tds=requests.tds,
             rejected=rejected,
-            first_token_s=np.where(rejected, np.nan, self._floats[kernel.FIRST_TOKEN]),
-            completion_s=np.where(rejected, np.nan, self._floats[kernel.LAST_TOKEN]),
+            first_token_s=np.where(rejected, np.nan, self._floats[engine_loop.FIRST_TOKEN]),
+            completion_s=np.where(rejected, np.nan, self._floats[engine_loop.LAST_TOKEN]),
             qoe_area=area,
             qoe_delay=delay,
             qoe_window=window,
-            preemptions=self._ints[kernel.PREEMPTIONS].copy(),
-            iterations=int(self._scalars[kernel.ITERATIONS]),
+            preemptions=self._ints[engine_loop.PREEMPTIONS].copy(),
+            iterations=int(self._scalars[engine_loop.ITERATIONS]),
             makespan_s=float(
                 np.max(
-                    requests.arrival_s + self._floats[kernel.LAST_TOKEN],
+                    requests.arrival_s + self._floats[engine_loop.LAST_TOKEN],
                     initial=0.0,
                     where=~rejected,
                 )
             ),
-            busy_s=float(self._clock[kernel.BUSY_S]),
-            tokens_by_last_arrival=int(self._scalars[kernel.TOKENS_BY_LAST_ARRIVAL]),
+            busy_s=float(self._clock[engine_loop.BUSY_S]),
+            tokens_by_last_arrival=int(self._scalars[engine_loop.TOKENS_BY_LAST_ARRIVAL]),
             decisions=decisions,
             solves=solves,
             decide_s=decide_s,
@@ -459,29 +461,29 @@ class _EngineState:
 
     def _qoe(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """The three definitions from the kernel's accumulators (as in qoe.QoEAccumulator)."""
-        floats, n = self._floats, self._ints[kernel.OUTPUT]
-        ttft_s, tds = floats[kernel.TTFT], floats[kernel.TDS]
-        last = floats[kernel.LAST_TOKEN]
+        floats, n = self._floats, self._ints[engine_loop.OUTPUT]
+        ttft_s, tds = floats[engine_loop.TTFT], floats[engine_loop.TDS]
+        last = floats[engine_loop.LAST_TOKEN]
 
         ideal = np.array(
             [ideal_area_capped(t, f, s, k) for t, f, s, k in zip(last, ttft_s, tds, n, strict=True)]
         ).reshape(n.shape)
-        area = np.divide(floats[kernel.AREA], ideal, out=np.ones_like(ideal), where=ideal > 0)
+        area = np.divide(floats[engine_loop.AREA], ideal, out=np.ones_like(ideal), where=ideal > 0)
 
         due_sum = n * ttft_s + n * (n - 1) / (2 * tds)
-        whole = n * floats[kernel.LAST_DIGEST] - due_sum
-        late = floats[kernel.DIGEST_SUM] - due_sum
+        whole = n * floats[engine_loop.LAST_DIGEST] - due_sum
+        late = floats[engine_loop.DIGEST_SUM] - due_sum
         # Sums of times carry rounding of their own size: below that, nothing was late.
-        tiny = 1e-12 * np.maximum(1.0, floats[kernel.DIGEST_SUM])
+        tiny = 1e-12 * np.maximum(1.0, floats[engine_loop.DIGEST_SUM])
         delay = 1 - np.divide(late, whole, out=np.zeros_like(late), where=whole > tiny)
 
-        window = floats[kernel.WINDOW_AREA] * 2 * tds / (n.astype(np.float64) ** 2)
+        window = floats[engine_loop.WINDOW_AREA] * 2 * tds / (n.astype(np.float64) ** 2)
         served = ~self._rejected
         return tuple(np.where(served, np.clip(q, 0.0, 1.0), 0.0) for q in (area, delay, window))  # type: ignore[return-value]
 
 
 # The kernel's codes continue snapshot.State; a change there must not go unnoticed here.
-assert (kernel.WAITING, kernel.RUNNING, kernel.PREEMPTED, kernel.HELD) == (
+assert (engine_loop.WAITING, engine_loop.RUNNING, engine_loop.PREEMPTED, engine_loop.HELD) == (
     State.WAITING,
     State.RUNNING,
     State.PREEMPTED,

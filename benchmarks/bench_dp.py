@@ -24,9 +24,9 @@ from andes_opt import families
 from andes_opt.plan import Status, verify
 from benchmarks.bench_exact import spread
 from benchmarks.machine import headline
-from experiments.environment import gpu_names
-from experiments.records import write_atomically
-from experiments.tables import markdown
+from experiments.analysis.markdown import markdown
+from experiments.runs.environment import gpu_names
+from experiments.runs.records import write_atomically
 from solvers.dp import DP
 from solvers.dp_torch import DPTorch
 from solvers.exact import Exact, warm_up

@@ -23,8 +23,8 @@ import polars as pl
 
 from andes_opt import families
 from benchmarks.machine import headline
-from experiments.records import write_atomically
-from experiments.tables import markdown
+from experiments.analysis.markdown import markdown
+from experiments.runs.records import write_atomically
 from solvers.exact import Exact, warm_up
 from solvers.greedy import Greedy, GreedySkip
 from solvers.price_rounding import PriceRounding

@@ -31,9 +31,9 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from andes_opt import families
 from andes_opt.plan import InvalidPlan, Plan, Status, verify
 from benchmarks.machine import headline
-from experiments.code_closure import state_of
-from experiments.records import write_atomically
-from experiments.tables import markdown
+from experiments.analysis.markdown import markdown
+from experiments.runs.code_closure import state_of
+from experiments.runs.records import write_atomically
 from solvers.exact import Exact, warm_up
 
 if TYPE_CHECKING:

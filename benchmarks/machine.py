@@ -6,7 +6,7 @@ import os
 import platform
 from importlib.metadata import version
 
-from experiments.environment import cpu_model
+from experiments.runs.environment import cpu_model
 
 
 def describe() -> dict[str, object]:

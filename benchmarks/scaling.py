@@ -26,8 +26,8 @@ import polars as pl
 from andes_opt.metrics import summarise
 from andes_opt.simulator import simulate
 from benchmarks.machine import headline
-from experiments.configuration import build, load
-from experiments.tables import markdown
+from experiments.analysis.markdown import markdown
+from experiments.configuration.compose import build, load
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -234,7 +234,7 @@ def main(words: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    from experiments.environment import limit_threads
+    from experiments.runs.environment import limit_threads
 
     limit_threads()
     main(sys.argv[1:])

@@ -23,9 +23,9 @@ import polars as pl
 
 from andes_opt.simulator import simulate
 from benchmarks.machine import headline
-from experiments.configuration import build, load
-from experiments.records import write_atomically
-from experiments.tables import markdown
+from experiments.analysis.markdown import markdown
+from experiments.configuration.compose import build, load
+from experiments.runs.records import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,9 +8,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from experiments.environment import limit_threads
-from experiments.launching import lost_process
-from experiments.usage import (
+from experiments.configuration.errors import (
     RunRefused,
     RunsFailed,
     check_overrides,
@@ -18,6 +16,8 @@ from experiments.usage import (
     not_understood,
     one_line,
 )
+from experiments.configuration.launchers import lost_process
+from experiments.runs.environment import limit_threads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,43 +39,56 @@ class Command:
 
 COMMANDS = {
     "simulate": Command(
-        "serve a workload on a simulated engine under a policy", "experiments.simulate"
+        "serve a workload on a simulated engine under a policy", "experiments.commands.simulate"
     ),
     "quality": Command(
-        "compare solvers on instances: gap, certificate, time", "experiments.quality"
+        "compare solvers on instances: gap, certificate, time", "experiments.commands.quality"
     ),
     "capture": Command(
-        "write the instances that a simulation solves to .npz files", "experiments.capture"
+        "write the instances that a simulation solves to .npz files", "experiments.commands.capture"
     ),
     "hindsight": Command(
         "bound the window QoE of every scheduler, and the gap of policies to it",
-        "experiments.hindsight",
+        "experiments.commands.hindsight",
     ),
     "tune": Command(
-        "search a policy's options on some seeds, report on others", "experiments.tune"
+        "search a policy's options on some seeds, report on others", "experiments.commands.tune"
     ),
-    "calibrate": Command("fit an engine profile to measured iterations", "experiments.calibrate"),
-    "demo": Command("run the main job: solver table, QoE table, figures", "experiments.demo"),
-    "bench": Command("send a workload to a live server and score its readers", "experiments.bench"),
-    "live": Command("run a workload on a live engine of its own, once", "experiments.live"),
-    "serve": Command("start vLLM's server with our scheduler in it", "experiments.serve", False),
+    "calibrate": Command(
+        "fit an engine profile to measured iterations", "experiments.commands.calibrate"
+    ),
+    "demo": Command(
+        "run the main job: solver table, QoE table, figures", "experiments.commands.demo"
+    ),
+    "bench": Command(
+        "send a workload to a live server and score its readers", "experiments.commands.bench"
+    ),
+    "live": Command(
+        "run a workload on a live engine of its own, once", "experiments.commands.live"
+    ),
+    "serve": Command(
+        "start vLLM's server with our scheduler in it", "experiments.commands.serve", False
+    ),
     "live-demo": Command(
-        "serve a real model: an answer, an overload, the QoE table", "experiments.live_demo"
+        "serve a real model: an answer, an overload, the QoE table",
+        "experiments.commands.live_demo",
     ),
     "smollm": Command(
-        "write a small real model for live runs to a folder", "experiments.smollm", False
+        "write a small real model for live runs to a folder", "experiments.live.smollm", False
     ),
     "report": Command(
-        "compare runs: tables, figures, a page with plots", "experiments.report", False
+        "compare runs: tables, figures, a page with plots", "experiments.report.document", False
     ),
     "list": Command(
-        "show what conf/ offers: solvers, policies, engines ...", "experiments.listing", False
+        "show what conf/ offers: solvers, policies, engines ...",
+        "experiments.commands.listing",
+        False,
     ),
     "completion": Command(
-        "print a shell's script for completion by tab", "experiments.completion", False
+        "print a shell's script for completion by tab", "experiments.commands.completion", False
     ),
     "versions": Command(
-        "print the versions of everything that matters", "experiments.environment", False
+        "print the versions of everything that matters", "experiments.runs.environment", False
     ),
 }
 
@@ -142,7 +155,7 @@ def _run(name: str, arguments: list[str]) -> None:
         importlib.import_module(command.module).main(arguments)
         return
     if any("._target_=" in text for text in arguments):
-        from experiments.configuration import own_classes
+        from experiments.configuration.compose import own_classes
 
         arguments = own_classes(name, arguments)
     # Hydra's parser takes its options before or after all overrides, not among them.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from solvers._exact_rounding import best_swap
-from solvers._exact_step import Workspace, solve_step
+from solvers._exact.rounding import best_swap
+from solvers._exact.step import Workspace, solve_step
 
 if TYPE_CHECKING:
     from andes_opt.instance import Instance

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
-from solvers._jit import as_bool, as_int, inner
+from solvers._exact.jit import as_bool, as_int, inner
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments.blocks import commands
 from experiments.cli import COMMANDS
-from experiments.listing import entries
+from experiments.commands.listing import entries
+from experiments.documents.blocks import commands
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

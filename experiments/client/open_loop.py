@@ -27,7 +27,7 @@ import numpy as np
 
 from andes_opt.qoe import QoETarget
 from experiments.client.reply import ReplyReader, error_message
-from experiments.usage import UsageError
+from experiments.configuration.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,7 @@ import pytest
 
 from andes_opt.versions import versions
 from experiments.cli import COMMANDS, main
-from experiments.configuration import CONF_DIR, groups
+from experiments.configuration.compose import CONF_DIR, groups
 
 SCRIPT = Path(sys.executable).parent / "andes-opt"
 HYDRA_COMMANDS = [name for name, command in COMMANDS.items() if command.hydra]

@@ -9,7 +9,7 @@ import pytest
 
 from andes_opt.qoe import QoETarget
 from experiments.client.endpoint import Endpoint
-from experiments.configuration import groups, load_choice
+from experiments.configuration.compose import groups, load_choice
 
 
 def body(prompt_tokens=5, **options):
@@ -128,7 +128,7 @@ def test_wrong_options_are_refused_in_a_sentence(options, fragments):
 @pytest.mark.parametrize("name", groups()["endpoint"])
 def test_every_file_makes_an_endpoint_whose_requests_are_json(name):
     """Each choice of conf/endpoint instantiates, and its bodies can be sent."""
-    from experiments.configuration import build
+    from experiments.configuration.compose import build
 
     endpoint = build(load_choice("endpoint", name))
     request = endpoint.request_body("m", np.random.default_rng(0), 3, 2, QoETarget(1.0, 4.8))

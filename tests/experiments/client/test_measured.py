@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,12 +13,12 @@ from andes_opt import qoe
 from andes_opt.metrics import summarise
 from andes_opt.qoe import QoETarget
 from andes_opt.workload import Requests
+from experiments import ROOT
 from experiments.client.measured import measure, row_columns, summary
 from experiments.client.open_loop import ClientLog, Outcome, Reply
-from experiments.live_run import engine_numbers
-from experiments.records import CLIENT_COLUMNS, REQUEST_COLUMNS, frame
+from experiments.live.run import engine_numbers
+from experiments.runs.records import CLIENT_COLUMNS, REQUEST_COLUMNS, frame
 
-ROOT = Path(__file__).parents[3]
 VECTORS = ROOT / "tests" / "reference" / "qoe_vectors.json"
 NO_COUNTERS = {"vllm": {}, "adapter": {}}
 

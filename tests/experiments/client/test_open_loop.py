@@ -28,7 +28,7 @@ from scripted_server import (
 from andes_opt.workload import Requests
 from experiments.client.endpoint import Endpoint
 from experiments.client.open_loop import Outcome, replay
-from experiments.usage import UsageError
+from experiments.configuration.errors import UsageError
 
 #: How much too early timers may fire. Nothing here minds how late a busy machine makes them.
 EARLY_S = 0.01

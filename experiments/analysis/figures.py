@@ -1,0 +1,190 @@
+"""Figures: colour-blind-safe, legible in print, each a function from rows to a file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+import polars as pl
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from experiments.runs.records import write_atomically
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+#: Okabe and Ito's palette (https://jfly.uni-koeln.de/color/), without its yellow, which
+#: is too light for lines on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
+DASHES = ("-", "--", "-.", ":")  # tell lines apart where there is no colour
+
+#: matplotlib's settings for every figure.
+STYLE: dict[Any, Any] = {
+    "figure.dpi": 150,
+    "savefig.dpi": 200,
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 5.5,
+}
+
+#: Where a gap of 0 is drawn, which has no logarithm, and where smaller gaps are drawn too.
+_GAP_FLOOR_PERCENT = 1e-5
+#: Solvers at the floor are drawn above one another by this factor, to keep them apart.
+_FLOOR_STEP = 1.5
+
+
+def gap_against_time(rows: pl.DataFrame, path: Path) -> None:
+    """
+    Solver quality in one picture: mean gap to the optimum against median time of a call.
+
+    Parameters
+    ----------
+    rows
+        Of ``andes-opt quality``. Solvers without any plan are left out.
+    path
+        The PNG file to write.
+    """
+    with mpl.rc_context(STYLE):
+        save(draw_gap_against_time(rows), path)
+
+
+def draw_gap_against_time(rows: pl.DataFrame) -> Figure:
+    """The figure of :func:`gap_against_time`."""
+    points = gap_points(rows)
+    instances = rows.select("source", "instance").n_unique()
+    with mpl.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(6.0, 3.8), layout="constrained")
+        optimal = 0
+        for k, point in enumerate(points.iter_rows(named=True)):
+            height = point["gap"]
+            if height <= _GAP_FLOOR_PERCENT:
+                height = _GAP_FLOOR_PERCENT * _FLOOR_STEP**optimal
+                optimal += 1
+            axes.errorbar(
+                point["ms"],
+                height,
+                xerr=[[point["ms"] - point["low"]], [point["high"] - point["ms"]]],
+                fmt=MARKERS[k % len(MARKERS)],
+                color=COLOURS[k % len(COLOURS)],
+                capsize=2,
+                label=point["solver"],
+            )
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        label_decades(axes.xaxis)
+        if optimal:
+            top = _GAP_FLOOR_PERCENT * _FLOOR_STEP ** (optimal - 1)
+            axes.axhspan(_GAP_FLOOR_PERCENT / 1.4, top * 1.4, color="0.92", label="optimal")
+        axes.set_xlabel("time of a call in ms (median, 10-90 %)")
+        axes.set_ylabel("mean gap to the optimum in %")
+        axes.set_title(f"{instances} instances", loc="left")
+        if points.height:
+            figure.legend(loc="outside right upper")
+    return figure
+
+
+def label_decades(axis: Axis) -> None:
+    """Plain numbers at 1, 2 and 5 of each decade of a logarithmic axis, however short it is."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def gap_points(rows: pl.DataFrame) -> pl.DataFrame:
+    """
+    A point per solver: median time of a call with its 10 and 90 % quantiles, and mean gap.
+
+    Parameters
+    ----------
+    rows
+        Of ``andes-opt quality``.
+
+    Returns
+    -------
+    polars.DataFrame
+        ``solver``, ``ms``, ``low``, ``high`` (ms), ``gap`` (%), fastest first; solvers
+        without any plan are left out.
+    """
+    return (
+        rows.filter(pl.col("wall_s").is_not_null())
+        .group_by("solver", maintain_order=True)
+        .agg(
+            (1000 * pl.col("wall_s").median()).alias("ms"),
+            (1000 * pl.col("wall_s").quantile(0.1)).alias("low"),
+            (1000 * pl.col("wall_s").quantile(0.9)).alias("high"),
+            pl.col("gap_percent").mean().alias("gap"),
+        )
+        .sort("ms")
+    )
+
+
+def qoe_against_rate(rows: pl.DataFrame, path: Path) -> None:
+    """
+    Mean QoE by the three definitions against request rate, a line per policy and solver.
+
+    Parameters
+    ----------
+    rows
+        Of ``andes-opt simulate`` or ``demo``.
+    path
+        The PNG file to write.
+    """
+    definitions = ("qoe_area", "qoe_delay", "qoe_window")
+    means = (
+        rows.with_columns(arm())
+        .group_by("arm", "rate", maintain_order=True)
+        .agg(pl.col(*definitions).mean())
+        .sort("rate", maintain_order=True)
+    )
+    with mpl.rc_context(STYLE):
+        figure, panels = plt.subplots(1, 3, figsize=(7.4, 2.9), sharey=True, layout="constrained")
+        for panel, definition in zip(panels, definitions, strict=True):
+            _lines(panel, means, definition)
+            panel.set_title(definition.removeprefix("qoe_"), loc="left")
+            panel.set_xlabel("request rate in 1/s")
+        panels[0].set_ylabel("mean QoE")
+        panels[0].set_ylim(0, 1.03)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+        save(figure, path)
+
+
+def arm() -> pl.Expr:
+    """Column ``arm``: the policy, with its solver in brackets if it uses one."""
+    with_solver = pl.format("{} ({})", "policy", "solver")
+    return pl.when(pl.col("solver").is_null()).then("policy").otherwise(with_solver).alias("arm")
+
+
+def _lines(panel: Axes, means: pl.DataFrame, column: str) -> None:
+    for k, name in enumerate(means["arm"].unique(maintain_order=True)):
+        line = means.filter(pl.col("arm") == name)
+        panel.plot(
+            line["rate"].to_numpy(),
+            line[column].to_numpy(),
+            color=COLOURS[k % len(COLOURS)],
+            marker=MARKERS[k % len(MARKERS)],
+            # Lines that coincide stay visible through the gaps of the one on top.
+            linestyle=DASHES[k % len(DASHES)],
+            markerfacecolor="none" if k % 2 else None,
+            label=name,
+        )
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure to a file, whole or not at all, and close it."""
+    write_atomically(path, lambda partial: figure.savefig(partial))
+    plt.close(figure)

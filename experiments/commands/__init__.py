@@ -1,0 +1,1 @@
+"""One command a file: ``main``, its help and its summary."""

@@ -1,0 +1,150 @@
+"""``andes-opt demo``: the main job in small, with the functions of the other commands."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hydra
+import polars as pl
+from hydra.core.hydra_config import HydraConfig
+
+from andes_opt.metrics import summarise
+from experiments.analysis import figures
+from experiments.analysis.markdown import markdown
+from experiments.commands import quality
+from experiments.commands.simulate import request_rows, run_columns, simulate
+from experiments.configuration.compose import CONF_DIR, load_choice
+from experiments.configuration.errors import UsageError
+from experiments.runs.progress import jit_seconds
+from experiments.runs.records import printable, recorded_run, write_atomically
+from experiments.runs.resume import resumable
+from experiments.solver_comparison import instances
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+#: Columns of the QoE table: metric of ``andes_opt.metrics`` -> heading.
+_QOE_TABLE = {
+    "qoe_area_mean": "area",
+    "qoe_delay_mean": "delay",
+    "qoe_window_mean": "window",
+    "qoe_window_share_0": "window = 0",
+    "ttft_p50_s": "TTFT p50 s",
+    "ttft_p90_s": "TTFT p90 s",
+    "ttft_p99_s": "TTFT p99 s",
+    "completion_delay_max_s": "longest delay s",
+    "tokens_per_s": "tokens/s",
+    "preemptions_per_request": "preemptions/request",
+}
+_QOE_DECIMALS = {
+    "rate": 1,
+    "area": 3,
+    "delay": 3,
+    "window": 3,
+    "window = 0": 3,
+    "TTFT p50 s": 2,
+    "TTFT p90 s": 2,
+    "TTFT p99 s": 2,
+    "longest delay s": 1,
+    "tokens/s": 0,
+    "preemptions/request": 2,
+}
+
+
+def arm_config(config: DictConfig, policy: str, solver: str | None, rate: float) -> DictConfig:
+    """The demo's configuration with another policy, solver and rate."""
+    arm = config.copy()
+    arm.policy = load_choice("policy", policy)
+    if solver is not None:
+        arm.solver = load_choice("solver", solver)
+    arm.workload.rate = rate
+    arm.workload.requests = config.requests
+    return arm
+
+
+def compare_solvers(config: DictConfig) -> pl.DataFrame:
+    """Rows of the solver comparison, on instances of the middle rate."""
+    rate = sorted(config.rates)[len(config.rates) // 2]
+    capturing = config.copy()
+    capturing.workload.rate = rate
+    capturing.workload.requests = config.requests
+    problems = instances.captured(capturing, config.capture)
+    answers = quality.compare(
+        problems, quality.build_solvers(config.solvers), time_limit_s=config.time_limit_s
+    )
+    return quality.as_rows(answers, command="demo", rate=rate, seed=config.seed)
+
+
+def compare_policies(config: DictConfig) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, float]]:
+    """
+    Simulate every arm at every rate.
+
+    Returns
+    -------
+    tuple
+        Rows per request; one line per rate and arm; flat metrics.
+    """
+    rows, lines = [], []
+    flat: dict[str, float] = {}
+    for rate in config.rates:
+        for policy, solver in config.arms:
+            arm = arm_config(config, policy, solver, rate)
+            name = policy if solver is None else f"{policy} ({solver})"
+            result = simulate(arm, description=f"{name} at {rate}/s")
+
+            # A policy without a solver leaves Hydra's choice of one in the configuration.
+            replaced = {"policy": policy, **({"solver": solver} if solver else {})}
+            rows.append(request_rows(result, run_columns(arm, HydraConfig.get(), **replaced)))
+            metrics = summarise(result)
+            shown = {heading: metrics[metric] for metric, heading in _QOE_TABLE.items()}
+            lines.append({"rate": rate, "policy": name, **shown})
+            prefix = f"{policy}_{solver}" if solver else policy
+            flat |= {f"{prefix}_at_{rate}_{metric}": metrics[metric] for metric in _QOE_TABLE}
+    return pl.concat(rows), pl.DataFrame(lines), flat
+
+
+@resumable
+def run(config: DictConfig) -> dict[str, float]:
+    """Run the demo, write its files, print its tables, and return its summary."""
+    started = time.perf_counter()
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with recorded_run(folder) as record:
+        if not config.rates or not config.arms:
+            raise UsageError("rates and arms must not be empty.")
+        with jit_seconds() as jit:
+            solver_rows = compare_solvers(config)
+            rows, qoe_table, metrics = compare_policies(config)
+        solver_table = quality.table(solver_rows)
+
+        write_atomically(folder / "solver_rows.parquet", solver_rows.write_parquet)
+        write_atomically(folder / "solver_table.csv", solver_table.write_csv)
+        write_atomically(folder / "qoe_table.csv", qoe_table.write_csv)
+        figures.gap_against_time(solver_rows, folder / "gap_vs_time.png")
+        figures.qoe_against_rate(rows, folder / "qoe_vs_rate.png")
+        wall_s = time.perf_counter() - started
+        summary = {
+            "wall_s": wall_s,
+            "jit_s": jit.value,
+            **quality.summarise(solver_rows),
+            **metrics,
+        }
+        record.finish(rows, summary)
+
+    print(f"\nSolver quality: {config.capture} instances that Andes solved, {config.engine.name}\n")
+    print(markdown(solver_table, quality.TABLE_DECIMALS))
+    print(f"\nQoE: {config.requests} requests per row, mean over requests\n")
+    print(markdown(qoe_table, _QOE_DECIMALS))
+    print("\nFiles")
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            print(f"  {printable(path)}")
+    print(
+        f"\n{wall_s:.0f} s, of which the JIT compiled for {jit.value:.0f} s "
+        f"({100 * jit.value / wall_s:.0f} %)."
+    )
+    return summary
+
+
+main = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="demo")(run)

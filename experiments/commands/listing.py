@@ -1,0 +1,124 @@
+"""``andes-opt list``: what the files of ``conf/`` offer, the columns, the modules."""
+
+from __future__ import annotations
+
+import ast
+from typing import TYPE_CHECKING
+
+from experiments.configuration.compose import CONF_DIR, first_comment, groups
+from experiments.configuration.errors import UsageError, not_understood
+from experiments.configuration.launchers import LAUNCHERS
+from experiments.runs.records import COLUMNS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_PACKAGES = ("andes_opt", "solvers", "engine_adapter", "experiments")
+#: Groups that hold options of one thing rather than things to choose from.
+_SINGLE = ("isolation", "live", "study", "tuning")
+#: Kinds that are not groups of ``conf/``.
+EXTRA_KINDS = {
+    "columns": "columns of rows.parquet",
+    "families": "generated instances for `andes-opt quality families=[...]`",
+    "launchers": "where `--multirun` makes the runs of a sweep, hydra/launcher=NAME",
+    "modules": "modules of the packages",
+}
+
+
+def plural(group: str) -> str:
+    """How a group is called on the command line: ``policy`` -> ``policies``."""
+    if group.endswith("s") or group in _SINGLE:
+        return group
+    return f"{group[:-1]}ies" if group.endswith("y") else f"{group}s"
+
+
+def entries(kind: str) -> dict[str, str]:
+    """
+    Names of a kind and their one-line descriptions.
+
+    Parameters
+    ----------
+    kind
+        ``solvers``, ``policies`` ... or the group's own name; ``columns`` for those of
+        ``rows.parquet``; ``launchers``; ``families`` for those of ``andes_opt/families.py``;
+        ``modules`` for the packages' files.
+
+    Raises
+    ------
+    UsageError
+        If there is no such kind.
+    """
+    if kind == "columns":
+        return {
+            name: f"{column.meaning}{f' [{column.unit}]' if column.unit else ''}"
+            for name, column in COLUMNS.items()
+        }
+    if kind == "modules":
+        return modules()
+    if kind == "launchers":
+        return {name: launcher.meaning for name, launcher in LAUNCHERS.items()}
+    if kind == "families":
+        from andes_opt.families import FAMILIES  # numba takes a second to import
+
+        return dict(FAMILIES)
+    known = groups()
+    names = {plural(group): group for group in known} | {group: group for group in known}
+    if kind not in names:
+        kinds = [*(plural(group) for group in known), *EXTRA_KINDS]
+        raise not_understood("list", kind, kinds)
+    group = names[kind]
+    return {name: first_comment(CONF_DIR / group / f"{name}.yaml") for name in known[group]}
+
+
+def modules() -> dict[str, str]:
+    """Path of every module and the first sentence of its docstring."""
+    root = CONF_DIR.parent
+    paths = [path for package in _PACKAGES for path in sorted((root / package).rglob("*.py"))]
+    return {
+        path.relative_to(root).as_posix(): _first_sentence(path)
+        for path in paths
+        if path.name != "__init__.py"
+    }
+
+
+def _first_sentence(path: Path) -> str:
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    paragraph = " ".join(text.split("\n\n")[0].split())
+    return paragraph.split(". ")[0].rstrip(".")
+
+
+_HELP = """\
+usage: andes-opt list [KIND]
+
+Without a kind: the kinds there are. With one: a line for each name.
+
+Examples
+  andes-opt list
+  andes-opt list solvers
+  andes-opt list columns
+"""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """
+    Print the entries of one kind, or the kinds there are.
+
+    Raises
+    ------
+    UsageError
+        On an unknown kind, or on more than one.
+    """
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(_HELP, end="")
+        return
+    if len(arguments) > 1:
+        raise UsageError(f"{arguments[1]!r} not understood: list takes one kind at a time.")
+    if arguments:
+        lines = entries(arguments[0])
+    else:
+        lines = {plural(group): ", ".join(names) for group, names in groups().items()}
+        lines |= EXTRA_KINDS
+    width = max((len(name) for name in lines), default=0)
+    for name, text in lines.items():
+        print(f"{name:<{width}}  {text}".rstrip())

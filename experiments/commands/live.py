@@ -1,0 +1,51 @@
+"""``andes-opt live``: a workload, a live vLLM engine, a policy; one engine start per run."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+
+from experiments.commands.bench import sentence
+from experiments.commands.serve import told_to_end
+from experiments.configuration.compose import CONF_DIR
+from experiments.live.engine_file import check_chosen
+from experiments.live.run import adapter_sentence, request_rate, run_columns, serve
+from experiments.runs.records import recorded_run
+from experiments.runs.resume import resumable, say
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+@resumable
+def run(config: DictConfig) -> dict[str, float]:
+    """Serve, write the run's files, and return its summary."""
+    if "live_study" in config:  # conf/experiment/live_*.yaml
+        from experiments.live import study
+
+        return study.run(config)
+    if "live_fidelity" in config:
+        from experiments.live import fidelity
+
+        return fidelity.run(config)
+    hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
+    with told_to_end(), recorded_run(folder) as record:
+        check_chosen(config)
+        config = config.copy()
+        rate = request_rate(config)
+        if rate is not None:
+            config.workload.rate = rate
+        overrides = shlex.join(hydra_config.overrides.task)
+        columns = run_columns(config, rate, overrides, hydra_config.runtime.choices)
+        rows, values = serve(config, folder, columns)
+        record.finish(rows, values)
+    say(f"{sentence(values)} {adapter_sentence(values)}".rstrip(), folder)
+    return values
+
+
+main = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="live")(run)

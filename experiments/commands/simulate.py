@@ -1,0 +1,166 @@
+"""``andes-opt simulate``: a workload, an engine, a policy; one row per request."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+import numpy as np
+import polars as pl
+from hydra.core.hydra_config import HydraConfig
+
+from andes_opt.metrics import summarise
+from andes_opt.simulator import TIMELINE_COLUMNS, SimulationResult
+from andes_opt.simulator import simulate as run_simulation
+from experiments.configuration.compose import CONF_DIR, build, label
+from experiments.runs.progress import bar, jit_seconds
+from experiments.runs.records import (
+    REQUEST_COLUMNS,
+    TIMELINE,
+    TOKENS,
+    frame,
+    recorded_run,
+    write_atomically,
+)
+from experiments.runs.resume import resumable, say
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hydra.conf import HydraConf
+    from omegaconf import DictConfig
+
+    from andes_opt.snapshot import Decision, Snapshot
+
+
+def simulate(
+    config: DictConfig,
+    *,
+    capture: Callable[[Snapshot, Decision], None] | None = None,
+    description: str = "simulating",
+) -> SimulationResult:
+    """
+    Simulate what a configuration describes.
+
+    Parameters
+    ----------
+    config
+        With the nodes of ``conf/simulate.yaml``.
+    capture
+        Called with every snapshot and the decision taken on it.
+    description
+        What the progress bar says.
+
+    Raises
+    ------
+    UsageError
+        If a constructor or the trace refuses its options.
+    """
+    workload = build(config, "workload")
+    engine = build(config, "engine")
+    policy = build(config, "policy")
+    requests = workload.generate(config.seed)
+
+    with bar(requests.arrival_s.size, description) as progress:
+        return run_simulation(
+            requests,
+            engine,
+            policy,
+            solver_time=config.get("solver_time", "free"),
+            oracle=config.get("oracle", False),
+            capture=capture,
+            record_tokens=config.get("tokens", False),
+            record_timeline=config.get("timeline", False),
+            progress=lambda finished: progress.update(finished - progress.n),
+        )
+
+
+def run_columns(
+    config: DictConfig, hydra_config: HydraConf, **replaced: str | None
+) -> dict[str, Any]:
+    """
+    What made the rows of a run: values of ``records.RUN_COLUMNS``.
+
+    Parameters
+    ----------
+    config
+        The run's configuration.
+    hydra_config
+        Hydra's part of it.
+    **replaced
+        Group -> name of the file in use, where it is not the one that Hydra chose.
+    """
+    choices = {**hydra_config.runtime.choices, **replaced}
+    solves = "solver" in config.policy
+
+    def name(group: str, used: bool = True) -> str | None:
+        return label(config, choices, group) if used else None
+
+    rate = config.workload.get("rate")
+    return {
+        "command": hydra_config.job.name,
+        "policy": name("policy"),
+        "solver": name("solver", solves),
+        "objective": name("objective", solves),
+        "engine": name("engine"),
+        "workload": name("workload"),
+        "lengths": name("lengths", "lengths" in config),
+        "readers": name("readers", "readers" in config),
+        "rate": None if rate is None else float(rate),
+        "seed": config.seed,
+        "overrides": shlex.join(hydra_config.overrides.task),
+    }
+
+
+def request_rows(result: SimulationResult, run: dict[str, Any]) -> pl.DataFrame:
+    """One row per request of a simulation."""
+    columns = {name: getattr(result, name) for name in REQUEST_COLUMNS if name != "request"}
+    return frame({"request": np.arange(result.arrival_s.size), **columns}, **run)
+
+
+@resumable
+def run(config: DictConfig) -> dict[str, float]:
+    """Simulate, write the run's files, and return its summary."""
+    if "study" in config:  # conf/experiment/paper_*.yaml
+        from experiments.studies import study
+
+        return study.run(config)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with recorded_run(folder) as record:
+        with jit_seconds() as jit:
+            result = simulate(config)
+        summary = {**summarise(result), "jit_s": jit.value}
+        if result.timeline is not None:
+            timeline = pl.DataFrame(result.timeline, schema=list(TIMELINE_COLUMNS))
+            write_atomically(folder / TIMELINE, timeline.write_parquet)
+        if result.token_times_s is not None:
+            write_atomically(folder / TOKENS, _token_rows(result).write_parquet)
+        record.finish(request_rows(result, run_columns(config, HydraConfig.get())), summary)
+    say(_sentence(summary), folder)
+    return summary
+
+
+def _token_rows(result: SimulationResult) -> pl.DataFrame:
+    times = result.token_times_s or []
+    request = np.repeat(np.arange(len(times)), [t.size for t in times])
+    return pl.DataFrame({"request": request, "time_s": np.concatenate(times)})
+
+
+def _sentence(summary: dict[str, float]) -> str:
+    if summary["rejected"] == summary["requests"]:
+        return (
+            f"All {summary['requests']:.0f} requests were rejected: each needs more than "
+            "engine.capacity_tokens or engine.max_context_tokens."
+        )
+    return (
+        f"QoE area {summary['qoe_area_mean']:.3f}, delay {summary['qoe_delay_mean']:.3f}, "
+        f"window {summary['qoe_window_mean']:.3f}; TTFT p50 {summary['ttft_p50_s']:.2f} s, "
+        f"p90 {summary['ttft_p90_s']:.2f} s; {summary['tokens_per_s']:.0f} tokens/s; "
+        f"{summary['preemptions_per_request']:.2f} preemptions per request; "
+        f"{summary['rejected']:.0f} rejected."
+    )
+
+
+main = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="simulate")(run)

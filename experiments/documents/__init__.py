@@ -1,0 +1,1 @@
+"""Number blocks and excerpts in Markdown files."""

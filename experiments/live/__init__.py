@@ -1,0 +1,1 @@
+"""Live engines: servers, runs, studies and their documents."""

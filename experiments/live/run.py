@@ -1,0 +1,320 @@
+"""
+One live run: start an engine, send it a workload under a policy, count, end it.
+
+What runs come from is kept as long as the code that they can run stays as it is, so this
+module imports neither the studies nor the reports.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.commands.bench import most_common_error, nothing_completed, token_rows
+from experiments.commands.serve import checked_settings
+from experiments.configuration.compose import build, label
+from experiments.configuration.errors import UsageError, not_installed
+from experiments.live.engine import DYING_S, EngineFailed, serving
+from experiments.runs.progress import bar
+from experiments.runs.records import TOKENS, frame, write_atomically
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import polars as pl
+    from omegaconf import DictConfig
+
+    from andes_opt.workload import Requests
+    from experiments.client.open_loop import ClientLog
+    from experiments.live.engine import LiveEngine, Server
+
+#: How rows name vLLM's own scheduler.
+STOCK = "stock"
+
+#: Seeds of warm-up requests lie so far from those of runs.
+_WARM_UP_SEED = 1_000_003
+#: Draws that tell the mean length of replies to a thousandth.
+_MEAN_DRAWS = 200_000
+#: Parts of the adapter's work that the planner share counts: all but the books.
+PLANNING = ("adapter_snapshot_s", "adapter_decide_s", "adapter_apply_s")
+#: The adapter writes its counters once a second, in the next iteration.
+_REPORT_S = 1.1
+
+#: Counters of the adapter that a run's summary has, as they grew during the run.
+_COUNTERS = (
+    "iterations",
+    "passed_through",
+    "plans",
+    "late_plans",
+    "late_rejected",
+    "evicted",
+    "held",
+    "engine_preemptions",
+    "rescues",
+    "resumed_tokens",
+    "resumed_cached_tokens",
+    "observe_s",
+    "snapshot_s",
+    "decide_s",
+    "apply_s",
+    "planner_s",
+    "engine_s",
+)
+
+
+def request_rate(config: DictConfig) -> float | None:
+    """
+    Requests/s of a run: ``workload.rate``, or what makes its load.
+
+    Parameters
+    ----------
+    config
+        With the nodes of ``conf/live.yaml``.
+
+    Returns
+    -------
+    float | None
+        None for a workload that has its own rate.
+
+    Raises
+    ------
+    UsageError
+        If a load is given for a workload without a rate or lengths of its own, or for an engine
+        whose saturated token rate is unknown.
+    """
+    if config.load is None:
+        rate = config.workload.get("rate")
+        return None if rate is None else float(rate)
+    if "rate" not in config.workload or "lengths" not in config:
+        raise UsageError(f"load={config.load} needs a workload with a rate and lengths.")
+    saturated = config.live_engine.saturated_tokens_per_s
+    if saturated is None:
+        raise UsageError(
+            f"load={config.load} needs live_engine.saturated_tokens_per_s: the tokens/s of a run "
+            "with stock=true and a workload.rate far beyond what the engine serves."
+        )
+    if not config.load > 0:
+        raise UsageError(f"load={config.load} not understood: need more than 0.")
+    return float(config.load * saturated / mean_output_tokens(config))
+
+
+def mean_output_tokens(config: DictConfig) -> float:
+    """Mean reply length of the configured lengths, tokens."""
+    _, output = build(config, "lengths").sample(np.random.default_rng(0), _MEAN_DRAWS)
+    return float(output.mean())
+
+
+def settings_of(config: DictConfig) -> dict[str, Any] | None:
+    """The adapter's settings, checked; None for stock vLLM."""
+    if config.stock:
+        return None
+    return checked_settings(config.live)
+
+
+def run_columns(
+    config: DictConfig, rate: float | None, overrides: str, choices: Mapping[str, str]
+) -> dict[str, Any]:
+    """What made the rows of a run: values of ``records.RUN_COLUMNS``."""
+
+    def name(group: str, used: bool = True) -> str | None:
+        return label(config, choices, group) if used else None
+
+    solves = not config.stock and "solver" in config.policy
+    return {
+        "command": "live",
+        "policy": STOCK if config.stock else name("policy"),
+        "solver": name("solver", solves),
+        "objective": name("objective", solves),
+        "engine": config.live_engine.name,
+        "workload": name("workload"),
+        "lengths": name("lengths", "lengths" in config),
+        "readers": name("readers", "readers" in config),
+        "rate": rate,
+        "seed": config.seed,
+        "overrides": overrides,
+    }
+
+
+def serve(
+    config: DictConfig, folder: Path, columns: Mapping[str, Any], description: str = "streaming"
+) -> tuple[pl.DataFrame, dict[str, float]]:
+    """
+    Start the engine, send the workload, end the engine.
+
+    Parameters
+    ----------
+    config
+        With the nodes of ``conf/live.yaml`` and the rate settled.
+    folder
+        Gets the server's log, the adapter's counters, and what else is asked for.
+    columns
+        Of :func:`run_columns`.
+    description
+        What the progress bar says.
+
+    Returns
+    -------
+    tuple[polars.DataFrame, dict[str, float]]
+        Rows and summary.
+
+    Raises
+    ------
+    UsageError
+        If a constructor refuses its options, or something is not installed.
+    EngineFailed
+        If the engine did not start, ended in the middle, or completed no request.
+    """
+    try:
+        from experiments.client.measured import measure, row_columns, summary
+    except ImportError as error:
+        raise not_installed(str(error.name), "live") from error
+    engine: LiveEngine = build(config, "live_engine")
+    settings = settings_of(config)
+    if settings is not None and config.iterations:
+        settings["iterations_path"] = str((folder / "iterations.csv").resolve())
+    requests = build(config, "workload").generate(config.seed)
+    with serving(engine, settings, folder) as server:
+        if config.warm_up:
+            warm = build(config, "workload").generate(config.seed + _WARM_UP_SEED)
+            _send(config, server, _first(warm, config.warm_up), config.seed + _WARM_UP_SEED)
+        before = read_counters(config, server)
+        with bar(requests.num_requests, description) as progress:
+            log = _send(config, server, requests, config.seed, progress)
+        broken = any(reply.outcome == "failed" for reply in log.replies)
+        server.check(wait_s=DYING_S if broken else 0.0)
+        after = read_counters(config, server)
+        started_s = server.started_s
+    measured = measure(log, config.idle_cost)
+    if nothing_completed(log):
+        why = most_common_error(measured)
+        raise EngineFailed(f"no request was completed; most often: {why}")
+    values = {
+        **summary(measured, log),
+        **engine_numbers(before, after, requests.num_requests),
+        "engine_start_s": started_s,
+    }
+    if config.tokens:
+        write_atomically(folder / TOKENS, token_rows(measured).write_parquet)
+    return frame(row_columns(measured), **columns), values
+
+
+def engine_numbers(
+    before: Mapping[str, Any], after: Mapping[str, Any], requests: int
+) -> dict[str, float]:
+    """
+    What the engine and the adapter counted during a run.
+
+    Parameters
+    ----------
+    before, after
+        ``{"vllm": {...}, "adapter": {...}}``: counters at both of its ends.
+    requests
+        Requests of the run.
+
+    Returns
+    -------
+    dict[str, float]
+        ``preemptions`` and ``preemptions_per_request`` as vLLM counts them, and the adapter's
+        counters with ``adapter_`` before their names; none of these for stock vLLM.
+    """
+    vllm = after["vllm"], before["vllm"]
+    preemptions = _grown(*vllm, "vllm:num_preemptions_total")
+    values = {
+        "preemptions": preemptions,
+        "preemptions_per_request": preemptions / requests,
+        "prefix_cache_hit_tokens": _grown(*vllm, "vllm:prefix_cache_hits_total"),
+        "prefix_cache_query_tokens": _grown(*vllm, "vllm:prefix_cache_queries_total"),
+    }
+    new, old = after["adapter"], before["adapter"]
+    if not new:
+        return values
+    grown = {name: _grown(new, old, name) for name in _COUNTERS}
+    values |= {f"adapter_{name}": value for name, value in grown.items()}
+    values["adapter_planner_share"] = _ratio(grown["planner_s"], grown["engine_s"])
+    # Over the last 4,096 iterations, which may reach into the warm-up.
+    for percentile in ("p50", "p99", "max"):
+        values[f"adapter_iteration_{percentile}_s"] = float(new[f"iteration_{percentile}_s"])
+    ages_s = _grown(new, old, "late_age_s_sum")
+    values["adapter_late_age_mean_s"] = _ratio(ages_s, grown["late_plans"])
+    values["adapter_late_age_max_s"] = float(new["late_age_s_max"])
+    events = sum(new["events"].values()) - sum(old.get("events", {}).values())
+    values["adapter_fallbacks"] = float(events)
+    values["adapter_resumed_cached_share"] = _ratio(
+        grown["resumed_cached_tokens"], grown["resumed_tokens"]
+    )
+    return values
+
+
+def adapter_sentence(values: Mapping[str, float]) -> str:
+    """The adapter's part of a run in a line; empty for stock vLLM."""
+    if "adapter_plans" not in values:
+        return ""
+    planning_s = sum(values[name] for name in PLANNING)
+    text = (
+        f"{values['adapter_plans'] + values['adapter_late_plans']:.0f} plans, "
+        f"{values['preemptions']:.0f} preemptions, planner share "
+        f"{100 * _ratio(planning_s, values['adapter_engine_s']):.2f} %, with books "
+        f"{100 * values['adapter_planner_share']:.2f} %, "
+        f"{values['adapter_fallbacks']:.0f} fallbacks"
+    )
+    if values["adapter_late_plans"]:
+        text += f", background plans {values['adapter_late_age_mean_s']:.2f} s old"
+    return f"{text}."
+
+
+def _send(
+    config: DictConfig, server: Server, requests: Requests, seed: int, progress: Any = None
+) -> ClientLog:
+    """Send requests to the server; Ctrl-C passes through."""
+    from experiments.client.open_loop import replay
+
+    endpoint_config = config.endpoint.copy()
+    endpoint_config.url = server.url
+    options: dict[str, Any] = {} if progress is None else {"finished": progress.update}
+    log = replay(requests, build(endpoint_config), seed=seed, timeout_s=config.timeout_s, **options)
+    if log.interrupted:
+        raise KeyboardInterrupt
+    return log
+
+
+def read_counters(config: DictConfig, server: Server) -> dict[str, Any]:
+    """vLLM's counters and the adapter's, both up to date."""
+    if server.report is not None:
+        # A tiny request makes the iteration that writes them.
+        time.sleep(_REPORT_S)
+        one = np.ones(1, dtype=np.int64)
+        tiny = _requests_like(one)
+        _send(config, server, tiny, config.seed + 2 * _WARM_UP_SEED)
+        time.sleep(0.1)
+    return {"vllm": server.metrics(), "adapter": server.adapter()}
+
+
+def _requests_like(tokens: Any) -> Requests:
+    from andes_opt.workload import Requests
+
+    ones = np.ones(tokens.size)
+    return Requests(np.zeros(tokens.size), 4 * tokens, 2 * tokens, ones, ones)
+
+
+def _first(requests: Requests, count: int) -> Requests:
+    from andes_opt.workload import Requests
+
+    return Requests(
+        requests.arrival_s[:count],
+        requests.prompt_tokens[:count],
+        requests.output_tokens[:count],
+        requests.ttft_s[:count],
+        requests.tds[:count],
+    )
+
+
+def _grown(after: Mapping[str, Any], before: Mapping[str, Any], name: str) -> float:
+    return float(after.get(name, 0.0)) - float(before.get(name, 0.0))
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else math.nan

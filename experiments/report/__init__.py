@@ -1,0 +1,1 @@
+"""``andes-opt report``: many runs read, compared, drawn."""

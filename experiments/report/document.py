@@ -1,0 +1,321 @@
+"""``andes-opt report``: one table of many runs, compared, drawn and written down."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import polars as pl
+
+from experiments.analysis.markdown import markdown
+from experiments.configuration.errors import UsageError, not_understood
+from experiments.report import studies
+from experiments.report import tables as shown
+from experiments.report.figures import looks, save_for_print
+from experiments.report.page import page
+from experiments.report.reading import read
+from experiments.report.sections import Facts, sections
+from experiments.report.series import together
+from experiments.report.statistics import capacities, compare, metrics_of
+from experiments.runs.environment import commit_words
+from experiments.runs.records import TOKENS, printable, write_atomically
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from experiments.report.reading import Cell, Results
+    from experiments.report.sections import Section
+
+#: What others are compared with unless somebody says otherwise.
+_USUAL_BASELINE, _USUAL_SOLVER = "fcfs", "greedy"
+
+#: Longer tables are folded up on the page.
+_LONG_TABLE = 40
+
+_EXAMPLES = """\
+Rows of any command are read; runs that are not complete are left out. Means come with 95 %
+intervals (Student's t) over seeds, or over instances for solvers; differences are paired, and
+p is that of the paired t-test, corrected by Holm for all comparisons of a metric.
+
+Examples
+  andes-opt report multirun/simulate
+  andes-opt report demo_output --output demo_report --baseline "andes (greedy)"
+  andes-opt report sweeps/rates sweeps/detail --request 17
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}.")
+
+
+def _arguments(words: Sequence[str]) -> argparse.Namespace:
+    parser = _Parser(
+        prog="andes-opt report",
+        description="Compare the runs in some folders: tables, figures, a page with plots.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="runs or sweeps")
+    parser.add_argument(
+        "--baseline",
+        metavar="NAME",
+        help=f"policy or solver to compare with (default: {_USUAL_BASELINE}, {_USUAL_SOLVER})",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("report"), help="folder to write to (default: report)"
+    )
+    parser.add_argument("--request", type=int, metavar="N", help="request whose timeline is shown")
+    return parser.parse_args(list(words))
+
+
+def report(
+    folders: Sequence[Path],
+    output: Path,
+    *,
+    baseline: str | None = None,
+    request: int | None = None,
+) -> str:
+    """
+    Read runs, compare them, and write the report.
+
+    Parameters
+    ----------
+    folders
+        Folders of runs or of sweeps.
+    output
+        Where ``report.html``, ``report.md``, CSV files and ``figures/`` go.
+    baseline
+        The policy, as rows show it, or solver that others are compared with; None for fcfs
+        and greedy where there are such.
+    request
+        The request whose timeline is shown; None to choose one.
+
+    Returns
+    -------
+    str
+        What was read and the comparison, as text.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As ``report_reading.read``.
+    UsageError
+        If nothing is named like the baseline, or the request has no timeline.
+    """
+    results = read(folders)
+    arms = sorted({cell.arm for cell in results.cells})
+    solvers = sorted(set(results.answers["solver"])) if results.answers.height else []
+    studied = list(studies.arms(results.measured))
+    if baseline is not None and baseline not in arms + solvers + studied:
+        raise not_understood("--baseline", baseline, arms + solvers + studied)
+    if request is not None:
+        _check_request(results.cells, request)
+    base = _first_of(arms, baseline, _USUAL_BASELINE)
+    base_solver = _first_of(solvers, baseline, _USUAL_SOLVER)
+    look = looks(arms if base is None else [base, *(arm for arm in arms if arm != base)])
+
+    (output / "figures").mkdir(parents=True, exist_ok=True)
+    tables: dict[str, pl.DataFrame] = {}
+    comparison = capacity = pl.DataFrame()
+    if base is not None:
+        metrics = metrics_of(results.cells).sort("setting", "rate", "arm", "seed")
+        names = [name for name in metrics.columns[4:] if metrics[name].null_count() < len(metrics)]
+        ordered = metrics.sort(
+            "setting", "rate", pl.col("arm").replace_strict({a: k for k, a in enumerate(look)})
+        )
+        comparison = compare(ordered, names, base, by=["setting", "rate"])
+        capacity = capacities(ordered, base)
+        _write_csv(output, {"runs": metrics, "comparison": comparison, "capacity": capacity})
+        tables |= _policy_tables(comparison, capacity, base, list(look))
+    if base_solver is not None:
+        of_solvers = shown.compare_solvers(results.answers, base_solver)
+        _write_csv(output, {"solvers": of_solvers})
+        tables["Solvers"] = shown.solvers(of_solvers, results.answers, base_solver)
+
+    base_study = _first_of(studied, baseline, _USUAL_BASELINE)
+    if base_study is not None:
+        of_studies = studies.statistics(results.measured, base_study)
+        _write_csv(output, {"studies": of_studies})
+        tables |= studies.tables(of_studies, base_study)
+
+    facts = Facts(results, comparison, capacity, look, looks(solvers), base, request)
+    made, missing = sections(facts)
+    drawn = _draw(made, output / "figures")
+    sentences = _sentences(results, base, base_solver)
+    text = _markdown_report(folders, sentences, tables, drawn, missing)
+    write_atomically(output / "report.md", lambda path: path.write_text(text, encoding="utf-8"))
+    opening = _opening(folders, sentences, tables, missing)
+    html = page("andes-opt report", opening, look, made)
+    write_atomically(output / "report.html", lambda path: path.write_text(html, encoding="utf-8"))
+    printed = (f"{name}\n\n{markdown(table, {})}" for name, table in tables.items())
+    return "\n\n".join(["\n".join(sentences), *printed])
+
+
+def _check_request(cells: Sequence[Cell], request: int) -> None:
+    """
+    Refuse a request that has no timeline.
+
+    Raises
+    ------
+    UsageError
+        If no run holds it, or none delivered anything to it.
+    """
+    # Where runs recorded tokens only these are shown.
+    timelines = [cell for group in together(cells, TOKENS) for cell in group] or cells
+    if not timelines:
+        raise UsageError(f"--request={request} not understood: no run has rows per request.")
+    rows = pl.concat([cell.rows.select("request", "first_token_s") for cell in timelines])
+    of_request = rows.filter(pl.col("request") == request)
+    if of_request.is_empty():
+        numbers = rows["request"].to_list()
+        raise UsageError(
+            f"--request={request} not understood: "
+            f"runs hold requests {min(numbers)} to {max(numbers)}."
+        )
+    if of_request["first_token_s"].null_count() == of_request.height:
+        raise UsageError(f"--request={request} has no timeline: no run delivered a token to it.")
+
+
+def _first_of(names: Sequence[str], wanted: str | None, usual: str) -> str | None:
+    for name in (wanted, usual):
+        if name in names:
+            return name
+    return names[0] if names else None
+
+
+def _policy_tables(
+    comparison: pl.DataFrame, capacity: pl.DataFrame, baseline: str, arms: Sequence[str]
+) -> dict[str, pl.DataFrame]:
+    tables = {}
+    for setting in comparison["setting"].unique(maintain_order=True):
+        tables[f"QoE: {setting}"] = shown.levels(comparison, setting)
+        found = {
+            f"Difference to {baseline}: {setting}": shown.differences(
+                comparison, setting, baseline
+            ),
+            f"Capacity: {setting}": shown.capacities(capacity, setting, arms),
+        }
+        tables |= {name: table for name, table in found.items() if table.height}
+    return tables
+
+
+def _draw(made: Sequence[Section], folder: Path) -> list[tuple[str, str]]:
+    """Draw what is printed, as PNG and PDF; titles and names of the PNG files."""
+    drawn = []
+    for section in made:
+        views = [view for view in section.views if view.printed]
+        for k, view in enumerate(views, start=1):
+            stem = section.key if len(views) == 1 else f"{section.key}_{k}"
+            save_for_print(view.draw(), folder / stem)
+            title = f"{section.title}: {view.label}" if view.label else section.title
+            drawn.append((title, f"{stem}.png"))
+    return drawn
+
+
+def _write_csv(output: Path, tables: Mapping[str, pl.DataFrame]) -> None:
+    for name, table in tables.items():
+        write_atomically(output / f"{name}.csv", table.write_csv)
+
+
+def _paired_seeds(cells: Sequence[Cell], base: str) -> int:
+    """How many seeds some other arm has in common with the baseline at one setting and rate."""
+    at_base = {(cell.setting, cell.rate, cell.seed) for cell in cells if cell.arm == base}
+    others = {(cell.setting, cell.rate, cell.seed) for cell in cells if cell.arm != base}
+    return len({seed for _, _, seed in at_base & others})
+
+
+def _sentences(results: Results, base: str | None, base_solver: str | None) -> list[str]:
+    seeds = {cell.seed for cell in results.cells}
+    commits = {
+        commit_words(environment) for environment in results.environments if environment.get("git")
+    }
+    count = len(results.environments)
+    said = [f"{count} complete run{'s' if count != 1 else ''}."]
+    if base is not None:
+        pairs = _paired_seeds(results.cells, base)
+        words = f"{pairs} seed{'s' if pairs != 1 else ''}"
+        said.append(f"Policies are compared with {base}, paired over {words}.")
+        if len(seeds) < 2:
+            said.append("One seed says nothing about spread: no intervals, no tests.")
+        else:
+            said.append(
+                "+- is the half-width of the 95 % interval; p is the paired t-test's, corrected "
+                f"by Holm, with a star below {shown.SIGNIFICANT}."
+            )
+    if base_solver is not None:
+        said.append(f"Solvers are compared with {base_solver}, paired over instances.")
+    if results.measured.height:
+        said.append("Studies' numbers are means over seeds, paired where they are compared.")
+    if commits:
+        said.append(f"Code: {', '.join(sorted(commits))}.")
+    return said + list(results.notes)
+
+
+def _command(folders: Sequence[Path]) -> str:
+    return shlex.join(["andes-opt", "report", *(str(printable(folder)) for folder in folders)])
+
+
+def _markdown_report(
+    folders: Sequence[Path],
+    sentences: Sequence[str],
+    tables: Mapping[str, pl.DataFrame],
+    drawn: Sequence[tuple[str, str]],
+    missing: Sequence[str],
+) -> str:
+    parts = ["# andes-opt report", f"`{_command(folders)}`"]
+    parts += [f"- {sentence}" for sentence in sentences]
+    for name, table in tables.items():
+        parts += [f"## {name}", markdown(table, {})]
+    for title, name in drawn:
+        parts += [f"## {title}", f"![{title}](figures/{name})"]
+    if missing:
+        parts += ["## Left out for want of data", *(f"- {sentence}" for sentence in missing)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _opening(
+    folders: Sequence[Path],
+    sentences: Sequence[str],
+    tables: Mapping[str, pl.DataFrame],
+    missing: Sequence[str],
+) -> str:
+    parts = [f"<p><code>{escape(_command(folders))}</code></p>"]
+    parts += [f"<p>{escape(' '.join(sentences)).replace('+-', '±')}</p>"]
+    for name, table in tables.items():
+        is_open = " open" if table.height <= _LONG_TABLE else ""
+        parts.append(
+            f"<details{is_open}><summary>{escape(name)}</summary>\n"
+            f'<div class="scroll">{shown.html(table)}</div></details>'
+        )
+    if missing:
+        items = "".join(f"<li>{escape(sentence)}</li>" for sentence in missing)
+        parts.append(f"<h3>Left out for want of data</h3><ul>{items}</ul>")
+    return "\n".join(parts)
+
+
+def main(words: Sequence[str]) -> None:
+    """
+    Write the report that the command line asks for, and print the comparison.
+
+    Raises
+    ------
+    UsageError, FileNotFoundError, ValueError
+        As :func:`report`.
+    """
+    arguments = _arguments(words)
+    text = report(
+        arguments.folders,
+        arguments.output,
+        baseline=arguments.baseline,
+        request=arguments.request,
+    )
+    print(text)
+    print()
+    for path in sorted(arguments.output.iterdir()):
+        if path.is_file() and not path.name.startswith("."):
+            print(printable(path))

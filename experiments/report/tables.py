@@ -1,0 +1,226 @@
+"""Tables of a report, for the terminal, Markdown, CSV and the page."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from experiments.report.figures import capacity_text
+from experiments.report.statistics import compare
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+#: What tables of means show: metric -> heading, decimals.
+SHOWN = {
+    "qoe_area_mean": ("area", 3),
+    "qoe_delay_mean": ("delay", 3),
+    "qoe_window_mean": ("window", 3),
+    "qoe_window_share_0": ("window = 0", 3),
+    "ttft_p99_s": ("TTFT p99 s", 2),
+    "completion_delay_max_s": ("longest delay s", 1),
+    "tokens_per_s": ("tokens/s", 0),
+}
+#: What differences are shown of, in points (0.01 QoE).
+_COMPARED = {"qoe_area_mean": "area", "qoe_delay_mean": "delay", "qoe_window_mean": "window"}
+_POINTS = 100
+#: Below this p, corrected for the number of comparisons, a difference is called significant.
+SIGNIFICANT = 0.05
+
+
+def levels(comparison: pl.DataFrame, setting: str) -> pl.DataFrame:
+    """
+    A row per rate and arm: means of the metrics that any claim should show, with intervals.
+
+    Parameters
+    ----------
+    comparison
+        Of ``report_statistics.compare``.
+    setting
+        The setting to show.
+    """
+    lines = []
+    for place, metrics in _by_arm(comparison, setting):
+        line = dict(place)
+        for metric, (heading, decimals) in SHOWN.items():
+            row = metrics.get(metric)
+            line[heading] = interval(row["mean"], row["ci95"], decimals) if row else "-"
+        lines.append(line)
+    return _without_empty_rate(pl.DataFrame(lines))
+
+
+def differences(comparison: pl.DataFrame, setting: str, baseline: str) -> pl.DataFrame:
+    """
+    A row per rate and arm: differences to the baseline in points, with intervals and p.
+
+    Parameters
+    ----------
+    comparison, setting
+        As for :func:`levels`.
+    baseline
+        The arm that the others are compared with.
+    """
+    lines = []
+    for place, metrics in _by_arm(comparison, setting):
+        if place["policy"] == baseline:
+            continue
+        first = metrics[next(iter(_COMPARED))]
+        line: dict[str, Any] = {**place, "seeds": first["pairs"] or 0}
+        for metric, heading in _COMPARED.items():
+            row = metrics[metric]
+            difference, half = row["difference"], row["difference_ci95"]
+            line[f"{heading}, points"] = (
+                "-"
+                if difference is None
+                else interval(_POINTS * difference, half and _POINTS * half, 2, sign="+")
+            )
+            line[f"p {heading}"] = significance(row["p_holm"])
+        lines.append(line)
+    return _without_empty_rate(pl.DataFrame(lines))
+
+
+def capacities(table: pl.DataFrame, setting: str, arms: Sequence[str]) -> pl.DataFrame:
+    """A row per arm: its capacity, and the ratio to the baseline's."""
+    found = {row["arm"]: row for row in table.iter_rows(named=True) if row["setting"] == setting}
+    return pl.DataFrame(
+        [
+            {
+                "policy": arm,
+                "capacity 1/s": capacity_text({**found[arm], "ratio": None}),
+                "+-": "-" if found[arm]["ci95"] is None else f"{found[arm]['ci95']:.2f}",
+                "ratio": "-" if found[arm]["ratio"] is None else f"{found[arm]['ratio']:.2f}",
+            }
+            for arm in arms
+            if arm in found
+        ]
+    )
+
+
+def compare_solvers(answers: pl.DataFrame, baseline: str) -> pl.DataFrame:
+    """
+    Gaps and times of solvers on instances of each source; instances are the units.
+
+    Parameters
+    ----------
+    answers
+        ``report_reading.Results.answers``.
+    baseline
+        The solver that the others are compared with.
+
+    Returns
+    -------
+    polars.DataFrame
+        As ``report_statistics.compare`` gives it, for ``gap_percent`` and ``wall_ms``.
+    """
+    values = (
+        answers.with_columns((1000 * pl.col("wall_s")).alias("wall_ms"))
+        .group_by("source", "unit", "solver", maintain_order=True)
+        .agg(pl.col("gap_percent", "wall_ms").mean())
+    )
+    return compare(
+        values, ["gap_percent", "wall_ms"], baseline, by=["source"], arm="solver", unit="unit"
+    )
+
+
+def solvers(comparison: pl.DataFrame, answers: pl.DataFrame, baseline: str) -> pl.DataFrame:
+    """
+    A row per source and solver: gap, its difference to the baseline's, times, certificates.
+
+    Parameters
+    ----------
+    comparison
+        Of :func:`compare_solvers`.
+    answers, baseline
+        As there.
+    """
+    shares = answers.group_by("source", "solver").agg(
+        (1000 * pl.col("wall_s")).median().alias("ms"),
+        (100 * pl.col("certified").mean()).alias("certified"),
+    )
+    gaps = comparison.filter(pl.col("metric") == "gap_percent").rename({"arm": "solver"})
+    lines = []
+    for row in gaps.join(shares, on=["source", "solver"]).iter_rows(named=True):
+        known = row["difference"] is not None
+        lines.append(
+            {
+                "source": row["source"],
+                "solver": row["solver"],
+                "instances": row["n"],
+                "gap %": interval(row["mean"], row["ci95"], 4),
+                f"less {baseline}'s": (
+                    interval(row["difference"], row["difference_ci95"], 4, sign="+")
+                    if known
+                    else "-"
+                ),
+                "p": significance(row["p_holm"]),
+                "median ms": None if row["ms"] is None else round(row["ms"], 3),
+                "certified %": round(row["certified"], 1),
+                "mean": row["mean"],
+            }
+        )
+    table = pl.DataFrame(lines, infer_schema_length=None)
+    return table.sort("source", "mean", "median ms", nulls_last=True).drop("mean")
+
+
+def interval(mean: float | None, half: float | None, decimals: int, sign: str = "") -> str:
+    """``0.912 +- 0.004``; the mean alone if there is no interval."""
+    if mean is None:
+        return "-"
+    text = f"{mean:{sign}.{decimals}f}"
+    return text if half is None else f"{text} +- {half:.{decimals}f}"
+
+
+def significance(p: float | None) -> str:
+    """A p-value in a few characters, with a star if it is small."""
+    if p is None:
+        return "-"
+    star = " *" if p < SIGNIFICANT else ""
+    return f"< 0.001{star}" if p < 0.001 else f"{p:.3f}{star}"
+
+
+def html(table: pl.DataFrame) -> str:
+    """A table as HTML; numbers, and what begins with a digit or a sign, are aligned right."""
+    first = table.row(0) if table.height else [""] * table.width
+    head = "".join(
+        f'<th class="n">{escape(name)}</th>' if _numeric(value) else f"<th>{escape(name)}</th>"
+        for name, value in zip(_headings(table), first, strict=True)
+    )
+    body = "\n".join(
+        "<tr>" + "".join(_html_cell(value) for value in row) + "</tr>" for row in table.iter_rows()
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>"
+
+
+def _headings(table: pl.DataFrame) -> list[str]:
+    return ["±" if name == "+-" else name for name in table.columns]
+
+
+def _numeric(value: Any) -> bool:
+    text = "-" if value is None else str(value)
+    return text[:1].isdigit() or text[:1] in "+-<>"
+
+
+def _html_cell(value: Any) -> str:
+    shown = escape("-" if value is None else str(value).replace(" +- ", " ± "))
+    return f'<td class="n">{shown}</td>' if _numeric(value) else f"<td>{shown}</td>"
+
+
+def _by_arm(
+    comparison: pl.DataFrame, setting: str
+) -> list[tuple[dict[str, Any], Mapping[str, Any]]]:
+    """For each rate and arm: the first columns of its row, and its lines by metric."""
+    here = comparison.filter(pl.col("setting") == setting)
+    found: list[tuple[dict[str, Any], Mapping[str, Any]]] = []
+    for (rate, arm), group in here.group_by(["rate", "arm"], maintain_order=True):
+        metrics = {row["metric"]: row for row in group.iter_rows(named=True)}
+        seeds = max(row["n"] for row in metrics.values())
+        found.append(({"rate": rate, "policy": arm, "seeds": seeds}, metrics))
+    return found
+
+
+def _without_empty_rate(table: pl.DataFrame) -> pl.DataFrame:
+    if table.height and table["rate"].null_count() == table.height:
+        return table.drop("rate")
+    return table

@@ -1,0 +1,1 @@
+"""Solvers on the same instances: answers, tables, figures."""

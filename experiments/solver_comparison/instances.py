@@ -1,0 +1,208 @@
+"""Instances to compare solvers on: captured from a simulation, read from .npz, generated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.utils import instantiate
+
+from andes_opt import families
+from andes_opt.checks import whole
+from andes_opt.instance import Instance
+from andes_opt.simulator import simulate
+from experiments.configuration.compose import build
+from experiments.configuration.errors import UsageError, not_understood
+from experiments.runs.progress import bar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from omegaconf import DictConfig
+
+    from andes_opt.plan import Plan
+    from andes_opt.solver import Solver
+
+#: Names of captured instances begin so.
+CAPTURED = "solve_"
+
+
+class NothingSolved(UsageError):
+    """The simulated policy never had anything to solve."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Named:
+    """An instance, where it comes from, and its name there."""
+
+    source: str
+    name: str
+    instance: Instance
+
+
+class Recorder:
+    """
+    A solver that hands on to another one and keeps a sample of the instances it saw.
+
+    The sample is even: every stride-th instance, and the stride doubles whenever twice
+    the wanted number is held, so that a run of any length needs no more memory.
+
+    Parameters
+    ----------
+    solver
+        The solver that answers.
+    wanted
+        Instances to keep, >= 1.
+
+    Raises
+    ------
+    ValueError
+        If ``wanted`` is < 1.
+    """
+
+    def __init__(self, solver: Solver, wanted: int) -> None:
+        if wanted < 1:
+            raise ValueError(f"capture = {wanted} < 1 not understood.")
+        self._solver = solver
+        self._wanted = wanted
+        self._kept: list[tuple[int, Instance]] = []
+        self._stride = 1
+        self._seen = 0
+
+    @property
+    def exact(self) -> bool:
+        """That of the solver that answers."""
+        return self._solver.exact
+
+    def solve(self, instance: Instance, *, time_limit_s: float | None = None) -> Plan:
+        """Answer, and perhaps keep the instance."""
+        if self._seen % self._stride == 0:
+            self._kept.append((self._seen, instance))
+            if len(self._kept) == 2 * self._wanted:
+                self._kept = self._kept[::2]
+                self._stride *= 2
+        self._seen += 1
+        return self._solver.solve(instance, time_limit_s=time_limit_s)
+
+    def sample(self) -> list[tuple[int, Instance]]:
+        """At most ``wanted`` (number of the solve, instance), evenly spread over the run."""
+        count = len(self._kept)
+        if count <= self._wanted:
+            return list(self._kept)
+        return [self._kept[k * count // self._wanted] for k in range(self._wanted)]
+
+
+def captured(config: DictConfig, wanted: int) -> list[Named]:
+    """
+    Instances that a policy solves while it serves the configured workload.
+
+    Parameters
+    ----------
+    config
+        With the nodes ``workload``, ``engine``, ``policy``, ``solver``, ``objective`` and
+        ``seed`` of ``conf/simulate.yaml``.
+    wanted
+        How many, spread evenly over the run; fewer if it solves fewer.
+
+    Raises
+    ------
+    UsageError
+        If the policy uses no solver.
+    NothingSolved
+        If the policy never had anything to solve.
+    """
+    if "solver" not in config.policy:
+        raise UsageError("the policy uses no solver, so there is nothing to capture; try andes.")
+    recorder = Recorder(build(config, "solver"), wanted)
+    engine, requests = build(config, "engine"), build(config, "workload").generate(config.seed)
+    policy = instantiate(config.policy, solver=recorder)
+    with bar(requests.arrival_s.size, "capturing") as progress:
+        simulate(
+            requests,
+            engine,
+            policy,
+            progress=lambda finished: progress.update(finished - progress.n),
+        )
+    sample = recorder.sample()
+    if not sample:
+        raise NothingSolved(
+            "nothing was solved: the engine was never under pressure; raise the rate."
+        )
+    return [Named("captured", f"{CAPTURED}{number:06d}", instance) for number, instance in sample]
+
+
+def from_folder(folder: Path) -> list[Named]:
+    """
+    All .npz instances of a folder, by name.
+
+    Raises
+    ------
+    UsageError
+        If the folder is missing or holds no .npz file.
+    ValueError
+        If a file holds no instance.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"corpus={folder} is no folder.")
+    paths = sorted(folder.glob("*.npz"))
+    if not paths:
+        raise UsageError(f"corpus={folder} holds no .npz file.")
+    return [Named("corpus", path.stem, Instance.load(path)) for path in paths]
+
+
+def generated(names: Sequence[str], sizes: Sequence[int], count: int, seed: int) -> list[Named]:
+    """
+    Instances of named families, ``count`` per family and size.
+
+    Raises
+    ------
+    UsageError
+        If there is no such family.
+    ValueError
+        If a size or the count is out of range.
+    """
+    if not (names and sizes):
+        raise UsageError("families= and sizes= name no instance.")
+    whole("count", count, 1)
+    for size in sizes:
+        whole("sizes", size, 0)
+    for name in names:
+        if name not in families.FAMILIES:
+            raise not_understood("families", name, families.FAMILIES)
+    return [
+        Named(name, f"n{size}_seed{seed + k}", families.make(name, size, seed + k))
+        for name in names
+        for size in sizes
+        for k in range(count)
+    ]
+
+
+def collect(config: DictConfig) -> list[Named]:
+    """
+    The instances that ``conf/quality.yaml`` asks for.
+
+    Raises
+    ------
+    UsageError
+        If it names both a corpus and families.
+    """
+    if config.corpus is not None and config.families:
+        raise UsageError("corpus= and families= exclude each other: give one of them.")
+    if config.corpus is not None:
+        return from_folder(Path(config.corpus))
+    if config.families:
+        names = [config.families] if isinstance(config.families, str) else config.families
+        return generated(names, config.sizes, config.count, config.seed)
+    return captured(config, config.capture)
+
+
+def save(instances: Sequence[Named], folder: Path) -> list[Path]:
+    """Write each instance to ``folder/NAME.npz``; the paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for named in instances:
+        path = folder / f"{named.name}.npz"
+        named.instance.save(path)
+        paths.append(path)
+    return paths

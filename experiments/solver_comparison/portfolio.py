@@ -1,0 +1,381 @@
+"""
+``andes-opt quality experiment=portfolio``: every solver on every family, size by size.
+
+Every solver is asked the same few instances of a family and size, in alternating order; fast ones
+get more on top. A solver that comes to no end in time on all of them, or refuses them all,
+is asked for no larger size of that family. A stopped run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import shlex
+import shutil
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf, open_dict
+
+from andes_opt.plan import InvalidPlan
+from experiments.commands import quality
+from experiments.configuration.compose import build, groups, load_choice
+from experiments.configuration.errors import UsageError
+from experiments.runs.progress import bar
+from experiments.runs.records import recorded_run, write_atomically
+from experiments.solver_comparison import document
+from experiments.solver_comparison.answers import Cells, code_state
+from experiments.solver_comparison.groups import (
+    Group,
+    captured_group,
+    fingerprint,
+    generated_groups,
+    one_batch_group,
+)
+from experiments.solver_comparison.tables import AT_THE_LIMIT, long_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import polars as pl
+    from omegaconf import DictConfig
+
+    from andes_opt.solver import Solver
+    from experiments.solver_comparison.instances import Named
+
+
+@dataclass(frozen=True, slots=True)
+class Entrant:
+    """A solver under the name that rows show, and a hash of all that its answers depend on."""
+
+    name: str
+    solver: Solver
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """A solver that is asked for no larger size of a source, and why."""
+
+    source: str
+    solver: str
+    size: int
+    reason: str
+
+
+class Study:
+    """
+    Asks entrants for what is not known yet, and keeps the answers.
+
+    Parameters
+    ----------
+    cells
+        What is known already.
+    time_limit_s
+        Limit of each call.
+    repeats
+        Calls per instance and solver.
+    """
+
+    def __init__(self, cells: Cells, time_limit_s: float | None, repeats: int) -> None:
+        self._cells = cells
+        self._time_limit_s = time_limit_s
+        self._repeats = repeats
+        self._warm: set[tuple[str, str]] = set()
+        self.answers: list[dict[str, Any]] = []
+
+    def ask(
+        self, group: Group, numbers: Iterable[int], entrants: Sequence[Entrant], *, core: bool
+    ) -> dict[str, list[dict[str, Any]]]:
+        """
+        Answers of some entrants to some instances of a group, by entrant.
+
+        Every other instance is asked in reversed order, so that none always finds the
+        caches that the same other solver left.
+        """
+        found: dict[str, list[dict[str, Any]]] = {entrant.name: [] for entrant in entrants}
+        for number in numbers:
+            problem = group.problem(number)
+            content = fingerprint(problem.instance)
+            for entrant in entrants if number % 2 == 0 else entrants[::-1]:
+                state = f"{entrant.state}-{content}"
+                cell = self._cells.get(problem.source, problem.name, entrant.name, state)
+                if cell is None:
+                    cell = self._measure(problem, entrant) | {"state": state}
+                    self._cells.add(cell)
+                found[entrant.name].append(cell)
+                self.answers.append(cell | {"core": core})
+        return found
+
+    def _measure(self, problem: Named, entrant: Entrant) -> dict[str, Any]:
+        limit_s = self._time_limit_s
+        try:
+            if (entrant.name, problem.source) not in self._warm:
+                # Compilation and back-ends' first calls are no part of the times.
+                self._warm.add((entrant.name, problem.source))
+                quality.ask(entrant.name, entrant.solver, problem.instance, limit_s, 1)
+            load = os.getloadavg()[0]
+            answer = quality.ask(
+                entrant.name, entrant.solver, problem.instance, limit_s, self._repeats
+            )
+        except InvalidPlan:
+            raise
+        except Exception as error:  # a back-end's defect must not cost the other answers
+            load = math.nan
+            note = f"{type(error).__name__}: {error}"
+            answer = quality.Answer(entrant.name, None, math.nan, math.nan, note)
+            failed = {"status": "failed"}
+        else:
+            failed = {}
+        row = quality.row_of(problem, answer, math.nan, False, limit_s) | failed
+        plan = answer.plan
+        if plan is not None:
+            row["backend_s"] = plan.solve_s - plan.info.get("pricing_s", 0.0)
+        return row | {"load": load}
+
+
+def run_groups(
+    study: Study, groups: Sequence[Group], entrants: Sequence[Entrant], config: DictConfig
+) -> list[Stop]:
+    """
+    Ask for the groups of one source, sizes ascending, and drop who fails on all of one.
+
+    Parameters
+    ----------
+    study
+        Where answers go.
+    groups
+        Groups of one source.
+    entrants
+        The solvers to begin with.
+    config
+        With ``portfolio.fast_call_s``.
+    """
+    stops: list[Stop] = []
+    active = list(entrants)
+    for group in groups:
+        started = time.perf_counter()
+        core = study.ask(group, range(group.core), active, core=True)
+        fast = [e for e in active if _mean_wall_s(core[e.name]) <= config.portfolio.fast_call_s]
+        study.ask(group, range(group.core, group.count), fast, core=False)
+        took_s = time.perf_counter() - started
+        print(f"{_label(group):<32}{len(active):3d} solvers{took_s:8.1f} s", flush=True)
+        if group.size is None:
+            continue
+        failed = {e.name: reason for e in active if (reason := give_up(core[e.name]))}
+        stops += [Stop(group.source, name, group.size, failed[name]) for name in failed]
+        active = [entrant for entrant in active if entrant.name not in failed]
+    return stops
+
+
+def give_up(cells: Sequence[Mapping[str, Any]]) -> str | None:
+    """Why a solver need not be asked for larger instances; None if it should be."""
+    if not cells:
+        return None
+    if all(cell["status"] in ("refused", "failed") for cell in cells):
+        return str(cells[0]["note"])
+    if all(at_the_limit(cell) or cell["status"] in ("refused", "failed") for cell in cells):
+        return "limit hit on all instances"
+    return None
+
+
+def at_the_limit(cell: Mapping[str, Any]) -> bool:
+    """Whether a call ended at its time limit without a proof."""
+    limit_s, wall_s = cell.get("time_limit_s"), cell.get("wall_s")
+    if limit_s is None or wall_s is None or cell["certified"]:
+        return False
+    return bool(wall_s >= AT_THE_LIMIT * limit_s)
+
+
+def _mean_wall_s(cells: Sequence[Mapping[str, Any]]) -> float:
+    """Mean time of a call; infinite if one gave no plan."""
+    times = [cell.get("wall_s", math.inf) for cell in cells]
+    return sum(times) / len(times) if times else math.inf
+
+
+def _label(group: Group) -> str:
+    return group.source if group.size is None else f"{group.source}, {group.size} requests"
+
+
+def enter(name: str, solver: str, options: Mapping[str, Any], state: str) -> Entrant:
+    """
+    An entrant: a solver of ``conf/solver`` with some options changed.
+
+    Raises
+    ------
+    UsageError
+        If there is no such solver, or it can't be built.
+    """
+    node = load_choice("solver", solver)
+    with open_dict(node):
+        node.update(options)
+    digest = hashlib.sha256((state + OmegaConf.to_yaml(node)).encode()).hexdigest()
+    return Entrant(name, build(node), digest[:16])
+
+
+def entrants_of(config: DictConfig, state: str) -> tuple[list[Entrant], dict[str, str]]:
+    """
+    The solvers that the configuration names, or all that can be built here.
+
+    Returns
+    -------
+    tuple
+        The entrants; and the solvers left out for want of a back-end, with the reason.
+    """
+    options = config.options or {}
+    if config.solvers is not None:
+        quality.build_solvers(config.solvers, config.options)  # its checks of the names
+    entrants, missing = [], {}
+    for name in config.solvers if config.solvers is not None else groups()["solver"]:
+        try:
+            entrants.append(enter(name, name, options.get(name, {}), state))
+        except UsageError as error:
+            lacks = _missing_package(error)
+            if config.solvers is not None or lacks is None:
+                raise
+            missing[name] = lacks
+    return entrants, missing
+
+
+def _missing_package(error: BaseException | None) -> str | None:
+    """What the solver says about a package that it lacks; None if it is another error."""
+    while error is not None:
+        if isinstance(error, ImportError):
+            return str(error)
+        error = error.__cause__
+    return None
+
+
+def with_references(answers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """
+    Answers with reference and gap: to the best certified value, else the best proven bound.
+
+    Parameters
+    ----------
+    answers
+        Cells of :class:`Study`.
+    """
+    optima: dict[tuple[str, str], float] = {}
+    bounds: dict[tuple[str, str], float] = {}
+    for cell in answers:
+        key = cell["source"], cell["instance"]
+        if cell.get("value") is None:
+            continue
+        bounds[key] = min(bounds.get(key, math.inf), cell["bound"])
+        if cell["certified"]:
+            optima[key] = max(optima.get(key, -math.inf), cell["value"])
+    rows = []
+    for cell in answers:
+        key = cell["source"], cell["instance"]
+        reference = optima.get(key, bounds.get(key, math.nan))
+        row = cell | {"reference": reference, "reference_certified": key in optima}
+        if cell.get("value") is not None:
+            row["gap_percent"] = quality.gap_percent(cell["value"], reference)
+        rows.append(row)
+    return rows
+
+
+def run(config: DictConfig) -> dict[str, float]:
+    """Ask for what is missing, write rows, table, document and figures, return the summary."""
+    hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
+    with recorded_run(folder) as record:
+        limits = f"{code_state()} {config.time_limit_s} {config.repeats}"
+        entrants, missing = entrants_of(config, limits)
+        cells = Cells(folder / "cells.jsonl")
+        study = Study(cells, config.time_limit_s, config.repeats)
+        stops: list[Stop] = []
+        silent: list[str] = []
+        sources = [generated_groups(config, family) for family in config.families or ()]
+        with bar(len(sources) + len(config.portfolio.captured), "portfolio") as progress:
+            for source in sources:
+                stops += run_groups(study, source, entrants, config)
+                progress.update()
+            for load in config.portfolio.captured:
+                group = captured_group(config, load.engine, load.rate)
+                if group.count == 0:
+                    silent.append(group.source)
+                stops += run_groups(study, [group], entrants, config)
+                progress.update()
+        alone = _one_batch(config, cells, study)
+        answers = study.answers + alone
+        rows = quality.as_rows(
+            with_references(answers),
+            command=hydra_config.job.name,
+            seed=config.seed,
+            overrides=shlex.join(hydra_config.overrides.task),
+        )
+        summary = {
+            "instances": rows.select("source", "instance").n_unique(),
+            "calls": rows.height,
+            "reused": cells.reused,
+            "failed": sum(cell["status"] == "failed" for cell in answers),
+            "contradictions": quality.contradictions(answers),
+            "calls_s": float(rows["wall_s"].sum()),
+        }
+        facts = document.Facts(
+            command=shlex.join(["andes-opt", "quality", *hydra_config.overrides.task]),
+            environment=record.environment,
+            config=config,
+            stops=[(stop.source, stop.solver, stop.size, stop.reason) for stop in stops],
+            missing=missing,
+            silent=silent,
+            summary=summary,
+        )
+        summary |= _report(rows, facts, folder, config.portfolio.docs)
+        record.finish(rows, summary)
+    if summary["contradictions"] or summary["failed"]:
+        raise RuntimeError(
+            f"{summary['contradictions']} plans beat a bound called proven, and "
+            f"{summary['failed']} calls failed; {folder}/rows.parquet says which."
+        )
+    print(folder)
+    return summary
+
+
+def _one_batch(config: DictConfig, cells: Cells, study: Study) -> list[dict[str, Any]]:
+    """Answers for the best batch size alone."""
+    group = one_batch_group(config, study.answers)
+    if group is None:
+        return []
+    setting = config.portfolio.one_batch
+    state = f"{code_state()} {setting.time_limit_s} {config.repeats}"
+    entrants = [
+        enter(name, choice.solver, {k: v for k, v in choice.items() if k != "solver"}, state)
+        for name, choice in setting.entrants.items()
+    ]
+    alone = Study(cells, setting.time_limit_s, config.repeats)
+    alone.ask(group, range(group.count), entrants, core=False)
+    return alone.answers
+
+
+def _report(
+    rows: pl.DataFrame, facts: document.Facts, folder: Path, docs: str | None
+) -> dict[str, float]:
+    """Write table, document and figures into the run's folder, and into ``docs`` if given."""
+    write_atomically(folder / "table.csv", long_table(rows).write_csv)
+    drawn = document.draw(rows, facts, folder)
+    _write_document(rows, facts, drawn, folder / "solvers.md")
+    if docs is not None:
+        figures = Path(docs) / "figures"
+        figures.mkdir(parents=True, exist_ok=True)
+        copies = {}
+        for name, path in drawn.items():
+            copies[name] = figures / path.name
+            write_atomically(copies[name], partial(shutil.copyfile, path))
+        _write_document(rows, facts, copies, Path(docs) / "results" / "solvers.md")
+    return document.headline(rows, facts)
+
+
+def _write_document(
+    rows: pl.DataFrame, facts: document.Facts, figures: Mapping[str, Path], path: Path
+) -> None:
+    links = {name: os.path.relpath(figure, path.parent) for name, figure in figures.items()}
+    text = document.document(rows, facts, links)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda beside: beside.write_text(text, encoding="utf-8"))

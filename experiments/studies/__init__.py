@@ -1,0 +1,1 @@
+"""Studies: one question, a grid of simulations, a document."""

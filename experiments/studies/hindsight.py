@@ -1,0 +1,98 @@
+"""
+``andes-opt hindsight experiment=hindsight``: policies, the bound and the gap, by load.
+
+A study (:mod:`experiments.studies.study`) in which the bound is one more arm: what no scheduler
+exceeds on the same requests. Its simulations are cells that other studies share.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from experiments.analysis.statistics import as_rows
+from experiments.runs.cells import Cell
+from experiments.studies import study
+from experiments.studies.measurements import with_rate
+from experiments.studies.settings import TINY
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from experiments.studies.study import Lab
+
+#: The arm that stands for the best of all schedulers.
+BOUND = "bound"
+
+
+def run(config: DictConfig) -> dict[str, float]:
+    """Make the study; see :func:`experiments.studies.study.run`."""
+    return study.run(config, {"hindsight": rows_of})
+
+
+def rows_of(lab: Lab) -> pl.DataFrame:
+    """
+    Rows of the policies, of the bound at the same points, and of tiny instances.
+
+    Parameters
+    ----------
+    lab
+        With ``study.loads`` or ``study.rates``, ``study.exhaustive`` (preemption, instances)
+        and ``bound`` (slot_s, cells).
+    """
+    policies = study.served_rows(lab)
+    rows = policies.vstack(_bound_rows(lab, policies))
+    options = lab.config.study
+    arms, variants = [*options.arms, BOUND], list(options.variants)
+    # By load, so that policies and their bound stand together.
+    ranks = (
+        pl.col("variant").replace_strict(variants, range(len(variants))),
+        pl.col("rate"),
+        pl.col("arm").replace_strict(arms, range(len(arms))),
+    )
+    return rows.sort(*ranks, maintain_order=True).vstack(_exhaustive_rows(lab))
+
+
+def _bound_rows(lab: Lab, policies: pl.DataFrame) -> pl.DataFrame:
+    places = policies.select("variant", "rate", "relative_load", "seed").unique(maintain_order=True)
+    options = {"slot_s": float(lab.config.bound.slot_s), "cells": int(lab.config.bound.cells)}
+    cells = []
+    for variant, rate, load, seed in places.iter_rows():
+        point = lab.point(variant, lab.config.study.baseline)
+        nodes = with_rate(point.run, rate)
+        world = {name: nodes[name] for name in ("workload", "engine")}
+        # No policy, no solver: the bound is about all of them.
+        label = point.label(rate, seed, load) | {
+            "arm": BOUND,
+            "policy": None,
+            "solver": None,
+            "objective": None,
+        }
+        work = "experiments.studies.hindsight_measurements:bounded"
+        cells.append(Cell(work, {"run": world, "seed": seed, **options}, label))
+    results = lab.results(cells, "bounding")
+    return as_rows((cell.label, found) for cell, found in zip(cells, results, strict=True))
+
+
+def _exhaustive_rows(lab: Lab) -> pl.DataFrame:
+    asked = lab.config.study.exhaustive
+    instances = min(asked.instances, TINY["seeds"]) if lab.config.study.tiny else asked.instances
+    cells = [
+        Cell(
+            "experiments.studies.hindsight_measurements:exhausted",
+            {
+                "preemption": preemption,
+                "instances": int(instances),
+                "cells": int(lab.config.bound.cells),
+            },
+            {"command": "hindsight", "variant": f"tiny, {preemption}", "arm": BOUND},
+        )
+        for preemption in asked.preemption
+    ]
+    results = lab.results(cells, "trying all schedules")
+    return as_rows(
+        ({**cell.label, "seed": seed}, numbers)
+        for cell, found in zip(cells, results, strict=True)
+        for seed, numbers in found
+    )

@@ -1,0 +1,177 @@
+"""
+The views of a study: each turns its rows into a section of Markdown and perhaps a figure.
+
+An experiment's file lists them under ``study.views``, each a ``view`` by name with its options.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from experiments.analysis.markdown import markdown
+from experiments.analysis.statistics import DIFFERENCE, RATIO, against, axis, over_seeds
+from experiments.analysis.tables import in_points, readable, wide
+from experiments.studies import exact_vs_greedy_views, figures
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+#: Percentages that tables of quantiles show.
+_SHOWN_PERCENTAGES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
+
+#: Why there is nothing to compare, unless a view knows better.
+_ONE_ARM = "the study has one arm only"
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """
+    What a view may draw on.
+
+    Parameters
+    ----------
+    rows
+        The study's rows.
+    baseline
+        The arm that others are compared with, unless a view names another.
+    folder
+        Where figures go.
+    name
+        Name of the study, with which the names of its figures begin.
+    """
+
+    rows: pl.DataFrame
+    baseline: str
+    folder: Path
+    name: str
+
+    def figure(self, name: str) -> tuple[Path, str]:
+        """Where a figure goes, and the Markdown that shows it."""
+        file = f"{self.name}_{name}.png"
+        return self.folder / file, f"![{name.replace('_', ' ')}](FIGURES/{file})"
+
+
+def means(
+    page: Page,
+    *,
+    metrics: Sequence[str],
+    title: str = "Means",
+    figure: str | None = None,
+    note: str = "",
+) -> str:
+    """
+    Mean and 95 % interval of some metrics at every point.
+
+    ``figure``: ``curves`` against rate or load, ``bars``, or none.
+    """
+    table = over_seeds(page.rows, metrics).filter(pl.col("part") == "")
+    section = _section(title, note, wide(table, metrics))
+    return section + _figure(page, table, metrics, figure, "means", "")
+
+
+def differences(
+    page: Page,
+    *,
+    metrics: Sequence[str],
+    baseline: str | None = None,
+    title: str | None = None,
+    figure: str | None = None,
+    note: str = "",
+) -> str:
+    """Paired difference to a baseline at every point; QoE in points (0.01)."""
+    baseline = baseline or page.baseline
+    table = in_points(against(page.rows, baseline, DIFFERENCE, metrics))
+    table = table.filter(pl.col("part") == "")
+    title = title or f"Difference to {baseline}"
+    note = f"{note} Paired by seed, 95 % intervals; QoE in points (0.01).".strip()
+    section = _section(title, note, wide(table, metrics), _why_none(page, baseline))
+    return section + _figure(page, table, metrics, figure, f"less_{baseline}", f" less {baseline}")
+
+
+def ratios(
+    page: Page,
+    *,
+    metrics: Sequence[str],
+    baseline: str | None = None,
+    title: str | None = None,
+    figure: str | None = None,
+    note: str = "",
+) -> str:
+    """Paired ratio to a baseline at every point."""
+    baseline = baseline or page.baseline
+    table = against(page.rows, baseline, RATIO, metrics).filter(pl.col("part") == "")
+    title = title or f"Ratio to {baseline}"
+    section = _section(
+        title,
+        f"{note} Paired by seed, 95 % intervals.".strip(),
+        wide(table, metrics),
+        _why_none(page, baseline),
+    )
+    return section + _figure(page, table, metrics, figure, f"over_{baseline}", f" over {baseline}")
+
+
+def parts(page: Page, *, metric: str, by: str, title: str, note: str = "") -> str:
+    """Mean of a metric for parts of the requests: those whose name begins with ``by``."""
+    table = over_seeds(page.rows, [metric]).filter(pl.col("part").str.starts_with(f"{by} "))
+    table = table.with_columns(pl.col("part").str.strip_prefix(f"{by} "))
+    return _section(title, note, wide(table, None, columns="part"))
+
+
+def quantiles(
+    page: Page, *, metrics: Sequence[str], title: str = "Distributions", note: str = ""
+) -> str:
+    """Quantiles of distributions over requests, mean over seeds; a figure for each metric."""
+    shown = [str(percentage) for percentage in _SHOWN_PERCENTAGES]
+    pieces = [f"## {title}", note] if note else [f"## {title}"]
+    for metric in metrics:
+        table = over_seeds(page.rows, [metric])
+        some = table.filter(pl.col("part").is_in(shown))
+        path, link = page.figure(metric)
+        figures.distributions(table, path, readable(metric))
+        pieces += [f"{readable(metric)}, by percentage of requests:", link]
+        pieces.append(markdown(wide(some, None, columns="part", intervals=False), {}))
+    return "\n\n".join(pieces)
+
+
+def _section(title: str, note: str, table: pl.DataFrame, why_none: str = _ONE_ARM) -> str:
+    if table.is_empty():
+        return f"## {title}\n\nNothing to compare: {why_none}."
+    return "\n\n".join(part for part in (f"## {title}", note, markdown(table, {})) if part)
+
+
+def _why_none(page: Page, baseline: str) -> str:
+    return _ONE_ARM if baseline in page.rows["arm"] else f"{baseline} is not among study.arms"
+
+
+def _figure(
+    page: Page,
+    table: pl.DataFrame,
+    metrics: Sequence[str],
+    kind: str | None,
+    name: str,
+    suffix: str,
+) -> str:
+    if kind is None or table.is_empty():
+        return ""
+    path, link = page.figure(name.replace(" ", "_"))
+    if kind == "curves":
+        figures.curves(table, metrics, path, axis(page.rows), suffix)
+    else:
+        figures.bars(table, metrics, path, suffix)
+    return f"\n\n{link}"
+
+
+#: Name -> view.
+VIEWS: dict[str, Callable[..., str]] = {
+    "means": means,
+    "differences": differences,
+    "ratios": ratios,
+    "parts": parts,
+    "quantiles": quantiles,
+    "regime_map": exact_vs_greedy_views.regime_map,
+    "break_even": exact_vs_greedy_views.break_even,
+}

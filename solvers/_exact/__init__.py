@@ -1,0 +1,1 @@
+"""The compiled parts of the exact solver; :mod:`solvers.exact` is its face."""
