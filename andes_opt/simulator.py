@@ -170,8 +170,8 @@ def simulate(
     while (event := state.run()) != engine_loop.DONE:
         if event == engine_loop.STARVED:
             raise Starved(
-                f"{type(policy).__name__} served nobody for {engine_loop.MAX_IDLE_STEPS} steps in a "
-                f"row while {state.num_active} requests waited."
+                f"{type(policy).__name__} served nobody for {engine_loop.MAX_IDLE_STEPS} steps in "
+                f"a row while {state.num_active} requests waited."
             )
         for request_id in state.take_finished():
             policy.finished(request_id)

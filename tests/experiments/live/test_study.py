@@ -17,7 +17,7 @@ from andes_opt.latency import LatencyModel
 from experiments.cli import main
 from experiments.configuration.compose import groups, load
 from experiments.configuration.errors import UsageError
-from experiments.live import document, run_store, study
+from experiments.live import document, figures, run_store, study
 from experiments.live.fidelity import Sweep, comparison, hit_share
 from experiments.live.run_store import steady_rate
 from experiments.live.study import planned, shrunk, unresolved
