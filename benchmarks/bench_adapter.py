@@ -28,7 +28,7 @@ import polars as pl
 
 from benchmarks.machine import headline
 from experiments.analysis.markdown import markdown
-from experiments.commands.serve import adapter_settings
+from experiments.live.vllm_command import adapter_settings
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # it logs to standard output
 # The harness that steps vLLM's scheduler without a model is the tests'.

@@ -234,7 +234,7 @@ def main(words: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    from experiments.runs.environment import limit_threads
+    from experiments.configuration.threads import limit_threads
 
     limit_threads()
     main(sys.argv[1:])

@@ -5,92 +5,23 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from experiments.commands.registry import COMMANDS
 from experiments.configuration.errors import (
     RunRefused,
     RunsFailed,
-    check_overrides,
     is_user_error,
     not_understood,
     one_line,
 )
 from experiments.configuration.launchers import lost_process
-from experiments.runs.environment import limit_threads
+from experiments.configuration.overrides import check_overrides
+from experiments.configuration.threads import limit_threads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """
-    A command: its line in the help, and the module whose ``main`` runs it.
-
-    ``hydra`` tells apart commands with a configuration file and overrides from plain
-    ones, whose ``main`` takes the list of arguments.
-    """
-
-    help: str
-    module: str
-    hydra: bool = True
-
-
-COMMANDS = {
-    "simulate": Command(
-        "serve a workload on a simulated engine under a policy", "experiments.commands.simulate"
-    ),
-    "quality": Command(
-        "compare solvers on instances: gap, certificate, time", "experiments.commands.quality"
-    ),
-    "capture": Command(
-        "write the instances that a simulation solves to .npz files", "experiments.commands.capture"
-    ),
-    "hindsight": Command(
-        "bound the window QoE of every scheduler, and the gap of policies to it",
-        "experiments.commands.hindsight",
-    ),
-    "tune": Command(
-        "search a policy's options on some seeds, report on others", "experiments.commands.tune"
-    ),
-    "calibrate": Command(
-        "fit an engine profile to measured iterations", "experiments.commands.calibrate"
-    ),
-    "demo": Command(
-        "run the main job: solver table, QoE table, figures", "experiments.commands.demo"
-    ),
-    "bench": Command(
-        "send a workload to a live server and score its readers", "experiments.commands.bench"
-    ),
-    "live": Command(
-        "run a workload on a live engine of its own, once", "experiments.commands.live"
-    ),
-    "serve": Command(
-        "start vLLM's server with our scheduler in it", "experiments.commands.serve", False
-    ),
-    "live-demo": Command(
-        "serve a real model: an answer, an overload, the QoE table",
-        "experiments.commands.live_demo",
-    ),
-    "smollm": Command(
-        "write a small real model for live runs to a folder", "experiments.live.smollm", False
-    ),
-    "report": Command(
-        "compare runs: tables, figures, a page with plots", "experiments.report.document", False
-    ),
-    "list": Command(
-        "show what conf/ offers: solvers, policies, engines ...",
-        "experiments.commands.listing",
-        False,
-    ),
-    "completion": Command(
-        "print a shell's script for completion by tab", "experiments.commands.completion", False
-    ),
-    "versions": Command(
-        "print the versions of everything that matters", "experiments.runs.environment", False
-    ),
-}
 
 _USER_WANTS_TRACEBACKS = "HYDRA_FULL_ERROR"
 _MULTIRUN = ("--multirun", "-m")

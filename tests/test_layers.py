@@ -1,4 +1,8 @@
-"""Imports point one way: andes_opt, then solvers and engine_adapter, then experiments."""
+"""
+Imports point one way: andes_opt, then solvers and engine_adapter, then experiments.
+
+Within experiments they point from commands down to configuration, and no circle exists anywhere.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,22 @@ ALLOWED = {
     "engine_adapter": ({"andes_opt"}, {"numpy", "scipy", "numba", "vllm", "prometheus_client"}),
     "conf": (set(), set()),
     "experiments": ({"andes_opt", "solvers", "engine_adapter", "conf"}, None),
+}
+
+#: What each part of experiments may import beside itself. Parts on one floor don't see each other.
+_RESULTS = {"analysis", "client", "runs", "configuration"}
+EXPERIMENTS = {
+    "configuration": set(),
+    "runs": {"configuration"},
+    "client": {"configuration"},
+    "analysis": {"runs", "configuration"},
+    "documents": {"runs", "configuration"},
+    "report": _RESULTS,
+    "studies": _RESULTS,
+    "solver_comparison": _RESULTS,
+    "live": _RESULTS,
+    "commands": {"report", "studies", "solver_comparison", "live", *_RESULTS},
+    "cli": {"commands", "runs", "configuration"},
 }
 
 #: Packages whose functions may import what their modules may not: solver back-ends are
@@ -124,6 +144,107 @@ def test_imports_point_one_way(package):
 def test_wrong_arrows_are_seen(package, source, wrong):
     """The check itself: it sees each kind of wrong import, and lets the right ones pass."""
     assert bool(violations(package, source, ROOT / package / "example.py")) == wrong
+
+
+def module_name(path):
+    """``andes_opt.plan`` for ``andes_opt/plan.py``; a package's name for its ``__init__.py``."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported_modules(source, known):
+    """Modules of ours that a file imports, in functions too; not those for type checkers alone."""
+    tree = ast.parse(source)
+    for_types = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
+        for child in block.body
+        for node in ast.walk(child)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+        elif is_import_call(node):
+            found.add(node.args[0].value)
+    return found & known
+
+
+def import_graph():
+    """Module -> modules of ours that it imports."""
+    paths = {module_name(path): path for package in ALLOWED for path in modules(package)}
+    return {
+        name: imported_modules(path.read_text(encoding="utf-8"), set(paths)) - {name}
+        for name, path in paths.items()
+    }
+
+
+def circles(graph):
+    """Groups of modules that import each other in a loop."""
+
+    def reached(start):
+        seen, waiting = set(), [start]
+        while waiting:
+            for name in graph[waiting.pop()] - seen:
+                seen.add(name)
+                waiting.append(name)
+        return seen
+
+    reach = {name: reached(name) for name in graph}
+    loops = {
+        tuple(sorted(other for other in reach[name] if name in reach[other]))
+        for name in graph
+        if name in reach[name]
+    }
+    return sorted(loops)
+
+
+def part_of(name):
+    """The part of experiments that a module belongs to; None for the package's own face."""
+    words = name.split(".")
+    return words[1] if words[0] == "experiments" and len(words) > 1 else None
+
+
+def wrong_arrows(graph):
+    """A line for each import between parts of experiments that the house has no arrow for."""
+    return [
+        f"{name} imports {other}"
+        for name, others in sorted(graph.items())
+        if (part := part_of(name))
+        for other in sorted(others)
+        if (to := part_of(other)) and to not in EXPERIMENTS[part] | {part}
+    ]
+
+
+def test_parts_of_experiments_know_only_what_lies_below():
+    """Commands know studies, studies know runs, runs know configuration; never the other way."""
+    assert not wrong_arrows(import_graph())
+
+
+def test_experiments_has_no_module_beside_its_parts():
+    """Each module lies in a part with arrows of its own, ``cli`` alone beside them."""
+    top = {path.stem for path in (ROOT / "experiments").glob("*.py")} - {"__init__"}
+    folders = {path.parent.name for path in (ROOT / "experiments").glob("*/__init__.py")}
+    assert top == {"cli"}
+    assert folders | top == set(EXPERIMENTS)
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    """No import circle exists in any package, those within functions included."""
+    assert circles(import_graph()) == []
+
+
+def test_wrong_parts_and_circles_are_seen():
+    """The checks themselves: an arrow that runs back up, and a loop of two and of three."""
+    up = {"experiments.runs.cells": {"experiments.studies.study"}, "experiments.cli": set()}
+    assert wrong_arrows(up) == ["experiments.runs.cells imports experiments.studies.study"]
+    assert circles({"a": {"b"}, "b": {"a"}, "c": {"a"}}) == [("a", "b")]
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}}) == [("a", "b", "c")]
+    assert circles({"a": {"b"}, "b": set()}) == []
 
 
 def test_every_shipped_package_has_a_layer():

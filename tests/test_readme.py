@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.cli import COMMANDS
 from experiments.commands.listing import entries
+from experiments.commands.registry import COMMANDS
 from experiments.documents.blocks import commands
 
 ROOT = Path(__file__).resolve().parents[1]

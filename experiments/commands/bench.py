@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import secrets
-import shlex
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
-import numpy as np
-import polars as pl
 from hydra.core.hydra_config import HydraConfig
 
-from experiments.configuration.compose import CONF_DIR, build, label
+from experiments.configuration.compose import CONF_DIR, build
 from experiments.configuration.errors import UsageError, not_installed
 from experiments.runs.progress import bar
 from experiments.runs.records import ROWS, TOKENS, frame, recorded_run, write_atomically, write_json
 from experiments.runs.resume import resumable, say
+from experiments.runs.run_columns import columns_of
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
     from omegaconf import DictConfig
 
-    from experiments.client.measured import Measured
     from experiments.client.open_loop import ClientLog
 
 #: Metrics of a run that was stopped or lost its server; a ``summary.json`` would say that it is
@@ -69,26 +65,11 @@ def bench(config: DictConfig, prompt_seed: int, *, description: str = "streaming
         )
 
 
-def run_columns(config: DictConfig, hydra_config: HydraConf) -> dict[str, Any]:
-    """What made the rows of a run: values of ``records.RUN_COLUMNS``."""
-    choices = hydra_config.runtime.choices
-    rate = config.workload.get("rate")
-    return {
-        "command": hydra_config.job.name,
-        **{name: config.served_by[name] for name in ("policy", "solver", "objective", "engine")},
-        "workload": label(config, choices, "workload"),
-        "lengths": label(config, choices, "lengths") if "lengths" in config else None,
-        "readers": label(config, choices, "readers") if "readers" in config else None,
-        "rate": None if rate is None else float(rate),
-        "seed": config.seed,
-        "overrides": shlex.join(hydra_config.overrides.task),
-    }
-
-
-def token_rows(measured: Measured) -> pl.DataFrame:
-    """One row per token: number of its request, seconds since that arrived."""
-    request = np.repeat(np.arange(measured.arrival_s.size), measured.output_tokens)
-    return pl.DataFrame({"request": request, "time_s": np.concatenate(measured.token_times_s)})
+def _columns(config: DictConfig, hydra_config: HydraConf) -> dict[str, Any]:
+    named = ("policy", "solver", "objective", "engine")
+    served_by = {name: config.served_by[name] for name in named}
+    choices, overrides = hydra_config.runtime.choices, hydra_config.overrides.task
+    return columns_of(config, choices, hydra_config.job.name, served_by, overrides)
 
 
 @resumable
@@ -112,10 +93,16 @@ def run(config: DictConfig) -> dict[str, float]:
         if not log.replies:
             raise KeyboardInterrupt
         from experiments.client.measured import measure, row_columns, summary
+        from experiments.client.outcome import (
+            most_common_error,
+            nothing_completed,
+            sentence,
+            token_rows,
+        )
 
         measured = measure(log, config.idle_cost)
         values = summary(measured, log)
-        rows = frame(row_columns(measured), **run_columns(config, hydra_config))
+        rows = frame(row_columns(measured), **_columns(config, hydra_config))
         if config.tokens:
             tokens = token_rows(measured)
             write_atomically(folder / TOKENS, tokens.write_parquet)
@@ -131,48 +118,6 @@ def run(config: DictConfig) -> dict[str, float]:
         record = replace(record, environment={**record.environment, "prompt_seed": prompt_seed})
         record.finish(rows, values)
     return values
-
-
-def nothing_completed(log: ClientLog) -> bool:
-    """Whether a run has no single complete reply, which is no result."""
-    return not any(reply.outcome == "completed" for reply in log.replies)
-
-
-def most_common_error(measured: Measured) -> str:
-    """What most of the requests that did not complete say; empty if all completed."""
-    errors = Counter(error for error in measured.error if error)
-    return errors.most_common(1)[0][0] if errors else ""
-
-
-def sentence(values: dict[str, float], why: str = "") -> str:
-    """
-    A run's summary in a line or two.
-
-    Parameters
-    ----------
-    values
-        The summary.
-    why
-        Why most of the others did not complete.
-    """
-    ended = values["requests"] - values["rejected"] - values["unfinished"]
-    text = (
-        f"{ended:.0f} of {values['requests']:.0f} replies complete; "
-        f"QoE area {values['qoe_area_mean']:.3f}, delay {values['qoe_delay_mean']:.3f}, "
-        f"window {values['qoe_window_mean']:.3f}; TTFT p50 {values['ttft_p50_s']:.2f} s, "
-        f"p90 {values['ttft_p90_s']:.2f} s; {values['tokens_per_s']:.1f} tokens/s; "
-        f"the client sent {1e3 * values['send_lag_p99_s']:.1f} ms late (p99)."
-    )
-    broken = {
-        "refused": values["rejected"],
-        "failed": values["failed"],
-        "timed out": values["timed_out"],
-        "interrupted": values["interrupted"],
-    }
-    counts = [f"{count:.0f} {how}" for how, count in broken.items() if count]
-    if not counts:
-        return text
-    return f"{text} {', '.join(counts)}{f'; most often: {why}' if why else '.'}"
 
 
 main = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="bench")(run)

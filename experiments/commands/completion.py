@@ -77,7 +77,7 @@ def candidates(line: str) -> list[str]:
     list[str]
         Whole words; one that is complete ends with a space. Empty where file names fit.
     """
-    from experiments.cli import COMMANDS
+    from experiments.commands.registry import COMMANDS
 
     *before, word = _words(line)
     if len(before) < 2:

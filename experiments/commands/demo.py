@@ -13,14 +13,14 @@ from hydra.core.hydra_config import HydraConfig
 from andes_opt.metrics import summarise
 from experiments.analysis import figures
 from experiments.analysis.markdown import markdown
-from experiments.commands import quality
-from experiments.commands.simulate import request_rows, run_columns, simulate
+from experiments.commands.simulate import request_rows, simulate
 from experiments.configuration.compose import CONF_DIR, load_choice
 from experiments.configuration.errors import UsageError
 from experiments.runs.progress import jit_seconds
 from experiments.runs.records import printable, recorded_run, write_atomically
 from experiments.runs.resume import resumable
-from experiments.solver_comparison import instances
+from experiments.runs.run_columns import run_columns
+from experiments.solver_comparison import compare, instances
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -71,10 +71,10 @@ def compare_solvers(config: DictConfig) -> pl.DataFrame:
     capturing.workload.rate = rate
     capturing.workload.requests = config.requests
     problems = instances.captured(capturing, config.capture)
-    answers = quality.compare(
-        problems, quality.build_solvers(config.solvers), time_limit_s=config.time_limit_s
+    answers = compare.compare(
+        problems, compare.build_solvers(config.solvers), time_limit_s=config.time_limit_s
     )
-    return quality.as_rows(answers, command="demo", rate=rate, seed=config.seed)
+    return compare.as_rows(answers, command="demo", rate=rate, seed=config.seed)
 
 
 def compare_policies(config: DictConfig) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, float]]:
@@ -116,7 +116,7 @@ def run(config: DictConfig) -> dict[str, float]:
         with jit_seconds() as jit:
             solver_rows = compare_solvers(config)
             rows, qoe_table, metrics = compare_policies(config)
-        solver_table = quality.table(solver_rows)
+        solver_table = compare.table(solver_rows)
 
         write_atomically(folder / "solver_rows.parquet", solver_rows.write_parquet)
         write_atomically(folder / "solver_table.csv", solver_table.write_csv)
@@ -127,13 +127,13 @@ def run(config: DictConfig) -> dict[str, float]:
         summary = {
             "wall_s": wall_s,
             "jit_s": jit.value,
-            **quality.summarise(solver_rows),
+            **compare.summarise(solver_rows),
             **metrics,
         }
         record.finish(rows, summary)
 
     print(f"\nSolver quality: {config.capture} instances that Andes solved, {config.engine.name}\n")
-    print(markdown(solver_table, quality.TABLE_DECIMALS))
+    print(markdown(solver_table, compare.TABLE_DECIMALS))
     print(f"\nQoE: {config.requests} requests per row, mean over requests\n")
     print(markdown(qoe_table, _QOE_DECIMALS))
     print("\nFiles")

@@ -12,12 +12,13 @@ from hydra.core.hydra_config import HydraConfig
 
 from andes_opt.hindsight import HindsightBound, window_bound
 from experiments.analysis.markdown import markdown
-from experiments.commands.simulate import request_rows, run_columns, simulate
+from experiments.commands.simulate import request_rows, simulate
 from experiments.configuration.compose import CONF_DIR, build, load_choice
 from experiments.configuration.errors import UsageError
 from experiments.runs.progress import bar, jit_seconds
 from experiments.runs.records import recorded_run, write_atomically
 from experiments.runs.resume import resumable
+from experiments.runs.run_columns import run_columns
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 
-from experiments.commands.bench import sentence
-from experiments.commands.serve import told_to_end
+from experiments.client.outcome import sentence
 from experiments.configuration.compose import CONF_DIR
 from experiments.live.engine_file import check_chosen
+from experiments.live.process import exit_on_signals
 from experiments.live.run import adapter_sentence, request_rate, run_columns, serve
 from experiments.runs.records import recorded_run
 from experiments.runs.resume import resumable, say
@@ -34,14 +33,14 @@ def run(config: DictConfig) -> dict[str, float]:
         return fidelity.run(config)
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
-    with told_to_end(), recorded_run(folder) as record:
+    with exit_on_signals(), recorded_run(folder) as record:
         check_chosen(config)
         config = config.copy()
         rate = request_rate(config)
         if rate is not None:
             config.workload.rate = rate
-        overrides = shlex.join(hydra_config.overrides.task)
-        columns = run_columns(config, rate, overrides, hydra_config.runtime.choices)
+        overrides = hydra_config.overrides.task
+        columns = run_columns(config, overrides, hydra_config.runtime.choices)
         rows, values = serve(config, folder, columns)
         record.finish(rows, values)
     say(f"{sentence(values)} {adapter_sentence(values)}".rstrip(), folder)

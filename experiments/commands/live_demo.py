@@ -14,12 +14,13 @@ import polars as pl
 from hydra.core.hydra_config import HydraConfig
 
 from experiments.analysis.markdown import markdown
-from experiments.commands.serve import adapter_settings, told_to_end
 from experiments.configuration.compose import CONF_DIR, build, label
 from experiments.configuration.errors import UsageError
 from experiments.live import smollm
 from experiments.live.engine import only_engine
+from experiments.live.process import exit_on_signals
 from experiments.live.server import on_cpu, running
+from experiments.live.vllm_command import adapter_settings
 from experiments.runs.progress import bar
 from experiments.runs.records import frame, printable, recorded_run, write_atomically
 from experiments.runs.resume import resumable
@@ -231,7 +232,7 @@ def run(config: DictConfig) -> dict[str, float]:
     """
     began_s = time.monotonic()
     folder = Path(HydraConfig.get().runtime.output_dir)
-    with told_to_end(), recorded_run(folder) as record, only_engine():
+    with exit_on_signals(), recorded_run(folder) as record, only_engine():
         if not config.arms:
             raise UsageError("arms must not be empty.")
         arms = {str(name): [str(word) for word in overrides] for name, *overrides in config.arms}

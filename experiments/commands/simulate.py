@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from andes_opt.metrics import summarise
 from andes_opt.simulator import TIMELINE_COLUMNS, SimulationResult
 from andes_opt.simulator import simulate as run_simulation
-from experiments.configuration.compose import CONF_DIR, build, label
+from experiments.configuration.compose import CONF_DIR, build
 from experiments.runs.progress import bar, jit_seconds
 from experiments.runs.records import (
     REQUEST_COLUMNS,
@@ -25,11 +24,11 @@ from experiments.runs.records import (
     write_atomically,
 )
 from experiments.runs.resume import resumable, say
+from experiments.runs.run_columns import run_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hydra.conf import HydraConf
     from omegaconf import DictConfig
 
     from andes_opt.snapshot import Decision, Snapshot
@@ -75,43 +74,6 @@ def simulate(
             record_timeline=config.get("timeline", False),
             progress=lambda finished: progress.update(finished - progress.n),
         )
-
-
-def run_columns(
-    config: DictConfig, hydra_config: HydraConf, **replaced: str | None
-) -> dict[str, Any]:
-    """
-    What made the rows of a run: values of ``records.RUN_COLUMNS``.
-
-    Parameters
-    ----------
-    config
-        The run's configuration.
-    hydra_config
-        Hydra's part of it.
-    **replaced
-        Group -> name of the file in use, where it is not the one that Hydra chose.
-    """
-    choices = {**hydra_config.runtime.choices, **replaced}
-    solves = "solver" in config.policy
-
-    def name(group: str, used: bool = True) -> str | None:
-        return label(config, choices, group) if used else None
-
-    rate = config.workload.get("rate")
-    return {
-        "command": hydra_config.job.name,
-        "policy": name("policy"),
-        "solver": name("solver", solves),
-        "objective": name("objective", solves),
-        "engine": name("engine"),
-        "workload": name("workload"),
-        "lengths": name("lengths", "lengths" in config),
-        "readers": name("readers", "readers" in config),
-        "rate": None if rate is None else float(rate),
-        "seed": config.seed,
-        "overrides": shlex.join(hydra_config.overrides.task),
-    }
 
 
 def request_rows(result: SimulationResult, run: dict[str, Any]) -> pl.DataFrame:

@@ -14,7 +14,6 @@ from omegaconf import OmegaConf
 
 from experiments.analysis.markdown import markdown
 from experiments.analysis.statistics import DIFFERENCE, against, as_rows, over_seeds
-from experiments.commands.simulate import run_columns
 from experiments.configuration.compose import CONF_DIR, build, load_choice
 from experiments.configuration.errors import UsageError, not_understood, unknown_key
 from experiments.runs.cells import Cell, finish, processes_of
@@ -22,6 +21,7 @@ from experiments.runs.identity import code_hash, configuration_hash
 from experiments.runs.progress import bar
 from experiments.runs.records import printable, recorded_run, write_atomically
 from experiments.runs.resume import resumable
+from experiments.runs.run_columns import run_columns
 from experiments.studies.measurements import with_rate
 from experiments.studies.tune_search import METRICS, Outcome, Search, distributions, need_optuna
 

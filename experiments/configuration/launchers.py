@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from experiments.configuration.errors import UsageError, not_installed, not_understood
-from experiments.runs.environment import limit_threads
+from experiments.configuration.threads import limit_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

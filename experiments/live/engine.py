@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.commands.serve import server_command
 from experiments.configuration.errors import UsageError, not_installed
 from experiments.live.server import (
     HOST,
@@ -25,6 +24,7 @@ from experiments.live.server import (
     last_words,
     local_opener,
 )
+from experiments.live.vllm_command import server_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -22,11 +22,11 @@ from andes_opt.metrics import summarise
 from andes_opt.policy import Paced
 from andes_opt.simulator import simulate
 from experiments.analysis.markdown import markdown
-from experiments.commands.serve import told_to_end
 from experiments.configuration.compose import build
 from experiments.configuration.errors import RunRefused, RunsFailed, UsageError
 from experiments.live.document_header import unit_of
 from experiments.live.engine_file import check_chosen, check_engine
+from experiments.live.process import exit_on_signals
 from experiments.live.run import request_rate
 from experiments.live.run_store import Lab
 from experiments.live.study import planned
@@ -228,7 +228,7 @@ def run(config: DictConfig) -> dict[str, float]:
     except UsageError as error:
         raise RunRefused from error
     folder = Path(HydraConfig.get().runtime.output_dir)
-    with told_to_end(), recorded_run(folder) as record:
+    with exit_on_signals(), recorded_run(folder) as record:
         lab = Lab(Path(settings.runs), settings.minutes)
         profile: EngineProfile = build(config, "live_engine").profile
         floods = lab.saturated_tokens_per_s(settings.engine, settings.floods)

@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.commands.bench import most_common_error, nothing_completed, token_rows
-from experiments.commands.serve import checked_settings
-from experiments.configuration.compose import build, label
+from experiments.client.outcome import most_common_error, nothing_completed, token_rows
+from experiments.configuration.compose import build
 from experiments.configuration.errors import UsageError, not_installed
 from experiments.live.engine import DYING_S, EngineFailed, serving
+from experiments.live.vllm_command import checked_settings
 from experiments.runs.progress import bar
 from experiments.runs.records import TOKENS, frame, write_atomically
+from experiments.runs.run_columns import columns_of, policy_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import polars as pl
@@ -116,27 +117,24 @@ def settings_of(config: DictConfig) -> dict[str, Any] | None:
 
 
 def run_columns(
-    config: DictConfig, rate: float | None, overrides: str, choices: Mapping[str, str]
+    config: DictConfig, overrides: Sequence[str], choices: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What made the rows of a run: values of ``records.RUN_COLUMNS``."""
+    """
+    Return the columns of a live run.
 
-    def name(group: str, used: bool = True) -> str | None:
-        return label(config, choices, group) if used else None
-
-    solves = not config.stock and "solver" in config.policy
-    return {
-        "command": "live",
-        "policy": STOCK if config.stock else name("policy"),
-        "solver": name("solver", solves),
-        "objective": name("objective", solves),
-        "engine": config.live_engine.name,
-        "workload": name("workload"),
-        "lengths": name("lengths", "lengths" in config),
-        "readers": name("readers", "readers" in config),
-        "rate": rate,
-        "seed": config.seed,
-        "overrides": overrides,
-    }
+    Parameters
+    ----------
+    config
+        With the nodes of ``conf/live.yaml`` and the rate settled.
+    overrides
+        Of the command line.
+    choices
+        Group -> name of the file in use.
+    """
+    stock = {"policy": STOCK, "solver": None, "objective": None}
+    served_by = stock if config.stock else policy_columns(config, choices)
+    engine = {"engine": config.live_engine.name}
+    return columns_of(config, choices, "live", {**served_by, **engine}, overrides)
 
 
 def serve(

@@ -7,7 +7,6 @@ the same command goes on where a stopped one ended.
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -127,7 +126,7 @@ class Lab:
         folder.mkdir(parents=True, exist_ok=True)
         print(description, file=sys.stderr, flush=True)
         choices = {**self._choices, **dict(word.split("=", 1) for word in words if "." not in word)}
-        columns = run_columns(config, rate, shlex.join(words), choices)
+        columns = run_columns(config, words, choices)
         try:
             with identified(identification), recorded_run(folder) as record:
                 rows, summary = serve(config, folder, columns, description)

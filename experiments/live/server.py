@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import TYPE_CHECKING, Any
 
-from experiments.commands.serve import process_group, server_command
 from experiments.configuration.errors import UsageError
-from experiments.runs.environment import users_environment
+from experiments.configuration.threads import users_environment
+from experiments.live.process import process_group
+from experiments.live.vllm_command import server_command
 
 if TYPE_CHECKING:
     import subprocess

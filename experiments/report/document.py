@@ -1,12 +1,10 @@
-"""``andes-opt report``: one table of many runs, compared, drawn and written down."""
+"""The document of a report: one table of many runs, compared, drawn and written down."""
 
 from __future__ import annotations
 
-import argparse
 import shlex
 from html import escape
-from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -25,52 +23,16 @@ from experiments.runs.records import TOKENS, printable, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from experiments.report.reading import Cell, Results
     from experiments.report.sections import Section
 
 #: What others are compared with unless somebody says otherwise.
-_USUAL_BASELINE, _USUAL_SOLVER = "fcfs", "greedy"
+USUAL_BASELINE, USUAL_SOLVER = "fcfs", "greedy"
 
 #: Longer tables are folded up on the page.
 _LONG_TABLE = 40
-
-_EXAMPLES = """\
-Rows of any command are read; runs that are not complete are left out. Means come with 95 %
-intervals (Student's t) over seeds, or over instances for solvers; differences are paired, and
-p is that of the paired t-test, corrected by Holm for all comparisons of a metric.
-
-Examples
-  andes-opt report multirun/simulate
-  andes-opt report demo_output --output demo_report --baseline "andes (greedy)"
-  andes-opt report sweeps/rates sweeps/detail --request 17
-"""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}.")
-
-
-def _arguments(words: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(
-        prog="andes-opt report",
-        description="Compare the runs in some folders: tables, figures, a page with plots.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="runs or sweeps")
-    parser.add_argument(
-        "--baseline",
-        metavar="NAME",
-        help=f"policy or solver to compare with (default: {_USUAL_BASELINE}, {_USUAL_SOLVER})",
-    )
-    parser.add_argument(
-        "--output", type=Path, default=Path("report"), help="folder to write to (default: report)"
-    )
-    parser.add_argument("--request", type=int, metavar="N", help="request whose timeline is shown")
-    return parser.parse_args(list(words))
 
 
 def report(
@@ -115,8 +77,8 @@ def report(
         raise not_understood("--baseline", baseline, arms + solvers + studied)
     if request is not None:
         _check_request(results.cells, request)
-    base = _first_of(arms, baseline, _USUAL_BASELINE)
-    base_solver = _first_of(solvers, baseline, _USUAL_SOLVER)
+    base = _first_of(arms, baseline, USUAL_BASELINE)
+    base_solver = _first_of(solvers, baseline, USUAL_SOLVER)
     look = looks(arms if base is None else [base, *(arm for arm in arms if arm != base)])
 
     (output / "figures").mkdir(parents=True, exist_ok=True)
@@ -137,7 +99,7 @@ def report(
         _write_csv(output, {"solvers": of_solvers})
         tables["Solvers"] = shown.solvers(of_solvers, results.answers, base_solver)
 
-    base_study = _first_of(studied, baseline, _USUAL_BASELINE)
+    base_study = _first_of(studied, baseline, USUAL_BASELINE)
     if base_study is not None:
         of_studies = studies.statistics(results.measured, base_study)
         _write_csv(output, {"studies": of_studies})
@@ -296,26 +258,3 @@ def _opening(
         items = "".join(f"<li>{escape(sentence)}</li>" for sentence in missing)
         parts.append(f"<h3>Left out for want of data</h3><ul>{items}</ul>")
     return "\n".join(parts)
-
-
-def main(words: Sequence[str]) -> None:
-    """
-    Write the report that the command line asks for, and print the comparison.
-
-    Raises
-    ------
-    UsageError, FileNotFoundError, ValueError
-        As :func:`report`.
-    """
-    arguments = _arguments(words)
-    text = report(
-        arguments.folders,
-        arguments.output,
-        baseline=arguments.baseline,
-        request=arguments.request,
-    )
-    print(text)
-    print()
-    for path in sorted(arguments.output.iterdir()):
-        if path.is_file() and not path.name.startswith("."):
-            print(printable(path))

@@ -12,43 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from andes_opt.versions import versions
 from experiments import ROOT
-from experiments.configuration.errors import UsageError
+from experiments.configuration.threads import THREAD_VARIABLES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: Variables that set how many threads numerical libraries use.
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-    "POLARS_MAX_THREADS",
-)
-
-#: Those of them that :func:`limit_threads` has set.
-_limited: list[str] = []
 
 #: What results are made of. Documents and outputs are not: every result would change them.
 _MADE_OF = ("andes_opt", "solvers", "engine_adapter", "experiments", "conf", "benchmarks")
-
-
-def limit_threads() -> None:
-    """
-    One numerical thread per process, unless the user has set a variable himself.
-
-    Sweeps run one process per core, and timings of solvers are for one thread. Must run
-    before numpy is imported.
-    """
-    for name in THREAD_VARIABLES:
-        if name not in os.environ:
-            os.environ[name] = "1"
-            _limited.append(name)
-
-
-def users_environment() -> dict[str, str]:
-    """The environment as the user set it, for a program with threads of its own."""
-    return {name: value for name, value in os.environ.items() if name not in _limited}
 
 
 def environment() -> dict[str, Any]:
@@ -141,26 +112,3 @@ def _output(command: list[str]) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
-
-
-_HELP = """\
-usage: andes-opt versions
-
-Print the versions of Python, of this package and of everything that results depend on.
-
-Examples
-  andes-opt versions
-  andes-opt --version
-  andes-opt versions > versions.txt
-"""
-
-
-def main(arguments: list[str]) -> None:
-    """Print the versions, a line each."""
-    if arguments and arguments[0] in ("-h", "--help"):
-        print(_HELP, end="")
-        return
-    if arguments:
-        raise UsageError(f"{arguments[0]!r} not understood: versions takes no arguments.")
-    for name, version in versions().items():
-        print(f"{name:<14}{version}")

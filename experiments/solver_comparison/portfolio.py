@@ -23,12 +23,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
 from andes_opt.plan import InvalidPlan
-from experiments.commands import quality
 from experiments.configuration.compose import build, groups, load_choice
 from experiments.configuration.errors import UsageError
 from experiments.runs.progress import bar
 from experiments.runs.records import recorded_run, write_atomically
-from experiments.solver_comparison import document
+from experiments.solver_comparison import compare, document
 from experiments.solver_comparison.answers import Cells, code_state
 from experiments.solver_comparison.groups import (
     Group,
@@ -118,9 +117,9 @@ class Study:
             if (entrant.name, problem.source) not in self._warm:
                 # Compilation and back-ends' first calls are no part of the times.
                 self._warm.add((entrant.name, problem.source))
-                quality.ask(entrant.name, entrant.solver, problem.instance, limit_s, 1)
+                compare.ask(entrant.name, entrant.solver, problem.instance, limit_s, 1)
             load = os.getloadavg()[0]
-            answer = quality.ask(
+            answer = compare.ask(
                 entrant.name, entrant.solver, problem.instance, limit_s, self._repeats
             )
         except InvalidPlan:
@@ -128,11 +127,11 @@ class Study:
         except Exception as error:  # a back-end's defect must not cost the other answers
             load = math.nan
             note = f"{type(error).__name__}: {error}"
-            answer = quality.Answer(entrant.name, None, math.nan, math.nan, note)
+            answer = compare.Answer(entrant.name, None, math.nan, math.nan, note)
             failed = {"status": "failed"}
         else:
             failed = {}
-        row = quality.row_of(problem, answer, math.nan, False, limit_s) | failed
+        row = compare.row_of(problem, answer, math.nan, False, limit_s) | failed
         plan = answer.plan
         if plan is not None:
             row["backend_s"] = plan.solve_s - plan.info.get("pricing_s", 0.0)
@@ -229,7 +228,7 @@ def entrants_of(config: DictConfig, state: str) -> tuple[list[Entrant], dict[str
     """
     options = config.options or {}
     if config.solvers is not None:
-        quality.build_solvers(config.solvers, config.options)  # its checks of the names
+        compare.build_solvers(config.solvers, config.options)  # its checks of the names
     entrants, missing = [], {}
     for name in config.solvers if config.solvers is not None else groups()["solver"]:
         try:
@@ -275,7 +274,7 @@ def with_references(answers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         reference = optima.get(key, bounds.get(key, math.nan))
         row = cell | {"reference": reference, "reference_certified": key in optima}
         if cell.get("value") is not None:
-            row["gap_percent"] = quality.gap_percent(cell["value"], reference)
+            row["gap_percent"] = compare.gap_percent(cell["value"], reference)
         rows.append(row)
     return rows
 
@@ -304,7 +303,7 @@ def run(config: DictConfig) -> dict[str, float]:
                 progress.update()
         alone = _one_batch(config, cells, study)
         answers = study.answers + alone
-        rows = quality.as_rows(
+        rows = compare.as_rows(
             with_references(answers),
             command=hydra_config.job.name,
             seed=config.seed,
@@ -315,7 +314,7 @@ def run(config: DictConfig) -> dict[str, float]:
             "calls": rows.height,
             "reused": cells.reused,
             "failed": sum(cell["status"] == "failed" for cell in answers),
-            "contradictions": quality.contradictions(answers),
+            "contradictions": compare.contradictions(answers),
             "calls_s": float(rows["wall_s"].sum()),
         }
         facts = document.Facts(

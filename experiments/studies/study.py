@@ -18,11 +18,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from experiments.analysis.statistics import as_rows
-from experiments.commands.simulate import run_columns
 from experiments.configuration.compose import build, load_choice
 from experiments.configuration.errors import UsageError, not_understood
 from experiments.runs.cells import Cell, finish, processes_of
 from experiments.runs.records import printable, recorded_run
+from experiments.runs.run_columns import run_columns
 from experiments.studies import document, exact_vs_greedy
 from experiments.studies.measurements import with_rate
 from experiments.studies.settings import (

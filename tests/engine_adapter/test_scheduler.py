@@ -14,7 +14,7 @@ from live_stepping import reference
 from live_traffic import FCFS, ROUND_ROBIN, Traffic, serve, summary
 
 import conf
-from experiments.commands.serve import adapter_settings
+from experiments.live.vllm_command import adapter_settings
 
 if TYPE_CHECKING:
     from live_stepping import Engine, Start

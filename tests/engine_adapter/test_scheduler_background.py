@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from live_traffic import FCFS, ROUND_ROBIN, Traffic, serve, summary
 
-from experiments.commands.serve import adapter_settings
+from experiments.live.vllm_command import adapter_settings
 
 if TYPE_CHECKING:
     from live_stepping import Start

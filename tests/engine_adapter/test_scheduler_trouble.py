@@ -9,7 +9,7 @@ import pytest
 from live_stepping import reference
 from live_traffic import FCFS, ROUND_ROBIN, Traffic, serve, summary
 
-from experiments.commands.serve import adapter_settings
+from experiments.live.vllm_command import adapter_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable

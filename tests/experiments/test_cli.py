@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from andes_opt.versions import versions
-from experiments.cli import COMMANDS, main
+from experiments.cli import main
+from experiments.commands.registry import COMMANDS
 from experiments.configuration.compose import CONF_DIR, groups
 
 SCRIPT = Path(sys.executable).parent / "andes-opt"

@@ -11,7 +11,8 @@ import polars as pl
 import pytest
 
 from andes_opt.instance import Instance
-from experiments.cli import COMMANDS, main
+from experiments.cli import main
+from experiments.commands.registry import COMMANDS
 from experiments.configuration.compose import CONF_DIR, first_comment, groups
 
 ENGINE = Path(__file__).parents[1] / "live" / "scripted_engine.py"

@@ -10,8 +10,9 @@ import sys
 import pytest
 
 from experiments import ROOT
-from experiments.cli import COMMANDS, main
+from experiments.cli import main
 from experiments.commands.completion import SCRIPTS, candidates
+from experiments.commands.registry import COMMANDS
 from experiments.configuration.compose import groups
 from experiments.configuration.launchers import LAUNCHERS
 

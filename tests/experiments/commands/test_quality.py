@@ -11,8 +11,8 @@ from numba import njit
 
 from andes_opt.instance import GainTable, Instance
 from andes_opt.plan import InvalidPlan, Plan, Status, make_plan
-from experiments.commands import quality
 from experiments.runs.records import QUALITY_COLUMNS
+from experiments.solver_comparison import compare
 from experiments.solver_comparison.instances import Named, Recorder
 
 
@@ -69,7 +69,7 @@ def problem():
 
 def rows_by_solver(problem, **solvers):
     """Rows of one comparison on one instance."""
-    rows = quality.compare([problem], solvers, time_limit_s=None)
+    rows = compare.compare([problem], solvers, time_limit_s=None)
     return {row["solver"]: row for row in rows}
 
 
@@ -95,7 +95,7 @@ def test_a_refusal_is_a_row(problem):
     rows = rows_by_solver(problem, no=Refusing(), best=Fixed([0, 1, 1], bound=5.0))
     assert rows["no"]["status"] == "refused"
     assert "too many" in rows["no"]["note"]
-    table = quality.table(quality.as_rows(list(rows.values())))
+    table = compare.table(compare.as_rows(list(rows.values())))
     assert table.filter(pl.col("solver") == "no")["refused"].item() == 1
 
 
@@ -110,9 +110,9 @@ def test_contradictions_are_counted(problem):
     rows = rows_by_solver(
         problem, wrong_bound=Fixed([1, 1, 0], bound=3.0), best=Fixed([0, 1, 1], bound=5.0)
     )
-    assert quality.contradictions(list(rows.values())) == 1
+    assert compare.contradictions(list(rows.values())) == 1
     rows = rows_by_solver(problem, best=Fixed([0, 1, 1], bound=5.0))
-    assert quality.contradictions(list(rows.values())) == 0
+    assert compare.contradictions(list(rows.values())) == 0
 
 
 def test_rows_have_every_documented_column(problem):
@@ -125,7 +125,7 @@ def test_rows_have_every_documented_column(problem):
 def test_calls_that_compiled_are_not_timed(problem, compiling_calls, calls):
     """The time of a call is that of one without compilation, if there ever is one."""
     solver = Compiling(compiling_calls)
-    quality.ask("x", solver, problem.instance, None, 1)
+    compare.ask("x", solver, problem.instance, None, 1)
     assert solver.calls == calls
 
 
@@ -143,7 +143,7 @@ def test_calls_that_compiled_are_not_timed(problem, compiling_calls, calls):
 )
 def test_gap_percent(value, reference, gap):
     """The gap is relative to the reference; no plan at all counts as 100 %."""
-    assert quality.gap_percent(value, reference) == pytest.approx(gap)
+    assert compare.gap_percent(value, reference) == pytest.approx(gap)
 
 
 @pytest.mark.parametrize("count", [1, 5, 6, 11, 12, 100])

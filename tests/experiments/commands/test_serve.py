@@ -14,16 +14,11 @@ import pytest
 
 from engine_adapter.settings import KEY, instantiate, read_settings
 from experiments.cli import main
-from experiments.commands.serve import (
-    SCHEDULER,
-    Arguments,
-    adapter_settings,
-    process_group,
-    server_command,
-    split_arguments,
-)
+from experiments.commands.serve import Arguments, split_arguments
 from experiments.configuration.compose import groups
 from experiments.configuration.errors import UsageError
+from experiments.live.process import process_group
+from experiments.live.vllm_command import SCHEDULER, adapter_settings, server_command
 
 SCRIPT = Path(sys.executable).parent / "andes-opt"
 

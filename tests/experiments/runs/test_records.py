@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from experiments.runs.environment import THREAD_VARIABLES, environment
+from experiments.configuration.threads import THREAD_VARIABLES
+from experiments.runs.environment import environment
 from experiments.runs.records import (
     COLUMNS,
     ENVIRONMENT,

@@ -11,9 +11,8 @@ import pytest
 
 from andes_opt import families
 from andes_opt.plan import make_plan
-from experiments.commands import quality
 from experiments.configuration.compose import load
-from experiments.solver_comparison import groups, portfolio, profiles, tables
+from experiments.solver_comparison import compare, groups, portfolio, profiles, tables
 from experiments.solver_comparison.answers import Cells
 from experiments.solver_comparison.instances import Named
 from experiments.solver_comparison.portfolio import Entrant, Study, give_up
@@ -248,7 +247,7 @@ def test_one_batch_ratios_compare_solving_alone_with_the_whole_call():
 
 def test_fixing_the_batch_size_keeps_that_batch_sizes_optimum():
     """At its best batch size the instance with that size alone has the same optimum."""
-    exact = quality.build_solvers(["exact"])["exact"]
+    exact = compare.build_solvers(["exact"])["exact"]
     instance = families.make("hard", 30, 1)
     plan = exact.solve(instance)
     alone = exact.solve(groups.fix_batch_size(instance, plan.batch_size))

@@ -1,0 +1,75 @@
+"""``andes-opt report``: one table of many runs, compared, drawn and written down."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from experiments.configuration.errors import UsageError
+from experiments.report.document import USUAL_BASELINE, USUAL_SOLVER, report
+from experiments.runs.records import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+_EXAMPLES = """\
+Rows of any command are read; runs that are not complete are left out. Means come with 95 %
+intervals (Student's t) over seeds, or over instances for solvers; differences are paired, and
+p is that of the paired t-test, corrected by Holm for all comparisons of a metric.
+
+Examples
+  andes-opt report multirun/simulate
+  andes-opt report demo_output --output demo_report --baseline "andes (greedy)"
+  andes-opt report sweeps/rates sweeps/detail --request 17
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}.")
+
+
+def _arguments(words: Sequence[str]) -> argparse.Namespace:
+    parser = _Parser(
+        prog="andes-opt report",
+        description="Compare the runs in some folders: tables, figures, a page with plots.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="runs or sweeps")
+    parser.add_argument(
+        "--baseline",
+        metavar="NAME",
+        help=f"policy or solver to compare with (default: {USUAL_BASELINE}, {USUAL_SOLVER})",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("report"), help="folder to write to (default: report)"
+    )
+    parser.add_argument("--request", type=int, metavar="N", help="request whose timeline is shown")
+    return parser.parse_args(list(words))
+
+
+def main(words: Sequence[str]) -> None:
+    """
+    Write the report that the command line asks for, and print the comparison.
+
+    Raises
+    ------
+    UsageError, FileNotFoundError, ValueError
+        As :func:`report`.
+    """
+    arguments = _arguments(words)
+    text = report(
+        arguments.folders,
+        arguments.output,
+        baseline=arguments.baseline,
+        request=arguments.request,
+    )
+    print(text)
+    print()
+    for path in sorted(arguments.output.iterdir()):
+        if path.is_file() and not path.name.startswith("."):
+            print(printable(path))

@@ -1,0 +1,203 @@
+"""Overrides of the command line, checked before Hydra sees them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from experiments.configuration.compose import CONF_DIR, first_comment, groups, load
+from experiments.configuration.errors import UsageError, not_understood, one_line, unknown_key
+from experiments.configuration.launchers import check_launcher
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hydra.core.override_parser.types import Override
+
+
+def check_overrides(command: str, arguments: Sequence[str]) -> None:
+    """
+    Check a command's arguments before Hydra sees them.
+
+    Hydra reports a wrong name in several lines and checks no types; here each override
+    is compared with the groups and the defaults of the command.
+
+    Parameters
+    ----------
+    command
+        Name of the command and of its configuration file.
+    arguments
+        What follows the command on the command line.
+
+    Raises
+    ------
+    UsageError
+        On the first argument that names no option, no choice, or a value of the wrong type.
+    """
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[assignment, method-assign]  # one line rather than the usage text
+    options = parser.parse_args(list(arguments))
+    if options.help or options.hydra_help or options.config_name or options.config_path:
+        return
+
+    parsed = []
+    grammar = OverridesParser.create()
+    for text in options.overrides:
+        try:
+            parsed.append(grammar.parse_override(text))
+        except HydraException as error:
+            raise UsageError(
+                f"{text!r} not understood: need key=value, or 'key=[a,b]' for a list."
+            ) from error
+
+    sweeps = options.multirun or _mode_is_multirun(parsed)
+    conf_dirs = [Path(options.config_dir)] if options.config_dir else []
+    _check(command, parsed, sweeps, conf_dirs)
+
+
+def _refuse(message: str) -> None:
+    raise UsageError(f"{message}.")
+
+
+def _mode_is_multirun(overrides: Sequence[Override]) -> bool:
+    return any(
+        o.key_or_group in ("hydra.mode", "hydra.sweeper.params") or _names_experiment(o)
+        for o in overrides
+    )
+
+
+def _names_experiment(override: Override) -> bool:
+    # An experiment file may set hydra.mode to MULTIRUN by itself.
+    return override.key_or_group == "experiment"
+
+
+def _check(
+    command: str, overrides: Sequence[Override], sweeps: bool, extra_dirs: Sequence[Path]
+) -> None:
+    conf_dirs = [CONF_DIR, *extra_dirs]
+    for folder in extra_dirs:
+        if not folder.is_dir():
+            raise UsageError(f"--config-dir {folder} is no folder.")
+    own = [path.stem for d in extra_dirs for path in (d / "hydra" / "launcher").glob("*.yaml")]
+    for override in overrides:
+        if override.key_or_group == "hydra/launcher":
+            check_launcher(command, str(override.value()), own)
+
+    known_groups = groups(conf_dirs)
+    for override in overrides:
+        if override.is_sweep_override() and not sweeps:
+            raise UsageError(
+                f"{override.input_line} gives several values: add --multirun to run each, "
+                f"or write '{override.key_or_group}=[...]' for a list."
+            )
+        if override.key_or_group in known_groups and not override.is_delete():
+            choices = known_groups[override.key_or_group]
+            for value in _values(override):
+                for name in value if isinstance(value, list) else [value]:
+                    if name is not None and str(name) not in choices:
+                        raise not_understood(override.key_or_group, name, choices)
+                    if _names_experiment(override) and name is not None:
+                        _check_experiment(command, str(name))
+
+    chosen = [_single(o) for o in overrides if o.key_or_group in known_groups]
+    if extra_dirs:
+        places = ",".join(_quoted(f"file://{folder.resolve()}") for folder in extra_dirs)
+        chosen.append(f"hydra.searchpath=[{places}]")
+    defaults = _compose(command, chosen)
+    for override in overrides:
+        key = override.key_or_group
+        if key in known_groups or key.startswith(("hydra.", "hydra/")) or override.is_add():
+            continue
+        _check_key(defaults, key)
+        if not override.is_delete():
+            for value in _values(override):
+                _check_type(defaults, key, value)
+
+
+def _quoted(text: str) -> str:
+    """Text as Hydra's grammar takes it, whatever is in it."""
+    escaped = text.replace("\\'", "\\\\'").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _check_experiment(command: str, name: str) -> None:
+    """Refuse an experiment that is another command's, as its first line says."""
+    path = CONF_DIR / "experiment" / f"{name}.yaml"
+    owner, colon, _ = first_comment(path).partition(":") if path.exists() else ("", "", "")
+    if colon and owner != command:
+        raise UsageError(f"experiment={name} is for andes-opt {owner}, not {command}.")
+
+
+def _compose(command: str, overrides: Sequence[str]) -> DictConfig:
+    """The command's configuration under the chosen group files."""
+    try:
+        return load(command, overrides)
+    except HydraException as error:
+        raise UsageError(one_line(error)) from error
+
+
+def _values(override: Override) -> list[Any]:
+    if override.is_sweep_override():
+        if not override.is_discrete_sweep():
+            return []
+        return list(override.sweep_iterator())
+    return [override.value()]
+
+
+def _single(override: Override) -> str:
+    """The override with the first of its values, as text that Hydra understands."""
+    if not override.is_sweep_override() or override.is_delete():
+        return str(override.input_line)
+    return f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
+
+
+def _check_key(defaults: DictConfig, key: str) -> None:
+    node: Any = defaults
+    path: list[str] = []
+    for part in key.split("."):
+        if not isinstance(node, DictConfig):
+            return  # an element of a list, or below an interpolation: Hydra knows better
+        names = [str(name) for name in node]
+        if part not in names:
+            raise unknown_key(".".join([*path, part]), names, _options(defaults))
+        path.append(part)
+        if OmegaConf.is_interpolation(node, part):
+            return
+        node = node.get(part)
+
+
+def _options(node: Any, prefix: str = "") -> list[str]:
+    """Dotted keys of all options below a node, those nearest to it first."""
+    if not isinstance(node, DictConfig):
+        return []
+    names = [str(name) for name in node]
+    found = [prefix + name for name in names]
+    for name in names:
+        if not OmegaConf.is_interpolation(node, name) and not OmegaConf.is_missing(node, name):
+            found += _options(node.get(name), f"{prefix}{name}.")
+    return sorted(found, key=lambda key: key.count("."))
+
+
+def _check_type(defaults: DictConfig, key: str, value: Any) -> None:
+    """Numbers stay numbers, switches switches and lists lists; None and text say nothing."""
+    if isinstance(value, str) and "${" in value:
+        return
+    default = OmegaConf.select(defaults, key, default=None)
+    if isinstance(default, bool):
+        valid, need = isinstance(value, bool), "true or false"
+    elif isinstance(default, int):
+        valid, need = isinstance(value, int) and not isinstance(value, bool), "an integer"
+    elif isinstance(default, float):
+        valid = isinstance(value, int | float) and not isinstance(value, bool)
+        need = "a number"
+    elif isinstance(default, ListConfig):
+        valid, need = isinstance(value, list), f"a list, '{key}=[{value}]' say"
+    else:
+        return
+    if not valid and value is not None:
+        raise UsageError(f"{key}={value} not understood: need {need}.")

@@ -1,0 +1,333 @@
+"""Solvers on the same instances: what each answers, what it takes, and the table of both."""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from omegaconf import open_dict
+
+from andes_opt.plan import TOLERANCE_MIP, Plan, Status, verify
+from experiments.configuration.compose import build, load_choice
+from experiments.configuration.errors import UsageError
+from experiments.runs.progress import bar, jit_seconds
+from experiments.runs.records import (
+    COLUMNS,
+    QUALITY_COLUMNS,
+    frame,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from andes_opt.instance import Instance
+    from andes_opt.solver import Solver
+    from experiments.solver_comparison.instances import Named
+
+
+#: Decimals of the solver table.
+TABLE_DECIMALS = {
+    "mean gap %": 4,
+    "max gap %": 4,
+    "median ms": 3,
+    "p99 ms": 3,
+    "certified %": 1,
+}
+
+
+#: Calls made again per instance, lest a solver that always compiles never come to an end.
+_MOST_COMPILING_CALLS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A solver's plan for one instance (None if it refused), and what the call took."""
+
+    solver: str
+    plan: Plan | None
+    wall_s: float
+    cpu_s: float
+    note: str = ""
+
+
+def build_solvers(
+    names: Sequence[str], options: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, Solver]:
+    """
+    Solvers by name.
+
+    Parameters
+    ----------
+    names
+        Names from ``conf/solver``, or dotted paths of classes.
+    options
+        Constructor options by solver, added to those of its file.
+
+    Raises
+    ------
+    UsageError
+        On an unknown name, an option that a constructor refuses, or no solver at all.
+    """
+    options = options or {}
+    if not names:
+        raise UsageError("solvers=[] not understood: name at least one solver.")
+    for name in options:
+        if name not in names:
+            raise UsageError(f"options for {name} not understood: it is not among solvers.")
+    solvers = {}
+    for name in names:
+        node = load_choice("solver", name)
+        with open_dict(node):
+            node.update(options.get(name, {}))
+        solvers[name] = build(node)
+    return solvers
+
+
+def compare(
+    problems: Sequence[Named],
+    solvers: Mapping[str, Solver],
+    *,
+    time_limit_s: float | None,
+    repeats: int = 1,
+) -> list[dict[str, Any]]:
+    """
+    Give every instance to every solver.
+
+    The order of the solvers is reversed from one instance to the next, so that none always
+    finds a cold cache, and each solver sees the first instance once before it is timed,
+    which takes compilation out of the times.
+
+    Parameters
+    ----------
+    problems
+        The instances.
+    solvers
+        Name -> solver.
+    time_limit_s
+        Limit of each call; None for none.
+    repeats
+        Calls per instance and solver.
+
+    Returns
+    -------
+    list[dict]
+        Values of ``records.QUALITY_COLUMNS`` and ``solver``, one per instance and solver.
+
+    Raises
+    ------
+    InvalidPlan
+        If a solver's plan does not pass ``verify``.
+    """
+    rows = []
+    for solver in solvers.values():
+        ask("", solver, problems[0].instance, time_limit_s, 1)
+    with bar(len(problems) * len(solvers), "solving") as progress:
+        for number, problem in enumerate(problems):
+            names = list(solvers) if number % 2 == 0 else list(solvers)[::-1]
+            answers = {}
+            for name in names:
+                answers[name] = ask(name, solvers[name], problem.instance, time_limit_s, repeats)
+                progress.update()
+            reference, certified = _reference(problem.instance, answers.values(), time_limit_s)
+            rows += [
+                row_of(problem, answers[name], reference, certified, time_limit_s)
+                for name in solvers
+            ]
+    return rows
+
+
+def ask(
+    name: str, solver: Solver, instance: Instance, time_limit_s: float | None, repeats: int
+) -> Answer:
+    """
+    Time a solver on one instance, and verify its plan.
+
+    A call during which numba compiled, the first with some type of gains, is made again.
+
+    Raises
+    ------
+    InvalidPlan
+        If the plan does not pass ``verify``.
+    """
+    wall: list[float] = []
+    cpu: list[float] = []
+    plan, compiling_calls = None, 0
+    while len(wall) < repeats:
+        cpu_before, wall_before = _cpu_s(), time.perf_counter()
+        try:
+            with jit_seconds() as jit:
+                plan = solver.solve(instance, time_limit_s=time_limit_s)
+        except ValueError as error:
+            # A documented limit, brute force beyond n = 20 say: part of the comparison.
+            return Answer(name, None, math.nan, math.nan, str(error))
+        if jit.value > 0 and compiling_calls < _MOST_COMPILING_CALLS:
+            compiling_calls += 1
+            continue
+        wall.append(time.perf_counter() - wall_before)
+        cpu.append(_cpu_s() - cpu_before)
+    assert plan is not None
+    verify(instance, plan)
+    return Answer(name, plan, statistics.median(wall), statistics.median(cpu))
+
+
+def _cpu_s() -> float:
+    """Processor seconds of this process and of its finished children, CBC's say."""
+    times = os.times()
+    return time.process_time() + times.children_user + times.children_system
+
+
+def _reference(instance: Instance, answers: Any, time_limit_s: float | None) -> tuple[float, bool]:
+    """
+    What values are compared with: the certified optimum, else the best proven bound.
+
+    If none of the answers is certified, the exact solver is asked as well.
+    """
+    plans = [answer.plan for answer in answers if answer.plan is not None]
+    if not any(is_certified(plan) for plan in plans):
+        plan = build(load_choice("solver", "exact")).solve(instance, time_limit_s=time_limit_s)
+        verify(instance, plan)
+        plans.append(plan)
+    optima = [plan.value for plan in plans if is_certified(plan)]
+    if optima:
+        return max(optima), True
+    return min(plan.bound for plan in plans), False
+
+
+def is_certified(plan: Plan) -> bool:
+    """Whether a plan is proven optimal, or the absence of plans proven."""
+    proven_absence = plan.status is Status.NO_SOLUTION and plan.bound == -math.inf
+    return plan.status is Status.OPTIMAL or proven_absence
+
+
+def row_of(
+    problem: Named,
+    answer: Answer,
+    reference: float,
+    reference_certified: bool,
+    time_limit_s: float | None,
+) -> dict[str, Any]:
+    """Values of ``records.QUALITY_COLUMNS`` and ``solver`` for one answer."""
+    instance, plan = problem.instance, answer.plan
+    row = {
+        "solver": answer.solver,
+        "source": problem.source,
+        "instance": problem.name,
+        "requests": instance.num_requests,
+        "capacity": instance.capacity,
+        "min_batch": instance.min_batch,
+        "max_batch": instance.max_batch,
+        "exactly": instance.exactly,
+        "reference": reference,
+        "reference_certified": reference_certified,
+        "time_limit_s": time_limit_s,
+        "note": answer.note,
+        "status": "refused",
+        "certified": False,
+    }
+    if plan is None:
+        return row
+    return row | {
+        "status": plan.status.value,
+        "certified": is_certified(plan),
+        "value": plan.value,
+        "bound": plan.bound,
+        "batch_size": plan.batch_size,
+        "served": int(plan.serve.sum()),
+        "gap_percent": gap_percent(plan.value, reference),
+        "proven_gap_percent": 100 * plan.gap,
+        "wall_s": answer.wall_s,
+        "cpu_s": answer.cpu_s,
+        "build_s": plan.build_s,
+        "solve_s": plan.solve_s,
+    }
+
+
+def gap_percent(value: float, reference: float) -> float:
+    """
+    How far a value stays below the reference, in percent of the reference.
+
+    0 if both say that no plan exists, 100 if only the value does.
+    """
+    if value == -math.inf:
+        return 0.0 if reference == -math.inf else 100.0
+    gap = reference - value
+    if -TOLERANCE_MIP * max(1.0, abs(reference)) <= gap <= 0:
+        return 0.0  # certificates hold up to a tolerance only
+    return 100 * gap / abs(reference) if reference else math.inf
+
+
+def as_rows(answers: Sequence[Mapping[str, Any]], **run: Any) -> pl.DataFrame:
+    """
+    Answers as a table under the documented schema.
+
+    Parameters
+    ----------
+    answers
+        From :func:`compare`.
+    **run
+        Values of ``records.RUN_COLUMNS`` for all rows.
+    """
+    given = {name for answer in answers for name in answer} | {"solver", *QUALITY_COLUMNS}
+    names = [name for name in COLUMNS if name in given]
+    return frame({name: [answer.get(name) for answer in answers] for name in names}, **run)
+
+
+def contradictions(rows: Sequence[Mapping[str, Any]]) -> int:
+    """
+    Pairs of answers that can't both be right: a value above another solver's proven bound.
+
+    Parameters
+    ----------
+    rows
+        From :func:`compare`.
+    """
+    count = 0
+    bounds: dict[tuple[str, str], float] = {}
+    answered = [row for row in rows if row.get("value") is not None]
+    for row in answered:
+        key = (row["source"], row["instance"])
+        bounds[key] = min(bounds.get(key, math.inf), row["bound"])
+    for row in answered:
+        bound = bounds[row["source"], row["instance"]]
+        count += row["value"] > bound + TOLERANCE_MIP * max(1.0, abs(bound))
+    return count
+
+
+def table(rows: pl.DataFrame) -> pl.DataFrame:
+    """Solver, instances, mean and maximal gap, times and certified share, best first."""
+    wall_ms = 1000 * pl.col("wall_s")
+    return (
+        rows.group_by("solver", maintain_order=True)
+        .agg(
+            pl.len().alias("instances"),
+            pl.col("gap_percent").mean().alias("mean gap %"),
+            pl.col("gap_percent").max().alias("max gap %"),
+            wall_ms.median().alias("median ms"),
+            wall_ms.quantile(0.99).alias("p99 ms"),
+            (100 * pl.col("certified").mean()).alias("certified %"),
+            (pl.col("status") == "refused").sum().alias("refused"),
+        )
+        .sort("mean gap %", "median ms", nulls_last=True)
+    )
+
+
+def summarise(rows: pl.DataFrame) -> dict[str, float]:
+    """Flat metrics: ``SOLVER_gap_mean_percent`` and so on for each solver."""
+    names = {
+        "mean gap %": "gap_mean_percent",
+        "max gap %": "gap_max_percent",
+        "median ms": "wall_p50_ms",
+        "p99 ms": "wall_p99_ms",
+        "certified %": "certified_percent",
+        "refused": "refused",
+    }
+    summary: dict[str, float] = {}
+    for line in table(rows).iter_rows(named=True):
+        for column, metric in names.items():
+            summary[f"{line['solver']}_{metric}"] = line[column]
+    return summary
