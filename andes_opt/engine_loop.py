@@ -16,9 +16,9 @@ from __future__ import annotations
 from typing import TypeAlias
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from andes_opt.compilation import jit
 from andes_opt.qoe import advance, token_window_area
 
 Ints: TypeAlias = NDArray[np.int64]
@@ -82,7 +82,7 @@ MAX_IDLE_STEPS = 10_000
 SAMPLE_COLUMNS = 6
 
 
-@njit(cache=True)
+@jit
 def _push_front(ints: Ints, scalars: Ints, i: int) -> None:
     head = scalars[WAIT_HEAD]
     ints[PREVIOUS, i], ints[NEXT, i] = -1, head
@@ -93,7 +93,7 @@ def _push_front(ints: Ints, scalars: Ints, i: int) -> None:
     scalars[WAIT_HEAD] = i
 
 
-@njit(cache=True)
+@jit
 def _push_back(ints: Ints, scalars: Ints, i: int) -> None:
     tail = scalars[WAIT_TAIL]
     ints[PREVIOUS, i], ints[NEXT, i] = tail, -1
@@ -104,7 +104,7 @@ def _push_back(ints: Ints, scalars: Ints, i: int) -> None:
     scalars[WAIT_TAIL] = i
 
 
-@njit(cache=True)
+@jit
 def _unlink(ints: Ints, scalars: Ints, i: int) -> None:
     before, after = ints[PREVIOUS, i], ints[NEXT, i]
     if before >= 0:
@@ -117,7 +117,7 @@ def _unlink(ints: Ints, scalars: Ints, i: int) -> None:
         scalars[WAIT_TAIL] = before
 
 
-@njit(cache=True)
+@jit
 def _evict(ints: Ints, scalars: Ints, clock: Floats, i: int) -> None:
     """Take request i off the GPU and put it at the head of the queue; the caller unlists it."""
     if scalars[SWAPS]:
@@ -134,7 +134,7 @@ def _evict(ints: Ints, scalars: Ints, clock: Floats, i: int) -> None:
     _push_front(ints, scalars, i)
 
 
-@njit(cache=True)
+@jit
 def _advance_reader(ints: Ints, floats: Floats, i: int, age: float) -> None:
     """Let the reader of request i digest up to ``age`` seconds after its arrival."""
     floats[DIGESTED, i], floats[AREA, i] = advance(
@@ -149,7 +149,7 @@ def _advance_reader(ints: Ints, floats: Floats, i: int, age: float) -> None:
     floats[UPDATED, i] = age
 
 
-@njit(cache=True)
+@jit
 def _deliver(
     ints: Ints, floats: Floats, scalars: Ints, clock: Floats, i: int, token_times: Floats
 ) -> None:
@@ -175,18 +175,18 @@ def _deliver(
     scalars[TOKENS_DELIVERED] += 1
 
 
-@njit(cache=True)
+@jit
 def _lacking(ints: Ints, i: int) -> int:
     """Tokens of request i that are known but not yet in its KV cache, >= 1."""
     return ints[PROMPT, i] + ints[GENERATED, i] - ints[COMPUTED, i]
 
 
-@njit(cache=True)
+@jit
 def _blocks_for(tokens: int, block_tokens: int) -> int:
     return (tokens + block_tokens - 1) // block_tokens
 
 
-@njit(cache=True)
+@jit
 def _short_of_blocks(ints: Ints, scalars: Ints, running: Ints) -> bool:
     """True if the running requests need more blocks in this iteration than are free."""
     budget = scalars[TOKEN_BUDGET]
@@ -201,7 +201,7 @@ def _short_of_blocks(ints: Ints, scalars: Ints, running: Ints) -> bool:
     return needed > scalars[FREE_BLOCKS]
 
 
-@njit(cache=True)
+@jit
 def _take_blocks(ints: Ints, scalars: Ints, i: int, chunk: int) -> bool:
     """Give request i the blocks for ``chunk`` more tokens; False if there are too few."""
     total = _blocks_for(ints[COMPUTED, i] + chunk, scalars[BLOCK_TOKENS])
@@ -213,7 +213,7 @@ def _take_blocks(ints: Ints, scalars: Ints, i: int, chunk: int) -> bool:
     return True
 
 
-@njit(cache=True)
+@jit
 def _schedule_running(ints: Ints, scalars: Ints, clock: Floats, running: Ints) -> tuple[int, bool]:
     """Give the running requests their tokens; returns (budget left, preempted any)."""
     budget = scalars[TOKEN_BUDGET]
@@ -241,7 +241,7 @@ def _schedule_running(ints: Ints, scalars: Ints, clock: Floats, running: Ints) -
     return budget, preempted
 
 
-@njit(cache=True)
+@jit
 def _admit(
     ints: Ints, scalars: Ints, clock: Floats, running: Ints, admit: Ints, budget: int
 ) -> None:
@@ -273,7 +273,7 @@ def _admit(
         budget -= chunk
 
 
-@njit(cache=True)
+@jit
 def _resume_held(ints: Ints, scalars: Ints, active: Ints, running: Ints) -> None:
     """Pass-through knows no held requests: they run again, oldest first, as slots allow."""
     for k in range(scalars[NUM_ACTIVE]):
@@ -285,7 +285,7 @@ def _resume_held(ints: Ints, scalars: Ints, active: Ints, running: Ints) -> None
             scalars[NUM_HELD] -= 1
 
 
-@njit(cache=True)
+@jit
 def _compute(
     ints: Ints, floats: Floats, scalars: Ints, clock: Floats, running: Ints, token_times: Floats
 ) -> tuple[int, int, bool]:
@@ -336,7 +336,7 @@ def _compute(
     return decoding, prefill, finished
 
 
-@njit(cache=True)
+@jit
 def _drop_finished(ints: Ints, scalars: Ints, active: Ints) -> None:
     kept = 0
     for k in range(scalars[NUM_ACTIVE]):
@@ -347,7 +347,7 @@ def _drop_finished(ints: Ints, scalars: Ints, active: Ints) -> None:
     scalars[NUM_ACTIVE] = kept
 
 
-@njit(cache=True)
+@jit
 def _arrive(ints: Ints, floats: Floats, scalars: Ints, clock: Floats, active: Ints) -> bool:
     """Let the requests in that have arrived by now; True if there were any."""
     arrived = False
@@ -367,7 +367,7 @@ def _arrive(ints: Ints, floats: Floats, scalars: Ints, clock: Floats, active: In
     return arrived
 
 
-@njit(cache=True)
+@jit
 def _sample(scalars: Ints, clock: Floats, decoding: int, prefill: int, samples: Floats) -> None:
     row = samples[scalars[NUM_SAMPLES]]
     row[0] = clock[NOW]
@@ -379,7 +379,7 @@ def _sample(scalars: Ints, clock: Floats, decoding: int, prefill: int, samples: 
     scalars[NUM_SAMPLES] += 1
 
 
-@njit(cache=True)
+@jit
 def run(
     ints: Ints,
     floats: Floats,
@@ -447,7 +447,7 @@ def run(
             _sample(scalars, clock, decoding, prefill, samples)
 
 
-@njit(cache=True)
+@jit
 def apply(
     ints: Ints,
     scalars: Ints,
@@ -519,7 +519,7 @@ def apply(
     return True
 
 
-@njit(cache=True)
+@jit
 def gather(
     ints: Ints,
     floats: Floats,

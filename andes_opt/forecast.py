@@ -35,8 +35,8 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
+from andes_opt.compilation import jit
 from andes_opt.gains import FORECAST, fill_gains, fill_table, rate_scalars
 from andes_opt.qoe import digest, ideal_area
 
@@ -174,13 +174,13 @@ class QoEForecast:
         return self.q_wait + self(batch_size)
 
 
-@njit(cache=True)
+@jit
 def mean_tokens(tokens: NDArray[np.int64]) -> float:
     """Mean of token counts, (n,); 0 if there are none."""
     return tokens.sum() / tokens.size if tokens.size else 0.0
 
 
-@njit(cache=True)
+@jit
 def _ideal_area_then(age_s: float, ttft_s: float, tds: float, dt_s: float) -> float:
     # Integral of E over [0, age + dt]. age + dt - ttft_s, computed so, would round
     # otherwise than the seconds of digestion dt - (ttft_s - age) do, and let a ratio of
@@ -188,7 +188,7 @@ def _ideal_area_then(age_s: float, ttft_s: float, tds: float, dt_s: float) -> fl
     return ideal_area(dt_s - max(0.0, ttft_s - age_s), -max(0.0, age_s - ttft_s), tds)
 
 
-@njit(cache=True, error_model="numpy")
+@jit(error_model="numpy")
 def forecast_row(
     age_s: float,
     backlog: float,
@@ -234,7 +234,7 @@ def forecast_row(
     )
 
 
-@njit(cache=True, error_model="numpy")
+@jit(error_model="numpy")
 def _prepare(state: NDArray[np.float64], dt_s: float, rows: NDArray[np.float64]) -> int:
     # Fills rows (6, n): the four rows of params, Q_wait, Q now. Returns the first request
     # whose state is out of range, or -1.

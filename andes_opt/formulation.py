@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
+from andes_opt.compilation import jit
 from andes_opt.forecast import mean_tokens
 from andes_opt.gains import token_rate
 from andes_opt.instance import Instance
@@ -98,7 +98,7 @@ def most_that_fit(weights: NDArray[np.int64], capacity: int) -> int:
     return int(_count_that_fit(weights, capacity))
 
 
-@njit(cache=True)
+@jit
 def _count_that_fit(weights: NDArray[np.int64], capacity: int) -> int:
     if weights.sum() <= capacity:
         return weights.size
@@ -134,7 +134,7 @@ def _count_that_fit(weights: NDArray[np.int64], capacity: int) -> int:
     return first
 
 
-@njit(cache=True)
+@jit
 def _fast_batch(
     base_s: float,
     per_request_s: float,

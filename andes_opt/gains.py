@@ -35,8 +35,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
-from numba import njit
 
+from andes_opt.compilation import jit
 from andes_opt.instance import GainModel, GainTable
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def rate_scalars(
     )
 
 
-@njit(cache=True)
+@jit
 def token_rate(scalars: NDArray[np.float64], batch_size: int) -> float:
     """
     Tokens/s that each of ``batch_size`` requests receives (design section 3).
@@ -110,7 +110,7 @@ def token_rate(scalars: NDArray[np.float64], batch_size: int) -> float:
     return 1.0 / (scalars[0] + scalars[1] * batch_size + scalars[2] * context_tokens)
 
 
-@njit(cache=True, error_model="numpy")
+@jit(error_model="numpy")
 def fill_gains(
     kind: int,
     params: NDArray[np.float64],
@@ -168,7 +168,7 @@ def fill_gains(
         raise ValueError("kind of gain model not understood.")
 
 
-@njit(cache=True, error_model="numpy")
+@jit(error_model="numpy")
 def _fill_forecast(params: NDArray[np.float64], rate: float, out: NDArray[np.float64]) -> None:
     # gain = saturation - q (q / d) with d = tds - rate, q = max(0, d slope - slack); the
     # order of operations keeps q <= d slope, so that d -> 0 can't blow up rounding.
@@ -290,7 +290,7 @@ def frozen(*numbers: float) -> NDArray[np.float64]:
     return array
 
 
-@njit(cache=True)
+@jit
 def fill_table(
     kind: int,
     params: NDArray[np.float64],

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
-from numba import njit
 
 from andes_opt.checks import non_negative, positive
+from andes_opt.compilation import jit
 from andes_opt.forecast import QoEForecast, forecast_row
 from andes_opt.gains import CONSTANT, COSTED, THRESHOLD, FormulaGains, frozen, token_rate
 
@@ -232,7 +232,7 @@ class AverageQoEWithPreemptionCost:
         )
 
 
-@njit(cache=True, error_model="numpy")
+@jit(error_model="numpy")
 def _least_rates(params: NDArray[np.float64], missing: NDArray[np.float64]) -> NDArray[np.float64]:
     # Rows of a THRESHOLD model: 1 where a gain of `missing` > 0 can be reached, and the
     # least token rate at which it is. saturation - (d slope - slack)^2 / d = missing is a
@@ -251,7 +251,7 @@ def _least_rates(params: NDArray[np.float64], missing: NDArray[np.float64]) -> N
     return rows
 
 
-@njit(cache=True, error_model="numpy")
+@jit(error_model="numpy")
 def _stall_loss(
     state: NDArray[np.float64],
     resident: NDArray[np.bool_],

@@ -29,15 +29,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
 from andes_opt.checks import non_negative, positive, whole
+from andes_opt.compilation import jit
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
-@njit(cache=True)
+@jit
 def digest(backlog: float, horizon_s: float, tds: float) -> tuple[float, float]:
     """
     What a reader digests from a backlog if nothing more arrives.
@@ -65,7 +65,7 @@ def digest(backlog: float, horizon_s: float, tds: float) -> tuple[float, float]:
     return backlog, 0.5 * backlog * busy_s + backlog * (horizon_s - busy_s)
 
 
-@njit(cache=True)
+@jit
 def advance(
     from_s: float,
     to_s: float,
@@ -102,7 +102,7 @@ def advance(
     return digested + tokens, area + digested * (to_s - start_s) + integral
 
 
-@njit(cache=True)
+@jit
 def token_window_area(horizon_s: float, tds: float) -> float:
     """
     Integral of one token's digestion, which starts ``horizon_s`` before the end.
@@ -126,7 +126,7 @@ def token_window_area(horizon_s: float, tds: float) -> float:
     return horizon_s - 0.5 / tds
 
 
-@njit(cache=True)
+@jit
 def ideal_area(horizon_s: float, ttft_s: float, tds: float) -> float:
     """
     Integral over [0, horizon_s] of max(0, tds (t - ttft_s)), in token-seconds.
@@ -139,13 +139,13 @@ def ideal_area(horizon_s: float, ttft_s: float, tds: float) -> float:
     return 0.5 * tds * late_s * late_s
 
 
-@njit(cache=True)
+@jit
 def ideal_area_capped(horizon_s: float, ttft_s: float, tds: float, n: float) -> float:
     """Integral over [0, horizon_s] of E(t) = min(n, max(0, tds (t - ttft_s)))."""
     return digest(float(n), horizon_s - ttft_s, tds)[1]
 
 
-@njit(cache=True)
+@jit
 def digestion_start(time_s: float, previous_s: float, ttft_s: float, tds: float) -> float:
     """
     The c_j of a token delivered at ``time_s``.
@@ -427,7 +427,7 @@ def _checked(token_times_s: ArrayLike) -> NDArray[np.float64]:
     return np.ascontiguousarray(times)
 
 
-@njit(cache=True)
+@jit
 def _ratio(part: float, whole: float) -> float:
     # Rounding may leave [0, 1] by an ulp; the definitions can't.
     if whole <= 0.0:
@@ -435,14 +435,14 @@ def _ratio(part: float, whole: float) -> float:
     return min(1.0, max(0.0, part / whole))
 
 
-@njit(cache=True)
+@jit
 def _delay_ratio(starts_sum_s: float, last_s: float, n: int, tds: float) -> float:
     # All times relative to ttft_s, so that the due times are 0, 1/tds, 2/tds, ...
     due_sum_s = 0.5 * n * (n - 1) / tds
     return 1.0 - _ratio(starts_sum_s - due_sum_s, n * last_s - due_sum_s) if last_s > 0.0 else 1.0
 
 
-@njit(cache=True)
+@jit
 def _area(times: NDArray[np.float64], ttft_s: float, tds: float) -> float:
     last_s = times[-1]
     total = 0.0
@@ -453,7 +453,7 @@ def _area(times: NDArray[np.float64], ttft_s: float, tds: float) -> float:
     return _ratio(total, ideal_area_capped(last_s, ttft_s, tds, times.size))
 
 
-@njit(cache=True)
+@jit
 def _delay(times: NDArray[np.float64], ttft_s: float, tds: float) -> float:
     total_s = 0.0
     start_s = -np.inf
@@ -463,7 +463,7 @@ def _delay(times: NDArray[np.float64], ttft_s: float, tds: float) -> float:
     return _delay_ratio(total_s, start_s - ttft_s, times.size, tds)
 
 
-@njit(cache=True)
+@jit
 def _window(times: NDArray[np.float64], ttft_s: float, tds: float) -> float:
     end_s = ttft_s + times.size / tds
     total = 0.0

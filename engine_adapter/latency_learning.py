@@ -13,10 +13,10 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 from scipy.linalg import solve_triangular
 from scipy.optimize import nnls
 
+from andes_opt.compilation import jit
 from andes_opt.latency import LatencyModel
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class LatencyLearner:
         return self._model
 
 
-@njit(cache=True)
+@jit
 def _accumulate(
     outer: NDArray[np.float64],
     cross: NDArray[np.float64],

@@ -13,8 +13,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit
 
+from andes_opt.compilation import jit
 from andes_opt.qoe import advance, ideal_area_capped
 from andes_opt.snapshot import Snapshot, State
 
@@ -345,12 +345,12 @@ class ReaderTracker:
         self._place = {key: place for place, key in enumerate(self._keys)}
 
 
-@njit(cache=True)
+@jit
 def _blocks(context: int, longest: int, block: int) -> int:
     return min((context + block - 1) // block + 1, (longest + block - 1) // block)
 
 
-@njit(cache=True)
+@jit
 def _bring_up_to_date(
     i: int, now_s: float, reals: NDArray[np.float64], integers: NDArray[np.int64]
 ) -> None:
@@ -366,7 +366,7 @@ def _bring_up_to_date(
     reals[_UPDATED, i] = now_s
 
 
-@njit(cache=True)
+@jit
 def _deliver(
     table: NDArray[np.int64],
     now_s: float,
@@ -385,7 +385,7 @@ def _deliver(
     return new
 
 
-@njit(cache=True)
+@jit
 def _update_resident(
     table: NDArray[np.int64], state: int, block: int, integers: NDArray[np.int64]
 ) -> None:
@@ -400,7 +400,7 @@ def _update_resident(
         integers[_STEERABLE, i] = 1
 
 
-@njit(cache=True)
+@jit
 def _select(count: int, most: int, integers: NDArray[np.int64]) -> NDArray[np.int64]:
     """Columns to show: whoever has started, and the first arrivals of the others."""
     started = 0
@@ -422,7 +422,7 @@ def _select(count: int, most: int, integers: NDArray[np.int64]) -> NDArray[np.in
     return places[:size]
 
 
-@njit(cache=True)
+@jit
 def _describe(
     places: NDArray[np.int64],
     now_s: float,

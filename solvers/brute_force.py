@@ -7,8 +7,8 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from numba import njit
 
+from andes_opt.compilation import jit
 from andes_opt.plan import make_plan, no_solution
 from solvers.sweep import batch_range, most_that_fit
 
@@ -106,7 +106,7 @@ def _subset_sums(terms: NDArray[_Number]) -> NDArray[_Number]:
     return sums
 
 
-@njit(cache=True)
+@jit
 def _best_selection(
     low_weight: NDArray[np.int64],
     high_weight: NDArray[np.int64],

@@ -6,7 +6,9 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from numba import njit, types
+from numba import types
+
+from andes_opt.compilation import jit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,14 +21,14 @@ _CLOCK_GETTIME: Any = types.ExternalFunction("clock_gettime", _INT32(_INT32, typ
 
 if sys.platform == "win32":  # pragma: no cover
 
-    @njit(cache=True)
+    @jit
     def now_s(buffer: NDArray[np.int64]) -> float:
         """Not available: compiled code runs to its end before a time limit is noticed."""
         return 0.0
 
 else:
 
-    @njit(cache=True)
+    @jit
     def now_s(buffer: NDArray[np.int64]) -> float:
         """
         Seconds on the clock of :func:`time.monotonic`.

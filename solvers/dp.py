@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
 from andes_opt import checks
+from andes_opt.compilation import jit
 from andes_opt.instance import Instance
 from andes_opt.plan import Status, make_plan
 from solvers.knapsack import packed_by_density
@@ -275,7 +275,7 @@ def _fill(
     return True
 
 
-@njit(cache=True)
+@jit
 def _enter(
     values: NDArray[np.float64],
     choices: NDArray[np.uint8],

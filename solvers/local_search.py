@@ -7,9 +7,9 @@ import time
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
 from andes_opt import checks
+from andes_opt.compilation import jit
 from andes_opt.plan import make_plan, no_solution
 from solvers.packing import SKIP, pack_all_batches, pack_at_most, pack_exactly, repair_order
 from solvers.sweep import best_size, upper_bound
@@ -147,7 +147,7 @@ def _search(
     return best, moves
 
 
-@njit(cache=True)
+@jit
 def _descend(
     gains: NDArray[np.float64],
     weights: NDArray[np.int64],
@@ -214,7 +214,7 @@ def _descend(
             left += 1
 
 
-@njit(cache=True)
+@jit
 def _kick_at_most(
     order: NDArray[np.int64],
     gains: NDArray[np.float64],
@@ -252,7 +252,7 @@ def _kick_at_most(
             left -= 1
 
 
-@njit(cache=True)
+@jit
 def _kick_exactly(
     weights: NDArray[np.int64], capacity: int, new: int, out: int, inside: NDArray[np.bool_]
 ) -> None:

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
+from andes_opt.compilation import jit
 from andes_opt.gains import compiled, fill_gains
 from andes_opt.plan import make_plan, no_solution
 from solvers.sweep import batch_range, most_that_fit, upper_bound
@@ -179,7 +179,7 @@ def pack_all_batches(
     return Packing(serve, batch_size, value, first, values[: begin - first], build_s)
 
 
-@njit(cache=True, error_model="numpy")
+@jit(error_model="numpy")
 def _pack_range(
     kind: int,
     params: NDArray[np.float64],
@@ -232,7 +232,7 @@ def _pack_range(
     return batch_size, value
 
 
-@njit(cache=True)
+@jit
 def repair_order(order: NDArray[np.int64], key: NDArray[np.float64]) -> None:
     """
     Sort a permutation by decreasing key, ties by increasing index.
@@ -257,7 +257,7 @@ def repair_order(order: NDArray[np.int64], key: NDArray[np.float64]) -> None:
     _insert(order, keys, 1, n * n)
 
 
-@njit(cache=True)
+@jit
 def _insert(order: NDArray[np.int64], keys: NDArray[np.float64], gap: int, moves: int) -> bool:
     """Insertion sort of every gap-th entry; False if it gave up after so many moves."""
     for position in range(gap, order.size):
@@ -282,7 +282,7 @@ def _insert(order: NDArray[np.int64], keys: NDArray[np.float64], gap: int, moves
     return True
 
 
-@njit(cache=True)
+@jit
 def pack_at_most(
     order: NDArray[np.int64],
     gains: NDArray[np.float64],
@@ -329,7 +329,7 @@ def pack_at_most(
     return value
 
 
-@njit(cache=True)
+@jit
 def pack_exactly(
     order: NDArray[np.int64],
     gains: NDArray[np.float64],

@@ -22,8 +22,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
+from andes_opt.compilation import jit
 from solvers._exact.jit import as_bool, as_int, inner
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _arrays(gains: ArrayLike, weights: ArrayLike) -> tuple[NDArray[np.float64], 
     )
 
 
-@njit(cache=True, fastmath={"reassoc", "nsz"})
+@jit(fastmath={"reassoc", "nsz"})
 def evaluate_prices(
     gains: NDArray[np.float64],
     weights: NDArray[np.float64],
@@ -147,7 +147,7 @@ def evaluate_prices(
     return base + profit + _UNIT_ROUNDOFF * (n + 8) * size
 
 
-@njit(cache=True, error_model="numpy")
+@jit(error_model="numpy")
 def find_prices(
     gains: NDArray[np.float64],
     weights: NDArray[np.float64],
@@ -209,7 +209,7 @@ def find_prices(
     return bound, price, slot_price
 
 
-@njit(cache=True, error_model="numpy")
+@jit(error_model="numpy")
 def update_prices(
     gains: NDArray[np.float64],
     weights: NDArray[np.float64],
@@ -449,7 +449,7 @@ def _narrow(
     return kept, fixed_value, fixed_weight, left
 
 
-@njit(cache=True, error_model="numpy")
+@jit(error_model="numpy")
 def kth_largest(values: NDArray[np.float64], n: int, k: int, spare: NDArray[np.float64]) -> float:
     """
     The k-th largest (1 <= k <= n) of ``values[:n]``, which it may reorder.

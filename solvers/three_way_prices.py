@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
+from andes_opt.compilation import jit
 from andes_opt.snapshot import Action
 from solvers.prices import kth_largest
 
@@ -178,7 +178,7 @@ def repair(
     return action if step.value(action) > step.value(best) else best
 
 
-@njit(cache=True)
+@jit
 def _search(
     serve_gains: NDArray[np.float64],
     hold_gains: NDArray[np.float64],
@@ -235,7 +235,7 @@ def _search(
     return best_bound, best_price, best_slot_price
 
 
-@njit(cache=True)
+@jit
 def _choose(
     serve_gains: NDArray[np.float64],
     hold_gains: NDArray[np.float64],
@@ -284,7 +284,7 @@ def _choose(
     return slot_price, value, used
 
 
-@njit(cache=True)
+@jit
 def _bound(
     serve_gains: NDArray[np.float64],
     hold_gains: NDArray[np.float64],

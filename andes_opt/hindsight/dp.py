@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
+from andes_opt.compilation import jit
 from andes_opt.qoe import token_window_area
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _BLUR_S = 1e-7
 
 
-@njit(cache=True)
+@jit
 def cheapest_so_far(
     arrival_s: float, prices: NDArray[np.float64], slot_s: float, out: NDArray[np.float64]
 ) -> int:
@@ -55,7 +55,7 @@ def cheapest_so_far(
     return min(first, prices.size)
 
 
-@njit(cache=True)
+@jit
 def _most_profit(
     arrival_s: float,
     ttft_s: float,
@@ -99,7 +99,7 @@ def _most_profit(
     return after[0]
 
 
-@njit(cache=True)
+@jit
 def most_profits(
     arrival_s: NDArray[np.float64],
     ttft_s: NDArray[np.float64],

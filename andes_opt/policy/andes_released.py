@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
 from andes_opt import checks
+from andes_opt.compilation import jit
 from andes_opt.forecast import QoEForecast, mean_tokens
 from andes_opt.latency import LatencyModel
 from andes_opt.snapshot import Action, Decision
@@ -109,7 +109,7 @@ class AndesReleased:
         """Nothing is kept."""
 
 
-@njit(cache=True)
+@jit
 def _pack_until_full(
     order: NDArray[np.int64], weights: NDArray[np.int64], capacity: int, slots: int
 ) -> NDArray[np.bool_]:

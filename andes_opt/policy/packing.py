@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
+from andes_opt.compilation import jit
 from andes_opt.snapshot import Action, Decision
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from andes_opt.snapshot import Snapshot
 
 
-@njit(cache=True)
+@jit
 def fits_in_order(
     order: NDArray[np.int64], weights: NDArray[np.int64], capacity: int, slots: int
 ) -> NDArray[np.bool_]:
@@ -46,7 +46,7 @@ def fits_in_order(
     return serve
 
 
-@njit(cache=True)
+@jit
 def limit_evictions(
     serve: NDArray[np.bool_],
     resident: NDArray[np.bool_],

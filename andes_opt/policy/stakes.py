@@ -23,21 +23,21 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from numba import njit
+from andes_opt.compilation import jit
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 
-@njit(cache=True)
+@jit
 def _loss(length: float, left: float, late: float, pause: float) -> float:
     most = max(0.0, left - late)
     rest = max(0.0, most - pause)
     return (most * most - rest * rest) / (length * length)
 
 
-@njit(cache=True, error_model="numpy")
+@jit(error_model="numpy")
 def expected(
     generated: float,
     late: float,
@@ -81,7 +81,7 @@ def expected(
     return loss / mass, left / mass
 
 
-@njit(cache=True, error_model="numpy")
+@jit(error_model="numpy")
 def fill_stakes(
     age_s: NDArray[np.float64],
     delivered: NDArray[np.int64],

@@ -7,9 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
 from andes_opt import checks
+from andes_opt.compilation import jit
 from andes_opt.forecast import mean_tokens
 from andes_opt.formulation import most_that_fit
 from andes_opt.gains import COSTED, FormulaGains, rate_scalars, token_rate
@@ -343,7 +343,7 @@ def _crowded(snapshot: Snapshot) -> bool:
     return bool(snapshot.need_tokens.sum() > snapshot.capacity_tokens)
 
 
-@njit(cache=True)
+@jit
 def _charge(
     kv_tokens: NDArray[np.int64],
     state: NDArray[np.int8],
@@ -385,7 +385,7 @@ def _charge(
     return round_trip_s
 
 
-@njit(cache=True)
+@jit
 def _reading_batch(scalars: NDArray[np.float64], fastest_tds: float, max_batch: int) -> int:
     # The largest batch that is still faster than the fastest reader, at least 1.
     slots = max_batch
@@ -394,7 +394,7 @@ def _reading_batch(scalars: NDArray[np.float64], fastest_tds: float, max_batch: 
     return slots
 
 
-@njit(cache=True)
+@jit
 def _fill_up(
     serve: NDArray[np.bool_],
     resident: NDArray[np.bool_],

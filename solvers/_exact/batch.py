@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numba import njit
 
+from andes_opt.compilation import jit
 from solvers._exact.jit import as_int, inner
 from solvers._exact.lists import (
     NEEDS_ROOM,
@@ -423,7 +423,7 @@ def _plan_of(
     return value
 
 
-@njit(cache=True, error_model="numpy")
+@jit(error_model="numpy")
 def common_unit(g: NDArray[np.float64]) -> tuple[float, float]:
     """The largest number of which all gains are whole multiples, and what rounding may add.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from numba import njit
+
+from andes_opt.compilation import jit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,10 +16,10 @@ if TYPE_CHECKING:
 _NO_ENTRIES: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 #: For functions that only compiled code calls.
-inner = njit(cache=True, error_model="numpy", **_NO_ENTRIES)
+inner = jit(error_model="numpy", **_NO_ENTRIES)
 
 #: As `inner`, for sums whose order may change: their loops become SIMD code.
-inner_sums = njit(cache=True, error_model="numpy", fastmath={"reassoc", "nsz"}, **_NO_ENTRIES)
+inner_sums = jit(error_model="numpy", fastmath={"reassoc", "nsz"}, **_NO_ENTRIES)
 
 #: For a literal that is an argument, or the start of a counter that becomes one: for each
 #: value of a literal Numba compiles the called function again.

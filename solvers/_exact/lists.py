@@ -19,8 +19,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numba import njit
 
+from andes_opt.compilation import jit
 from solvers._exact.jit import inner
 from solvers.clock import now_s
 
@@ -65,7 +65,7 @@ class Core(NamedTuple):
     slot_price: float
 
 
-@njit(cache=True, error_model="numpy")
+@jit(error_model="numpy")
 def new_lists(room: int) -> Lists:
     """Empty lists for ``room`` states each."""
     return Lists(

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
+from andes_opt.compilation import jit
 from solvers._exact.jit import inner
 from solvers._exact.lists import copy_plan
 
@@ -92,7 +92,7 @@ def round_and_swap(
     return value
 
 
-@njit(cache=True, error_model="numpy")
+@jit(error_model="numpy")
 def best_swap(
     profits: NDArray[np.float64],
     weights: NDArray[np.float64],

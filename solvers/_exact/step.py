@@ -7,8 +7,8 @@ import time
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
+from andes_opt.compilation import jit
 from andes_opt.formulation import most_that_fit
 from andes_opt.gains import CONSTANT, COSTED, FORECAST, compiled
 from andes_opt.plan import make_plan, no_solution
@@ -167,7 +167,7 @@ def _make_fit(instance: Instance, serve: NDArray[np.bool_], batch_size: int) -> 
         serve[i] = False
 
 
-@njit(cache=True, error_model="numpy")
+@jit(error_model="numpy")
 def _optimise(
     kind: int,
     params: NDArray[np.float64],
