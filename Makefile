@@ -14,7 +14,7 @@ LIVE_WORKERS ?= 2
 TORCH  := $(if $(wildcard $(LIVE)),$(LIVE),.venv-torch/.installed)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-torch test-live test-launchers test-browser live-demo live-gpu bench lint types docs clean-jit clean
+.PHONY: help demo test test-torch test-live test-launchers test-browser live-demo live-gpu bench lint types docs clean
 
 help: ## Show the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 21
@@ -59,9 +59,6 @@ types: $(DEV) ## Check types.
 docs: $(DEV) ## Make the figures and number blocks of the documents again.
 	$(BIN)/python -m experiments.documents.blocks README.md docs/structure.md docs/studies.md
 	mkdir -p docs/figures && cp demo_output/*.png docs/figures/
-
-clean-jit: ## Remove what Numba has compiled: needed after a change of compiled code by hand or pull.
-	find andes_opt solvers tests -name '*.nb[ic]' -delete
 
 clean: ## Remove the environments and what runs wrote.
 	rm -rf $(VENV) .venv-torch .venv-launchers .venv-live models demo_output live_demo_output outputs multirun

@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import logging
 import re
+import sys
 import uuid
 from contextlib import suppress
 from functools import cache, cached_property, partial
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 #: How many versions of a module's machine code stay, so that branches can be changed to and fro.
 KEPT_VERSIONS = 4
 
-_LOGGER = logging.getLogger(__name__)
 _ROOT = Path(__file__).resolve().parents[1]
 _MARK = ".andes-"
+_said: list[Exception] = []
 
 #: "from solvers.prices import a, b" or "import solvers.prices" at the start of a line. Imports
 #: that are indented (for type checking, or in functions) bring nothing into compiled code.
@@ -142,21 +142,15 @@ class _KeptCode:
                 self._cache.flush()
 
 
-class _Said:
-    """Whether this process has said that it keeps nothing."""
-
-    value = False
-
-
 def _say_once(error: Exception) -> None:
     """Says why compiled code cannot be kept, the first time in a process."""
-    if not _Said.value:
-        _Said.value = True
+    if not _said:
+        _said.append(error)
         reason = error if isinstance(error, OSError) else "no writable cache folder"
-        _LOGGER.warning(
-            "andes-opt: compiled code cannot be kept (%s); set NUMBA_CACHE_DIR to a writable "
-            "folder to compile only once.",
-            reason,
+        print(
+            f"andes-opt: compiled code cannot be kept ({reason}); set NUMBA_CACHE_DIR to a "
+            "writable folder to compile only once.",
+            file=sys.stderr,
         )
 
 
