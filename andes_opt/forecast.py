@@ -1,32 +1,20 @@
 """
 What a reader's QoE will be if a request is served, or waits, for the next seconds.
 
-The forecast (Andes, arXiv 2404.16283, section 4; design section 3) for a request of age t
-with D tokens delivered, A digested and area S so far is
+docs/model.md (Forecasts) derives the formulas from Andes (arXiv 2404.16283, section 4) and
+explains the symbols. In the names of this file: from ``before_s`` on the reader reads, for
+``digest_s`` seconds. For ``stalled_s`` of them nothing is delivered to a served request;
+``ahead_s`` seconds of deliveries come before. With the backlog raised to tds * stalled_s or more
+and r = 1/latency(B), the gain is, as a share of the ideal area,
 
-    Q = (S + integral of A over [t, t + dt]) / integral of E over [0, t + dt],
+    tds (digest_s - backlog / tds)^2 / 2  -  q^2 / (2 (tds - r)),
+    q = max(0, tds digest_s - backlog - r (ahead_s + digest_s - stalled_s)).
 
-with E not capped by the reply's length, which is unknown. A served request receives its
-next token after ``restore_s`` and then r = 1/latency(B) tokens/s, as a fluid; a waiting
-one receives nothing. The gain is Q_serve - Q_wait, and 0 if the denominator is 0.
-
-One formula covers all cases. Let digestion begin w = max(0, ttft_s - t) from now, so that
-H = dt - w seconds of it count. What restoring takes beyond w is z = max(0, restore_s - w);
-what arrives before digestion begins is r times v = max(0, w - restore_s). Write s = tds
-and b = max(D - A, s z): a reader whose backlog runs out before z loses the same time
-without tokens whether he served himself from the backlog or not. Then
-
-* r >= s: he digests at full speed, s H^2/2 in all. The gain is the *saturation*
-  s (H - b/s)^2 / 2, or 0 if b >= s H.
-* r < s: he is short of q = max(0, s H - b - r (v + H - z)) tokens at the end. He falls
-  behind at s - r tokens/s over the last q/(s - r) seconds, which costs q^2 / (2 (s - r)).
-
-Divided by the ideal area, the gain is ``saturation - q (q / d)`` with ``d = s - r`` and
-``q = max(0, d slope - slack)``, where slope = v + H - z and slack = s v - s z + b are both
-scaled by 1/sqrt(2 * ideal area). So four numbers per request do not depend on B.
-
-The gain is non-decreasing and concave in r: A(t) is the smallest of
-D(u) + s (t - u) over u <= t (and of s (t - ttft_s)), and D is linear in r.
+The first term is the *saturation*. The code computes ``saturation - shortfall^2 / deficit`` with
+``deficit = tds - r`` and ``shortfall = max(0, deficit slope - slack)``, where
+slope = ahead_s + digest_s - stalled_s and slack = tds (ahead_s - stalled_s) + backlog are both
+scaled by 1/sqrt(2 * ideal area). So four numbers per request do not depend on B: saturation, tds,
+slope and slack.
 """
 
 from __future__ import annotations
@@ -198,7 +186,7 @@ def forecast_row(
     dt_s: float,
 ) -> tuple[float, float, float]:
     """
-    Saturation, slope and slack of one request (see the module's derivation).
+    Saturation, slope and slack of one request (see the module's text).
 
     Parameters
     ----------

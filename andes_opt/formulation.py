@@ -1,4 +1,4 @@
-"""From a snapshot to the knapsack of one scheduling step (design section 3)."""
+"""From a snapshot to the knapsack of one scheduling step (docs/model.md)."""
 
 from __future__ import annotations
 

@@ -19,12 +19,12 @@ TABLE      the number in row B - first_batch          one row a batch size      
 CONSTANT   a_i                                        a                             none
 FORECAST   f_i(r), forecast QoE gain at rate r        saturation, tds, slope, slack rate
 THRESHOLD  a_i if r >= r_i, else 0                    a, r_i                        rate
-COSTED     f_i(r) + c_i - k_i max(0, B - 1)           as FORECAST, then c, k        rate
+COSTED     f_i(r) + C_i - k_i max(0, B - 1)           as FORECAST, then C, k        rate
 ========== ========================================== ============================= =========
 
 Here ``r = 1 / latency(B)`` is the token rate (:func:`token_rate`) and *rate* stands for
 its five scalars ``base_s, per_request_s, per_context_token_s, capacity_tokens,
-mean_need_tokens``. The forecast's four rows are derived in :mod:`andes_opt.forecast`.
+mean_need_tokens``. The forecast's four rows are explained in :mod:`andes_opt.forecast`.
 
 Arrays are read-only without exception so that compiled callers see one type only, be it
 a table's numbers (passed without a copy) or a forecast's.
@@ -95,7 +95,7 @@ def rate_scalars(
 @jit
 def token_rate(scalars: NDArray[np.float64], batch_size: int) -> float:
     """
-    Tokens/s that each of ``batch_size`` requests receives (design section 3).
+    Tokens/s that each of ``batch_size`` requests receives (docs/model.md, The scheduling step).
 
     The context that a batch attends to is taken as min(capacity, B * mean need).
 

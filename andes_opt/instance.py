@@ -1,7 +1,7 @@
 """
 One scheduling step as a knapsack: the instance, its gain model, and .npz files.
 
-The step (design section 3; Andes, arXiv 2404.16283, section 4) is
+The step (docs/model.md, The scheduling step; Andes, arXiv 2404.16283, section 4) is
 
     maximise over B in [min_batch, max_batch] and x in {0, 1}^n
         sum_i gain_i(B) x_i
@@ -234,7 +234,7 @@ class Instance:
         return gains
 
     def save(self, path: str | Path) -> None:
-        """Write the instance to a compressed .npz file (keys as in design section 4)."""
+        """Write the instance to a compressed .npz file (keys in docs/model.md, Contracts)."""
         path = Path(path)
         table = self.gain_table(self.min_batch, self.max_batch)
         partial = path.with_name(path.name + ".partial")

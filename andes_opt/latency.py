@@ -12,8 +12,8 @@ class LatencyModel:
     Iteration time as a linear function of what the iteration computes.
 
     ``base_s + per_request_s * batch + per_context_token_s * context
-    + per_prefill_token_s * prefill``, the form that DistServe and Splitwise fit to
-    measured engines (design section 6).
+    + per_prefill_token_s * prefill``, the form that DistServe (arXiv 2401.09670) and
+    Splitwise (arXiv 2311.18677) fit to measured engines.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """
 What a scheduling step maximises: objectives turn a snapshot into a gain model.
 
-Each is a knapsack objective (design section 3): the value of a plan is the sum of its
-requests' gains. The first three are those of Andes (arXiv 2404.16283v1, section 4).
+Each is a knapsack objective (docs/model.md, The scheduling step): the value of a plan is the
+sum of its requests' gains. The first three are those of Andes (arXiv 2404.16283v1, section 4).
 """
 
 from __future__ import annotations
@@ -162,8 +162,8 @@ class AverageQoEWithPreemptionCost:
     is taken without a stall and with one of typical length, at the present batch size.
     Then
 
-    * a *resident* request gains ``c_i`` more by being served: to evict it means to
-      restore it later, ``c_i = evict_cost + evict_stall * rho * others * restore_i``,
+    * a *resident* request gains ``C_i`` more by being served: to evict it means to
+      restore it later, ``C_i = evict_cost + evict_stall * rho * others * restore_i``,
       with the seconds to restore its context again, and the other resident requests;
     * a *non-resident* one gains ``k_i(B) = admit_stall * rho * restore_s_i * (B - 1)``
       less.
@@ -205,7 +205,7 @@ class AverageQoEWithPreemptionCost:
         return False
 
     def gains(self, snapshot: Snapshot) -> FormulaGains:
-        """Q_serve(B) - Q_wait + c_i (resident), or - k_i(B) (not resident)."""
+        """Q_serve(B) - Q_wait + C_i (resident), or - k_i(B) (not resident)."""
         forecast = QoEForecast.of(snapshot, self.dt_s)
         resident = snapshot.kv_tokens > 0
         batch = int(resident.sum())

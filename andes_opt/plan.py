@@ -1,4 +1,4 @@
-"""A solver's answer to one instance, and the check that nobody has to be trusted."""
+"""A solver's answer to one instance, and a check that takes nothing on trust."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from andes_opt.instance import Instance
 
-#: Optimality tolerances, relative to max(1, |value|) (design section 4).
+#: Optimality tolerances, relative to max(1, |value|) (docs/model.md, Contracts).
 TOLERANCE = 1e-9
 TOLERANCE_MIP = 1e-6
 

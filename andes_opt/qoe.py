@@ -8,7 +8,7 @@ never more than was delivered. Token j of n, delivered at d_j, is digested over
 tokens are ``A(t) = sum_j clip(tds (t - c_j), 0, 1)`` and every integral of A is a sum over
 tokens. The ideal reader has digested ``E(t) = min(n, max(0, tds (t - ttft_s)))``.
 
-Three scores of one stream, each in [0, 1] (design section 2):
+Three scores of one stream, each in [0, 1] (docs/model.md, Quality of experience):
 
 * :func:`area`: Andes, arXiv 2404.16283v1, section 3: areas up to the last token;
 * :func:`delay`: arXiv 2404.16283v2, section 3: delay of the tokens;
@@ -55,7 +55,8 @@ def digest(backlog: float, horizon_s: float, tds: float) -> tuple[float, float]:
     -------
     tuple[float, float]
         Tokens digested in the horizon, and the integral of these extra tokens over it
-        (token-seconds): the "wait" forecast of design section 3 without its A*H term.
+        (token-seconds): what the forecast of a waiting request adds to A * dt_s
+        (docs/model.md, Forecasts).
     """
     if backlog <= 0.0 or horizon_s <= 0.0:
         return 0.0, 0.0

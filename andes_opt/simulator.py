@@ -59,7 +59,7 @@ class SimulationResult:
         Times of the first and the last token, seconds since the request's arrival; NaN
         for rejected requests.
     qoe_area, qoe_delay, qoe_window
-        The three QoE definitions (design section 2).
+        The three QoE scores (docs/model.md, Quality of experience).
     preemptions
         How often each request was preempted.
     iterations

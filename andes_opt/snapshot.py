@@ -65,7 +65,7 @@ class Snapshot:
     ttft_s, tds
         The reader's target.
     delivered, digested, area
-        D, A and S of design section 2: tokens that reached the client, tokens digested
+        D, A and I of docs/model.md: tokens that reached the client, tokens digested
         (fluid), and the integral of the digested tokens over time so far.
     preemptions
         How often each request has been preempted.

@@ -47,7 +47,7 @@ class Report:
         prefix cache still had.
     finished, qoe_area_sum, qoe_area_tenths
         Readers who have left after at least one token, the sum of their QoE (`area` of
-        design section 2, as far as the engine can see: the network is not in it), and how
+        docs/metrics.md, as far as the engine can see: the network is not in it), and how
         many of them scored in [0, 0.1), [0.1, 0.2), ... [0.9, 1].
     """
 

@@ -5,7 +5,7 @@ One batch size as a plain knapsack: the form in which third-party back-ends get 
 
 This is the strongest compact formulation for fixed B: two rows, no big-M, a linear
 relaxation with at most two fractional requests. A joint model with B as a variable needs
-products of x and B; it does not close at 50 requests (design section 6), so
+products of x and B; it does not close at 50 requests, so
 :mod:`solvers.sweep` sweeps B outside and prunes by bounds.
 """
 

@@ -1,17 +1,18 @@
 """
 What a reader stands to lose, in expectation over how long the reply may still become.
 
-A reply of n tokens, g of them generated, is read at s = tds tokens/s; m = n - g are left,
-the backlog is b tokens and the reader is l tokens behind the ideal one. Serve the request
-now, faster than s, and he reads on without a break; serve it only H seconds from now, and
-he pauses for H - b/s of them, in which he would have read K = s H - b tokens. By the end of
-the ideal reader's window (``window`` of :mod:`andes_opt.qoe`) he can read at most
-M = m - l more tokens. So waiting costs, as a share of the ideal area n^2 / (2 s),
+A reply of n tokens, g of them generated, is read at v = tds tokens/s. Left are n - g tokens; the
+backlog is b tokens, and the reader is ``late`` tokens behind the ideal one. If the request is
+served now, faster than v, he reads on without a break. If it is served only ``horizon_s`` seconds
+from now, he pauses for horizon_s - b/v seconds, in which he would have read
+pause = v horizon_s - b tokens. By the end of the ideal reader's window (``window`` of
+:mod:`andes_opt.qoe`) he can read at most n - g - late more tokens. So waiting costs, as a share of
+the ideal area n^2 / (2 v),
 
-    loss(n) = (M^2 - max(0, M - K)^2) / n^2,    M = max(0, m - lateness l).
+    loss(n) = (most^2 - max(0, most - pause)^2) / n^2,    most = max(0, n - g - lateness late).
 
-``lateness`` = 1 is the definition; less forgives part of the delay, so that readers who
-are late already do not count for nothing. The *stake* of a request is the expected loss,
+``lateness`` = 1 is the definition. A smaller value forgives part of the delay, so that readers
+who are late already still count. The *stake* of a request is the expected loss,
 given that the reply is longer than g, times (KV tokens / their mean)^weight_power over
 (expected tokens left / the same for a new reply)^work_power. The powers make the knapsack's
 gain per KV token and iteration something between the value of a step (0) and that of
@@ -55,7 +56,7 @@ def expected(
     late
         Tokens the reader is behind, as far as they count.
     pause
-        Tokens he would have read while the request waits, K > 0.
+        Tokens the reader would have read while the request waits, > 0.
     edges, share
         Distribution of reply lengths in bins, as of ``ReplyLengths.support``.
 
@@ -149,7 +150,7 @@ def fill_stakes(
         if stake <= 0.0:
             params[0, i] = params[2, i] = params[3, i] = 0.0
             continue
-        # Forecast: saturation = pause^2 / (2 s), shortfall^2 / (2 d) less if too slow.
+        # Forecast: saturation = pause^2 / (2 tds), shortfall^2 / (2 d) less if too slow.
         per_area = stake * 2.0 * speed / (pause * pause)
         scale = math.sqrt(0.5 * per_area)
         params[0, i] = stake

@@ -16,7 +16,7 @@ from andes_opt.testing import CHECKS
 FOLDER = Path(__file__).parents[2] / "conf" / "solver"
 FILES = {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
 
-#: Solvers of design section 4, all of which must have a file.
+#: The solvers that the documents name, all of which must have a file.
 NAMES = {
     "brute_force",
     "greedy",
