@@ -2,9 +2,9 @@
 From measured iterations to a :class:`~andes_opt.latency.LatencyModel`.
 
 The model is linear in what an iteration computes, so its four coefficients are a least-squares
-problem; none may be negative (Lawson and Hanson, Solving Least Squares Problems, ch. 23). How
-well they are told apart depends on what was measured: batch, context and prefill have to vary
-independently of one another.
+problem; none may be negative (Lawson and Hanson, Solving Least Squares Problems, ch. 23). The
+measurements tell them apart only if batch, context and prefill vary independently of one
+another.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Iterations:
     prefill_tokens
         Prompt tokens computed beside them.
     seconds
-        What the iteration took.
+        Duration of the iteration.
 
     Raises
     ------
@@ -93,12 +93,12 @@ class Fit:
     latency
         The model.
     fitted_s
-        What the model says of each iteration, (n,).
+        Time that the model gives each iteration, (n,).
     residual_s
-        Measured less fitted, (n,).
+        Measured minus fitted time, (n,).
     standard_error
-        Standard error of each coefficient by name, as if there were no bounds; NaN for those
-        that were not fitted, or that the bound of 0 holds.
+        Standard error of each coefficient by name, as if there were no bounds; NaN for a
+        coefficient that was not fitted or lies at its bound of 0.
     undetermined
         Coefficients left at 0 because what they multiply was 0 in every iteration.
     r2
@@ -251,7 +251,7 @@ def _number(text: str | None, where: str, positive: bool) -> float:
 
 
 def _check_rank(matrix: NDArray[np.float64], names: list[str]) -> None:
-    """Refuse measurements in which some columns are made of the others."""
+    """Refuse measurements in which some columns are combinations of the others."""
     _, sizes, directions = np.linalg.svd(matrix, full_matrices=False)
     if sizes[-1] > 1e-10 * sizes[0]:
         return
@@ -269,7 +269,7 @@ def _standard_errors(
     names: list[str],
     scale: NDArray[np.float64],
 ) -> dict[str, float]:
-    """Of the coefficients above their bound, by ordinary least squares on these alone."""
+    """Standard errors of the coefficients above 0, by ordinary least squares on these alone."""
     errors = dict.fromkeys(COEFFICIENTS, math.nan)
     freedom = matrix.shape[0] - int(free.sum())
     if freedom < 1:

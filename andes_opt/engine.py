@@ -15,7 +15,7 @@ _PREEMPTION = ("swap", "recompute")
 @dataclass(frozen=True, slots=True)
 class EngineProfile:
     """
-    One model on one set of GPUs, as far as a scheduler can tell.
+    One model on one set of GPUs, as a scheduler sees it.
 
     Parameters
     ----------

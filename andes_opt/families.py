@@ -2,10 +2,9 @@
 Named families of random instances, for benchmarks and tests of solvers.
 
 ``make(family, n, seed)`` gives the same instance for the same arguments on every machine
-with the same numpy. The *forecast* families put random readers (waiting, running and
-preempted, of the populations in :mod:`andes_opt.readers`) with ShareGPT-like lengths in front
-of an engine and take the QoE forecast as the gain; the others are tables of numbers
-that stress one thing each.
+with the same numpy. In the *forecast* families the gains are QoE forecasts of random readers (of
+the populations in :mod:`andes_opt.readers`; waiting, running and preempted) with ShareGPT-like
+lengths. The others are tables of numbers, each of which is difficult in one way.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ FAMILIES: dict[str, str] = {
     "equal_weights": "as hard, but every request needs the same memory",
     "preemption_cost": "as hard, plus a constant per resident request and a restore cost per slot",
     "subset_sum": "adversarial: gain proportional to weight, even weights, odd capacity",
-    "strongly_correlated": "adversarial: gain = weight + constant, n <= 200 by custom",
+    "strongly_correlated": "adversarial: gain = weight + constant, usually with n <= 200",
     "profit_ceiling": "adversarial: gain = weight rounded up to a multiple of 3",
     "circle": "adversarial: gain on a circle arc over weight, all efficient requests alike",
     "few_weights": "adversarial: weights are small multiples of two large numbers",
@@ -48,7 +47,7 @@ FAMILIES: dict[str, str] = {
     "exactly_negative": "random gains of either sign, exactly B requests, wide range of B",
 }
 
-#: The families that the certification study runs, at least six kinds of difficulty.
+#: The families that the certification study runs: at least six kinds of difficulty.
 ADVERSARIAL = ("subset_sum", "strongly_correlated", "profit_ceiling", "circle", "few_weights")
 
 _DT_S = 50.0
@@ -93,7 +92,7 @@ def _forecast_instance(
     exactly: bool = False,
     costs: bool = False,
 ) -> Instance:
-    """Random readers in front of an engine; see :data:`FAMILIES`."""
+    """An instance of random readers on an engine; see :data:`FAMILIES`."""
     prompt, output = TableLengths("sharegpt").sample(rng, n)
     share = rng.uniform(0.0, 1.0)
     readers = Mixture([reading(), speaking()], [max(share, 0.01), max(1 - share, 0.01)])
@@ -108,7 +107,7 @@ def _forecast_instance(
     delivered = np.where(kind == 0, 0.0, np.maximum(produced, 0.0))
     readable = tds * np.maximum(age_s - ttft_s, 0.0)
     digested = np.minimum(delivered, readable) * rng.uniform(0.7, 1.0, n)
-    # S lies between digesting everything at the last moment and as early as possible.
+    # The area lies between that of reading at the last moment and that of reading at once.
     fastest = digested * np.maximum(age_s - ttft_s - 0.5 * digested / tds, 0.0)
     slowest = 0.5 * digested**2 / tds
     area = slowest + rng.uniform(0.0, 1.0, n) * np.maximum(fastest - slowest, 0.0)
@@ -127,7 +126,8 @@ def _forecast_instance(
     fits = max(1.0, capacity / mean) if n else 1.0
     if compute_binds:
         # Iteration time reaches the readers' speed at 1.0-1.6 times the number of requests that
-        # fit by mean weight: with less memory alone binds, with more the batch size alone.
+        # fit by mean weight, so that both bind: with less memory only memory would, with more
+        # only the batch size.
         per_request_s = (0.21 - 0.06) / (fits * rng.uniform(1.0, 1.6))
         latency = LatencyModel(0.060, per_request_s, 4e-7, 1.5e-4)
     else:

@@ -26,8 +26,8 @@ Here ``r = 1 / latency(B)`` is the token rate (:func:`token_rate`) and *rate* st
 its five scalars ``base_s, per_request_s, per_context_token_s, capacity_tokens,
 mean_need_tokens``. The forecast's four rows are explained in :mod:`andes_opt.forecast`.
 
-Arrays are read-only without exception so that compiled callers see one type only, be it
-a table's numbers (passed without a copy) or a forecast's.
+All arrays are read-only, so that compiled callers see one type only, for tables (passed without a
+copy) as for forecasts.
 """
 
 from __future__ import annotations

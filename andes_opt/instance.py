@@ -69,7 +69,7 @@ class GainTable:
     first_batch
         Batch size of the first row, >= 0.
     concave_in_rate
-        What the maker of the numbers knows about them; it can't be seen from the table.
+        Whether the gains are concave in the token rate, which the numbers do not show.
 
     Raises
     ------
@@ -138,7 +138,7 @@ class Instance:
     gains
         The gain model.
     exactly
-        If True a plan serves exactly ``batch_size`` requests, else at most so many.
+        If True a plan serves exactly ``batch_size`` requests, else at most that many.
 
     Raises
     ------

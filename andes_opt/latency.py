@@ -18,7 +18,7 @@ class LatencyModel:
     Parameters
     ----------
     base_s
-        Seconds of an iteration whatever it holds, > 0.
+        Seconds of every iteration, before anything it computes, > 0.
     per_request_s
         Seconds per request that decodes, >= 0.
     per_context_token_s

@@ -48,7 +48,7 @@ class Lengths(Protocol):
             Source of randomness. The lengths of request k depend on it alone, not on how
             many requests are drawn.
         requests
-            How many.
+            Number of requests.
 
         Returns
         -------
@@ -72,7 +72,7 @@ class QuantileTable:
     Raises
     ------
     ValueError
-        If the table is none: wrong shapes, not rising, not from 0 to 1, tokens < 1.
+        If it is not a quantile table: wrong shapes, not rising, not from 0 to 1, tokens < 1.
     """
 
     __slots__ = ("probabilities", "tokens")
@@ -121,7 +121,7 @@ class TableLengths:
     Raises
     ------
     ValueError
-        If the table is unknown or no table, or a limit is < 1.
+        If the table is unknown or not a quantile table, or a limit is < 1.
     """
 
     table: str = "sharegpt"
@@ -150,7 +150,7 @@ class TableLengths:
 @dataclass(frozen=True, slots=True)
 class FixedLengths:
     """
-    Every request alike.
+    The same lengths for every request.
 
     Parameters
     ----------
@@ -193,7 +193,7 @@ class UniformLengths:
     Raises
     ------
     ValueError
-        If a range is none.
+        If a pair is not a range.
     """
 
     prompt_tokens: Sequence[int]
@@ -222,7 +222,7 @@ class UniformLengths:
 @dataclass(frozen=True, slots=True)
 class LognormalLengths:
     """
-    Lognormal lengths: for what-if studies, since real lengths fit it badly.
+    Lognormal lengths, for what-if studies: real lengths are not lognormal.
 
     Parameters
     ----------

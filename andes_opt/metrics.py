@@ -1,8 +1,8 @@
 """
-What a run was worth: one flat dictionary of numbers per run, and intervals over runs.
+Metrics of a run, as one flat dictionary of numbers, and intervals over runs.
 
-``docs/metrics.md`` defines every metric. Simulated and live runs share this module: it
-reads the per-request arrays of :class:`Outcomes`, whoever measured them.
+``docs/metrics.md`` defines every metric. Simulated and live runs share this module: it reads the
+per-request arrays of :class:`Outcomes` of either.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ QOE_PERCENTILES = (1, 5, 10, 25, 50, 75, 90)
 TTFT_PERCENTILES = (50, 90, 99)
 TDS_PERCENTILES = (1, 10, 50, 90)
 
-#: Numbers about the run as a whole, taken over from the outcomes where they have them.
+#: Numbers about the run as a whole, copied from the outcomes that have them.
 RUN_COUNTERS = (
     "iterations",
     "busy_s",
@@ -38,7 +38,7 @@ _PERFECT = 1 - 1e-9
 
 class Outcomes(Protocol):
     """
-    What became of n requests. Arrays are (n,), in any order; times in seconds.
+    The results of n requests. Arrays are (n,), in any order; times in seconds.
 
     Attributes
     ----------
@@ -96,15 +96,15 @@ def summarise(outcomes: Outcomes) -> dict[str, float]:
     Parameters
     ----------
     outcomes
-        The run's requests. Counters named in :data:`RUN_COUNTERS` are taken over where
-        there are such attributes; so is ``tokens_by_last_arrival``, the number of tokens
-        delivered by the last arrival, which is else estimated from first and last tokens.
+        The run's requests. Counters named in :data:`RUN_COUNTERS` are copied if the outcomes
+        have them. So is ``tokens_by_last_arrival``, the number of tokens delivered by the last
+        arrival; without it the number is estimated from first and last tokens.
 
     Returns
     -------
     dict[str, float]
-        Metric -> number, as defined in ``docs/metrics.md``; NaN where nothing is left to
-        measure, such as the TTFT of a run that rejected everybody.
+        Metric -> number, as defined in ``docs/metrics.md``; NaN where there is nothing
+        to measure, such as the TTFT of a run that rejected all requests.
 
     Raises
     ------
@@ -153,7 +153,7 @@ def summarise(outcomes: Outcomes) -> dict[str, float]:
 
 def completion_delay_s(outcomes: Outcomes) -> NDArray[np.float64]:
     """
-    How much later than due each request's last token came, (n,), seconds >= 0.
+    Seconds by which each request's last token came too late, (n,), >= 0.
 
     The last of n tokens is due ``ttft_s + (n - 1) / tds`` after the arrival. NaN where no
     reply was completed.
@@ -166,7 +166,7 @@ def jain(values: ArrayLike) -> float:
     """
     Jain's fairness index, (sum x)^2 / (n sum x^2), of values >= 0.
 
-    From 1/n (one has everything) to 1 (all alike, also if all have nothing).
+    From 1/n (one value is positive) to 1 (all values are equal, also all 0).
 
     Raises
     ------
@@ -197,7 +197,7 @@ def mean_ci(values: ArrayLike, level: float = 0.95) -> Interval:
     Returns
     -------
     Interval
-        The half-width is infinite for a single value, which says nothing about spread.
+        The half-width is infinite for a single value.
 
     Raises
     ------

@@ -75,10 +75,10 @@ class AverageQoE:
 @dataclass(frozen=True, slots=True)
 class MaxMinQoE:
     """
-    The smallest QoE: the gain is max(Q_min - Q_wait, 0), whatever the batch size.
+    The smallest QoE: the gain is max(Q_min - Q_wait, 0) at every batch size.
 
-    Q_min is the smallest QoE that any request of the snapshot has now; a request is worth
-    as much as it would fall below that by waiting. Constant in B, so monotone and
+    Q_min is the smallest QoE that any request of the snapshot has now. The gain is how far a
+    request would fall below that by waiting. Constant in B, so monotone and
     concave in the token rate.
 
     Parameters
@@ -115,7 +115,7 @@ class PerfectRequests:
     """
     The number of requests whose forecast QoE is 1, within a tolerance.
 
-    The gain is 1 if a request is perfect served but not waiting, else 0. Monotone; not
+    The gain is 1 if a request is perfect when served but not when waiting, else 0. Monotone; not
     concave in the token rate, because it jumps.
 
     Parameters
@@ -155,7 +155,7 @@ class PerfectRequests:
 @dataclass(frozen=True, slots=True)
 class AverageQoEWithPreemptionCost:
     """
-    Average QoE less what evicting and restoring cost the others.
+    Average QoE minus what evicting and restoring cost the other requests.
 
     Restoring a request (prompt or KV to compute, KV to swap in) stalls the batch. A
     second of stall costs a request that is resident now rho QoE on average: its forecast
@@ -168,8 +168,8 @@ class AverageQoEWithPreemptionCost:
     * a *non-resident* one gains ``k_i(B) = admit_stall * rho * restore_s_i * (B - 1)``
       less.
 
-    Priced at the present batch, as a cost that depends on who else is chosen is no
-    knapsack. Monotone, as k_i never falls with B; concave in the token rate, as B is a
+    Prices are those of the present batch: a cost that depends on which others are chosen
+    would be no knapsack. Monotone, as k_i never falls with B; concave in the token rate, as B is a
     convex function of it, unless latency does not rise with the batch. The gains never
     saturate, so a formulation must not leave out small batch sizes.
 
@@ -178,12 +178,13 @@ class AverageQoEWithPreemptionCost:
     dt_s
         Horizon of the forecast in seconds, > 0.
     evict_cost
-        QoE that each eviction costs besides, >= 0.
+        QoE that each eviction costs in addition, >= 0.
     evict_stall, admit_stall
-        Weights of the stalls caused later by evicting and now by admitting, >= 0.
+        Weights of the stall that evicting causes later, and of the one that admitting causes
+        now, >= 0.
     restore_s_per_token
-        Seconds to restore the KV of one token of an evicted request, >= 0; None takes
-        the latency model's prefill time (recompute).
+        Seconds to restore the KV of one token of an evicted request, >= 0; None for the
+        latency model's prefill time (recompute).
     """
 
     dt_s: float = 50.0

@@ -149,7 +149,7 @@ def no_solution(
 
 def verify(instance: Instance, plan: Plan) -> None:
     """
-    Check a plan against its instance, trusting nothing in it.
+    Check a plan against its instance; every number in it is recomputed.
 
     Raises
     ------

@@ -1,9 +1,9 @@
 """
-Who reads the replies, and what they expect: the QoE target of each request.
+Readers of the replies, and what they expect: the QoE target of each request.
 
 A reader expects the first token ``ttft_s`` after asking and then ``tds`` tokens/s. The
 populations are those of the Andes paper (arXiv 2404.16283v1, section 2 and its released
-trace generator): people who read, by age, and people who are read to, by language.
+trace generator): people who read, by age, and people who listen, by language.
 """
 
 from __future__ import annotations
@@ -60,18 +60,18 @@ class Readers(Protocol):
 @dataclass(frozen=True, slots=True)
 class Population:
     """
-    Readers of some kinds, each with its speed.
+    Several kinds of readers, each with its speed.
 
     Parameters
     ----------
     shares
-        Share of each kind, > 0, in any unit.
+        Share of each kind, > 0, on any scale.
     tds
         Tokens/s that each kind digests, > 0.
     ttft_s
         Seconds after which the first token is expected, >= 0.
     prompt_tokens_per_s
-        If given, a long prompt excuses a later first token: the expectation is
+        If given, readers expect a later first token after a long prompt:
         ``max(ttft_s, prompt_tokens / prompt_tokens_per_s)``. Andes v2 uses 5000.
 
     Raises
@@ -120,7 +120,7 @@ class Mixture:
     populations
         The populations.
     weights
-        Share of each, > 0, in any unit.
+        Share of each, > 0, on any scale.
 
     Raises
     ------
@@ -148,7 +148,7 @@ class Mixture:
         """Targets of the requests; see :meth:`Readers.sample`."""
         choice_rng, *rngs = rng.spawn(1 + len(self.populations))
         chosen = _choose(choice_rng, self.weights, prompt_tokens.size)
-        # Everybody draws for every request, so that weights don't change who reads what.
+        # Every population draws for every request, so that its draws don't depend on the weights.
         drawn = [
             population.sample(own, prompt_tokens)
             for population, own in zip(self.populations, rngs, strict=True)
@@ -174,7 +174,7 @@ def speaking(ttft_s: float = 1.0, prompt_tokens_per_s: float | None = None) -> P
 def fixed(
     tds: float = 4.8, ttft_s: float = 1.0, prompt_tokens_per_s: float | None = None
 ) -> Population:
-    """Readers who all want the same; parameters as for :class:`Population`."""
+    """Readers with one and the same target; parameters as for :class:`Population`."""
     return Population((1,), (tds,), ttft_s, prompt_tokens_per_s)
 
 

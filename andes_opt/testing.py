@@ -9,7 +9,7 @@ Conformance checks for solvers: run them on your own.
 A solver passes if its plans pass :func:`andes_opt.plan.verify`, its values never exceed the
 optimum, its bounds never fall below it, and, if it calls itself ``exact``, it proves and
 reaches the optimum. The optimum comes from plain enumeration of all selections
-(:mod:`andes_opt.testing_cases`), which owes nothing to any solver.
+(:mod:`andes_opt.testing_cases`), which uses no solver.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def check_case(solver: Solver, case: Case, *, tolerance: float = TOLERANCE) -> P
     Returns
     -------
     Plan
-        The plan, so that callers can look further.
+        The plan, for further checks.
 
     Raises
     ------
@@ -110,13 +110,13 @@ def check_case(solver: Solver, case: Case, *, tolerance: float = TOLERANCE) -> P
 
 
 def _require_sound(plan: Plan, case: Case) -> None:
-    """What holds for every plan of every solver, at any time limit."""
+    """Check what holds for every plan of every solver, at any time limit."""
     try:
         verify(case.instance, plan)
     except ValueError as error:
         raise NonConformance(f"{case.name}: {error}") from error
     if plan.status is Status.NO_SOLUTION:
-        # An unproven NO_SOLUTION is honest failure; a wrong proof was caught by verify.
+        # An unproven NO_SOLUTION is allowed; verify has caught a wrong proof.
         return
     slack = _SUMMATION * max(1.0, abs(case.optimum))
     _require(
@@ -158,7 +158,7 @@ def check_cases(make_solver: Callable[[], Solver], *, tolerance: float = TOLERAN
 
 
 def check_lazy_gains(make_solver: Callable[[], Solver], *, tolerance: float = TOLERANCE) -> None:
-    """Gain models of third parties, which are callables and not tables, are welcome."""
+    """Gain models of third parties, which are callables and not tables, are accepted."""
     solver = make_solver()
     for case in cases():
         if case.name.startswith("random") and case.name.endswith("#0"):
@@ -206,7 +206,7 @@ def check_time_limit(
     make_solver: Callable[[], Solver], *, num_requests: int = 60, late_s: float = 1.0
 ) -> None:
     """
-    At any limit a valid plan comes back, and in time.
+    At every time limit a valid plan comes back in time.
 
     Parameters
     ----------
@@ -215,8 +215,8 @@ def check_time_limit(
     num_requests
         Size of the larger instance; lower it for solvers that are made for tiny ones.
     late_s
-        Seconds a plan may be late; generous, because this is a test of honesty on a busy
-        machine and not a benchmark.
+        Seconds a plan may be late; generous, because this has to pass on a busy machine and is
+        no benchmark.
     """
     solver = make_solver()
     tiny = [case for case in cases() if case.name in ("both bind", "exactly two at a loss")]
@@ -224,7 +224,7 @@ def check_time_limit(
         for limit_s in (0.0, 1e-6, 10.0):
             _require_sound(solver.solve(case.instance, time_limit_s=limit_s), case)
 
-    # The optimum of the larger instance isn't known: infinity and nothing are its bounds.
+    # The optimum of the larger instance isn't known; it lies between 0 and infinity.
     instance = large_instance(num_requests)
     solver.solve(tiny[0].instance, time_limit_s=10.0)  # compiles what is compiled on first use
     for limit_s in (0.0, 0.05):
@@ -240,7 +240,7 @@ def check_time_limit(
 
 
 class _LazyGains:
-    """A third party's gain model: nothing but the contract."""
+    """A third party's gain model: the contract and nothing more."""
 
     concave_in_rate = False
 

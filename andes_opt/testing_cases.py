@@ -184,10 +184,11 @@ def random_instance(seed: int, *, kind: str = "monotone", exactly: bool = False)
     seed
         Seed, >= 0.
     kind
-        ``"monotone"``: positive gains, none rises with the batch size; ``"negative"``: so,
-        but many are negative; ``"non-monotone"``: positive gains that go up and down.
+        ``"monotone"``: positive gains, none of which rises with the batch size;
+        ``"negative"``: the same, but many are negative; ``"non-monotone"``: positive gains that
+        rise and fall.
     exactly
-        Whether plans serve exactly the batch size.
+        Whether plans serve exactly as many requests as the batch size.
 
     Raises
     ------

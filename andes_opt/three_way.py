@@ -11,9 +11,9 @@ then is
         sum_i serve_weights_i s_i + sum_i hold_weights_i h_i <= capacity,
         sum_i s_i <= B,    s_i + h_i <= 1,    h_i = 0 for every request that is not resident.
 
-What is neither served nor held waits, which evicts a resident request; that is worth 0, so
-both gains are to be stated against eviction. Andes (arXiv 2404.16283) knows only serve and
-evict; with nobody resident or no hold gain above 0 the problem is that of
+A request that is neither served nor held waits; a resident one is evicted. That is worth 0, so
+both gains are relative to eviction. Andes (arXiv 2404.16283) knows only serve and evict. If no
+request is resident, or no hold gain is above 0, the problem is that of
 :class:`andes_opt.instance.Instance`. The empty plan is always feasible.
 """
 
@@ -54,11 +54,11 @@ class ThreeWayInstance:
     min_batch, max_batch
         Range of batch sizes, 0 <= min_batch <= max_batch; max_batch may exceed n.
     serve_gains
-        Gain model of serving, against eviction.
+        Gain model of serving, relative to eviction.
     hold_gains
-        Gain of holding, against eviction, (n,), finite; it does not depend on the batch size.
+        Gain of holding, relative to eviction, (n,), finite; it does not depend on the batch size.
     resident
-        Which requests have KV in memory and can be held, (n,).
+        True for requests that have KV in memory and can be held, (n,).
 
     Raises
     ------
@@ -134,7 +134,7 @@ class ThreeWayInstance:
 @dataclass(frozen=True, slots=True, eq=False)
 class ThreeWayPlan:
     """
-    What to do with each request, what that is worth, and what was proved about it.
+    What to do with each request, its value, and the proven bound.
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ def make_three_way_plan(
     """
     A plan whose value and status are recomputed rather than taken from a back-end.
 
-    Actions that lose against the empty plan are replaced by it. The status is OPTIMAL
+    Actions that are worth less than the empty plan are replaced by it. The status is OPTIMAL
     exactly if bound - value <= tolerance * max(1, |value|).
 
     Parameters
@@ -224,7 +224,7 @@ def make_three_way_plan(
 
 def verify_three_way(instance: ThreeWayInstance, plan: ThreeWayPlan) -> None:
     """
-    Check a plan against its instance, trusting nothing in it.
+    Check a plan against its instance; every number in it is recomputed.
 
     Raises
     ------

@@ -51,7 +51,7 @@ class Trace:
     rate
         If given, arrivals are scaled to this mean rate, requests per second, > 0.
     rate_scale
-        Otherwise arrivals are brought closer together by this factor, > 0.
+        Otherwise the recorded rate is multiplied by this, > 0.
     requests
         Number of requests to keep, the earliest ones, >= 1; None for all.
     readers
@@ -82,15 +82,15 @@ class Trace:
 
     def generate(self, seed: int) -> Requests:
         """
-        Read the requests; the seed only matters for targets that the file lacks.
+        Read the requests; the seed is used only for targets that the file lacks.
 
         Raises
         ------
         FileNotFoundError
             If there is no such file.
         ValueError
-            If the file holds something else, naming file, line and column, or holds
-            fewer than ``requests`` requests.
+            If the file is no trace (the sentence names file, line and column), or has fewer
+            than ``requests`` requests.
         """
         arrival_s, prompt_tokens, output_tokens, ttft_s, tds = read_columns(self.path)
         found = arrival_s.size
@@ -131,7 +131,7 @@ def read_columns(
     NDArray[np.float64],
 ]:
     """
-    The columns of a trace as they stand in the file, row by row, without its text in memory.
+    The columns of a trace in the order of the file, read without keeping its text in memory.
 
     Returns
     -------

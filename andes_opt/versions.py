@@ -1,4 +1,4 @@
-"""Which versions of what are installed, without importing any of it."""
+"""The installed versions of Python and the packages, read without importing any."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 Requests, and the processes by which they arrive.
 
 Every workload draws arrivals, lengths and readers from three separate streams of one
-seed. Request k therefore keeps its lengths and its reader when the rate, the burstiness
-or the number of requests changes, and at another rate the same arrivals come closer
-together: two runs differ by what was changed, not by luck (common random numbers).
+seed. Request k therefore keeps its lengths and its reader when the rate, the burstiness or the
+number of requests changes, and a higher rate brings the same arrivals closer together. So two
+runs differ by what was changed, not by chance (common random numbers).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True, eq=False)
 class Requests:
     """
-    What arrives when, and what its reader expects. Arrays are (n,), in order of arrival.
+    Requests with their arrivals, lengths and QoE targets. Arrays are (n,), in order of arrival.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ class Workload(Protocol):
 @dataclass(frozen=True, slots=True)
 class Poisson:
     """
-    Arrivals that know nothing of each other.
+    Poisson arrivals: independent of each other, at a mean rate.
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ class Surge:
     Andes v2 (arXiv 2404.16283v2, section 6) surges for 35 % of the time at 1.5 to 2.5
     times the mean rate; its released client defines intensity and duty as here and runs
     one 20-minute period. The default period is shorter, so that a run of some hundred
-    requests sees several surges; phases are in seconds whatever the rate.
+    requests sees several surges; phases are in seconds at every rate.
 
     Parameters
     ----------

@@ -1,10 +1,10 @@
 r"""
 What no scheduler can beat: an upper bound on the mean ``window`` QoE of a workload.
 
-The bound holds for every scheduler on the simulated engine (:mod:`andes_opt.simulator`),
-also for one that knows all arrivals and lengths, holds and evicts as it likes and pays
-nothing for moving KV. It is the value of a Lagrangian relaxation: engine time gets a price
-:math:`\lambda(t) \ge 0`, and each request buys the service that pays it best.
+The bound holds for every scheduler on the simulated engine (:mod:`andes_opt.simulator`), even for
+one that knows all arrivals and lengths and moves KV at no cost. It is the value of a Lagrangian
+relaxation: engine time gets a price :math:`\lambda(t) \ge 0`, and each request buys the service
+that is worth most to it at these prices.
 
 **Work.** An iteration of :math:`\tau` seconds that serves the requests S takes
 :math:`\tau \ge base + \sum_{i \in S} c_i`, where :math:`c_i` is what the request's own
@@ -73,7 +73,7 @@ if TYPE_CHECKING:
 
     from andes_opt.engine import EngineProfile
 
-#: What an iteration's base time can be shared out by.
+#: The limits of an iteration by which its base time can be divided among requests.
 LIMITS = ("kv_memory", "max_batch", "token_budget")
 
 #: Added to every bound: above the rounding of sums of up to a million terms below 1.
@@ -87,7 +87,7 @@ _SEARCH_STEPS = 9
 @dataclass(frozen=True, slots=True, eq=False)
 class HindsightBound:
     """
-    An upper bound on the mean ``window`` QoE, and how it came about.
+    An upper bound on the mean ``window`` QoE, and the prices that prove it.
 
     Parameters
     ----------
@@ -111,8 +111,8 @@ class HindsightBound:
     rejected
         True for requests that can never fit, (n,).
     build_s, solve_s
-        Wall-clock seconds: work per token and HiGHS with its model, and the line search with
-        the final evaluation.
+        Wall-clock seconds. ``build_s``: the work per token, the model and HiGHS; ``solve_s``:
+        the line search and the final evaluation.
     """
 
     mean_window: float
@@ -150,7 +150,7 @@ def window_bound(
         Cells of the lateness grid, >= 1.
     time_limit_s
         Limit for HiGHS and for starting another step of the line search. The bound is valid
-        whenever they stop, but 1 at worst.
+        whenever they stop; at worst it is 1.
 
     Raises
     ------

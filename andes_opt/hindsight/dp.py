@@ -1,10 +1,10 @@
 """
-The best a single request can do against given prices: the inner problem of the hindsight bound.
+The best service of a single request at given prices: the inner problem of the hindsight bound.
 
-:mod:`andes_opt.hindsight` prices engine time and lets every request buy the service that
-pays it best. Here is that purchase, solved by dynamic programming over the request's
-tokens and their lateness, and rounded in the request's favour throughout, so that what it
-returns is an upper bound whatever the grid.
+:mod:`andes_opt.hindsight` puts prices on engine time and lets every request buy the service that
+is worth most to it. This module finds that service by dynamic programming over the request's
+tokens and their lateness. It rounds in the request's favour throughout, so that the result is an
+upper bound on every grid.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from andes_opt.qoe import token_window_area
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-#: Seconds by which slot boundaries are blurred, in the request's favour, so that rounding
-#: of a time can't put work into a dearer slot than it belongs to.
+#: Seconds by which slot boundaries are moved in the request's favour, so that rounding of a
+#: time can't put work into a slot with a higher price than its own.
 _BLUR_S = 1e-7
 
 
@@ -121,7 +121,7 @@ def most_profits(
     offsets
         Request i's tokens are ``offsets[i]`` to ``offsets[i + 1]`` of the next two, (n + 1,).
     work_s
-        Engine time that each token takes at the least, its share of the iteration.
+        Least engine time that each token takes: its share of the iteration.
     earliest_s
         Seconds since arrival before which no engine can deliver each token.
     prices, slot_s

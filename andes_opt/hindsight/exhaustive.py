@@ -1,11 +1,11 @@
 """
-The best of all schedules of a tiny workload, by trying them: a check of the hindsight bound.
+The best schedule of a tiny workload, by trying all of them: a check of the hindsight bound.
 
 Every iteration each request that has arrived is served, held or left waiting (evicted), under
 the rules of the simulated engine (:mod:`andes_opt.engine_loop`) with prompts that fit its token
-budget whole. Branches that could not beat the best schedule found, even if everybody were
-served at once from now on, are cut. The number of schedules grows exponentially: three requests
-of half a dozen tokens are about what can be searched.
+budget whole. The search cuts branches that could not beat the best schedule found even if all
+requests were served at once from now on. The number of schedules grows exponentially: three
+requests of half a dozen tokens are about the limit.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from andes_opt.snapshot import Snapshot
 
-#: Window QoE by which a branch has to promise more than the best schedule so far.
+#: Window QoE by which a branch's upper limit has to exceed the best schedule so far.
 _TOLERANCE = 1e-12
 
 
@@ -103,8 +103,8 @@ def tiny_problem(
     """
     Two or three requests on an engine with KV for one or two of them.
 
-    What the relaxation of :mod:`andes_opt.hindsight` leaves out (memory that whole requests
-    can't fill, moving KV, iterations that are shared) is at its largest there.
+    Here the relaxation of :mod:`andes_opt.hindsight` leaves out most: memory that whole requests
+    can't fill, moving KV, iterations that are shared.
 
     Parameters
     ----------
@@ -179,7 +179,7 @@ class _Moment:
 
 
 class _Search:
-    """Depth first, branches cut by what could still be had."""
+    """Depth-first search that cuts branches by an upper limit on their value."""
 
     def __init__(self, requests: Requests, engine: EngineProfile) -> None:
         self._requests = requests
@@ -218,7 +218,7 @@ class _Search:
         return max(age_s, ttft_s, before_s + 1 / tds)
 
     def _hope(self, m: _Moment) -> float:
-        """The value still to be had if the engine served everybody at once."""
+        """The value that could still be gained if the engine served all requests at once."""
         total = 0.0
         for i in range(self._requests.num_requests):
             begun_s = m.begun_s[i]
@@ -236,7 +236,7 @@ class _Search:
         begun_s, value, moving_s = list(m.begun_s), m.value, 0.0
         served = [i for i in action if action[i] == Action.SERVE]
         if not served and left == len(action):
-            return None  # idling while nobody is to come
+            return None  # idling while no arrival is to come
         for i, wish in action.items():
             if wish == Action.HOLD and not blocks[i]:
                 return None  # nothing to hold

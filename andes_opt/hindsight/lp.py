@@ -4,8 +4,8 @@ Prices of engine time for the hindsight bound, from a linear program solved by H
 The program is the fluid version of the scheduling problem: in each time slot the engine
 has ``slot_s`` seconds, requests take shares of their replies from it, and readers digest
 what they have. Its dual variables say what a second of engine time is worth in each slot.
-They need not be exact, or even sane: :mod:`andes_opt.hindsight` derives a valid bound from
-any prices, and a tight one from good ones.
+They need not be exact: :mod:`andes_opt.hindsight` derives a valid bound from any prices, and a
+tight one from good prices.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ _PIECES = 3
 @dataclass(frozen=True, slots=True, eq=False)
 class Prices:
     """
-    What HiGHS answers.
+    HiGHS's answer.
 
     Parameters
     ----------
     by_limit
-        Price of a second of engine time by slot, for each of the ways to share out an
-        iteration's base time, (limits, slots), >= 0. All 0 if HiGHS found none.
+        Price of a second of engine time by slot, for each limit by which an iteration's base
+        time can be divided, (limits, slots), >= 0. All 0 if HiGHS found none.
     value
-        The program's optimum, summed over requests; NaN if HiGHS found none. Its own word.
+        The program's optimum, summed over requests, as HiGHS states it; NaN if it found none.
     """
 
     by_limit: NDArray[np.float64]
@@ -98,7 +98,7 @@ def fluid_prices(
         ends_s = np.minimum((t + 1) * slot_s, window_end_s[i])
         open_s = np.maximum(0.0, ends_s - starts_s)
 
-        # Cumulated digestion earns 2 tds / n^2 per token and second until the window ends.
+        # Every token digested earns 2 tds / n^2 per second until the window ends.
         digested = variables + np.arange(t.size)
         backlog = digested + t.size
         variables += 2 * t.size
@@ -142,7 +142,7 @@ def fluid_prices(
 
 
 class _Rows:
-    """Sparse rows in the making."""
+    """Collects the entries of a sparse matrix row by row."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -165,7 +165,7 @@ class _Rows:
         self._values.append(np.full(rows.size, float(value)))
 
     def matrix(self, columns: int) -> csr_matrix:
-        """The rows as a matrix."""
+        """Return the rows as a matrix."""
         entries = (
             np.concatenate(self._values),
             (np.concatenate(self._rows), np.concatenate(self._columns)),

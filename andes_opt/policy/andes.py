@@ -1,4 +1,4 @@
-"""Andes: serve the set of requests whose service gains the most QoE (arXiv 2404.16283)."""
+"""Andes: serve the set of requests that gains the most QoE (arXiv 2404.16283)."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Andes:
     """
     The paper's policy with any solver and any objective.
 
-    At each step the requests to serve are the solution of a knapsack (paper section 4.1).
-    Its four optimisations (section 4.2) are options: selective triggering, pruning of batch
-    sizes, the solver (the paper's is ``greedy``), and the preemption cap.
+    At each step the requests to serve are the solution of a knapsack (docs/model.md; the paper,
+    section 4.1). The paper's four optimisations (section 4.2) are options: selective triggering,
+    pruning of batch sizes, the solver (the paper's is ``greedy``), and the preemption cap.
 
     Parameters
     ----------
@@ -36,14 +36,14 @@ class Andes:
     selective
         Solve only under pressure: the KV tokens of all requests exceed ``kv_pressure`` of
         the capacity, or an iteration with all of them is slower than the strictest reader's
-        1/tds. Otherwise everybody is served, first come, first served.
+        1/tds. Otherwise all requests are served, first come, first served.
     kv_pressure
         Share of the KV cache, in (0, 1].
     preemption_cap
         Most preemptions per request seen so far, on average (the paper's P = 1); None for
         no cap.
     prune_batch
-        Do not look below the largest batch size that still serves the strictest reader.
+        Leave out batch sizes below the largest that is fast enough for the strictest reader.
     replan_every
         Iterations between solves under pressure, >= 1; arrivals, finishes and KV shortages
         solve sooner.
@@ -90,8 +90,8 @@ class Andes:
 
         instance = step_instance(snapshot, self._objective, prune_batch=self._prune_batch)
         plan = self._solver.solve(instance, time_limit_s=self._time_limit_s)
-        # Where nobody gains anything (all are too late, or in no hurry, or faster than the engine)
-        # the objective says nothing about whom to serve, and serving nobody helps nobody.
+        # If no request gains anything (all are too late, have text to read, or read faster than
+        # the engine is), the objective is silent; the engine goes on first come, first served.
         if plan.status is Status.NO_SOLUTION or not plan.serve.any():
             return Decision(plan=plan, replan_after=1)
 
@@ -122,10 +122,10 @@ class Andes:
 
 def calm_iterations(snapshot: Snapshot, kv_pressure: float) -> int:
     """
-    Iterations for which the paper's selective triggering certainly stays quiet.
+    Iterations until the paper's selective triggering can see pressure, at the earliest.
 
-    Until something arrives, each iteration adds at most one token to each request, so the
-    moment of pressure can be bounded instead of asked for in every iteration.
+    Until something arrives, each iteration adds at most one token to each request. So the
+    moment of pressure has a lower bound and need not be checked in every iteration.
 
     Parameters
     ----------

@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
     from andes_opt.snapshot import Snapshot
 
-#: The released packing passes over misfits until this share of the memory is used.
+#: The released packing skips requests that do not fit until this share of the memory is used.
 _FULL = 0.9
 
 
 class AndesReleased:
     """
-    What the scheduler does that was released with Andes (github.com/AmberLJC/vllm-0.6.1).
+    The scheduler that was released with Andes (github.com/AmberLJC/vllm-0.6.1).
 
-    In words, from its behaviour: while less than ``kv_pressure`` of the KV cache is in use,
-    and whenever the preemptions exceed ``preemption_cap`` per request, nobody is evicted
-    and arrivals are let in. Else requests are ranked by gain per KV token divided by the
-    KV tokens *once more*, which favours short contexts, and packed in that order; misfits
-    are passed over until the memory is 90 % full, and the first one after that ends the
-    packing. The gain is the average-QoE forecast over ``dt_s`` at one fixed token latency,
-    so no batch size is chosen, and a running request's gain counts half as much again.
-    Our forecast stands in for theirs, which approximates the same areas.
+    This class reproduces its behaviour. While less than ``kv_pressure`` of the KV cache is in use,
+    and whenever the preemptions exceed ``preemption_cap`` per request, no request is evicted and
+    arrivals are admitted. Otherwise requests are ranked by gain over KV tokens *squared*, which
+    favours short contexts, and packed in that order. Requests that do not fit are skipped until the
+    memory is 90 % full; the first one after that ends the packing. The gain is the average-QoE
+    forecast over ``dt_s`` at one fixed token latency, so no batch size is chosen. The gain of a
+    running request is multiplied by ``resident_factor``. We use our forecast in place of theirs,
+    which approximates the same areas.
 
     Parameters
     ----------
@@ -41,11 +41,11 @@ class AndesReleased:
     token_latency_s
         Seconds per token that the forecast assumes, > 0.
     resident_factor
-        By how much the gain of a running request is multiplied, >= 0.
+        Factor on the gain of a running request, >= 0.
     kv_pressure
-        Share of the KV cache in use from which on requests are chosen, in (0, 1].
+        Requests are ranked if more than this share of the KV cache is in use, in (0, 1].
     preemption_cap
-        Preemptions per request beyond which nobody is evicted, >= 0.
+        Preemptions per request beyond which no request is evicted, >= 0.
 
     Raises
     ------

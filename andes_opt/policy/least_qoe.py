@@ -1,4 +1,4 @@
-"""Least QoE first: whoever is worst off is served."""
+"""Least QoE first: serve the readers with the lowest QoE so far."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class LeastQoE:
 
     QoE so far is the area digested over the area that an ideal reader would have digested
     by now (Andes, arXiv 2404.16283v1, section 3, with the reply's length unknown); before
-    its first token is due a request has 1. The max-min rule without a forecast: fair, but
-    it spends the engine on readers who can't be made happy any more.
+    its first token is due a request has 1. This is the max-min rule without a forecast. It is
+    fair, but spends engine time on readers whose QoE can't be raised any more.
 
     Parameters
     ----------

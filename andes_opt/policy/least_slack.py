@@ -1,4 +1,4 @@
-"""Least slack first: whoever would fall behind soonest is served."""
+"""Least slack first: serve the readers who would fall behind soonest."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class LeastSlack:
     Serve in order of the seconds until a reader has nothing left to read.
 
     The slack of a request is the time until its first token is due, or until its reader has
-    digested what was delivered, less the time that restoring it takes. A reader who is
-    already late has no slack, however late: among these the one who has waited longest
-    goes first. Earliest deadline first for token streams, blind to memory and to value.
+    digested what was delivered, minus the time that restoring it takes. Readers who are already
+    late all have slack 0; among them, the longest wait goes first. This is earliest deadline
+    first for token streams; it ignores memory and value.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Another policy, asked no more often than a live engine's planning budget allows."""
+"""A wrapper that asks another policy only as often as a live engine's planning budget allows."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 class Paced:
     """
-    Ask a policy at most once in a while, and go on with its last plan meanwhile.
+    Ask a policy at most once in ``pause_s`` seconds, and follow its last plan meanwhile.
 
     The simulator asks a policy whenever something happens; the vLLM adapter keeps its share of
     the engine's time and may have to wait (``planner_share``). This wrapper does in simulation
-    what the adapter does between plans: residents stay, the most urgent who had to wait take
-    the places of those who finish, and newcomers get what room is left.
+    what the adapter does between plans: residents stay, waiting requests take the
+    places of finished ones in order of urgency, and new arrivals get the room that is left.
 
     Parameters
     ----------
     policy
-        Whom to ask.
+        The policy to ask.
     pause_s
         Least simulated time between two plans, s, >= 0.
 

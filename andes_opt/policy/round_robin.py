@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 class RoundRobin:
     """
-    Serve from the head of a queue; whoever has had its quantum goes to the tail.
+    Serve from the head of a queue; a request that has had its quantum goes to the tail.
 
-    The fair baseline of the Andes paper (arXiv 2404.16283v1, section 6.1), which found
-    turns of 50 iterations, that is 50 tokens, best for it. Arrivals join the tail, and room
-    that a finished request leaves goes to the next in line at once.
+    This is the fair baseline of the Andes paper (arXiv 2404.16283v1, section 6.1), which found
+    turns of 50 iterations, that is 50 tokens, best. Arrivals join the tail. The room that a
+    finished request leaves goes to the next in the queue at once.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Shortest remaining reply first, with the lengths told: what prediction alone could give."""
+"""Shortest remaining reply first, with true reply lengths: what perfect prediction could gain."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class SRPTOracle:
     """
     Serve in order of the tokens that are still to come, the fewest first.
 
-    Least mean completion time on a single machine; readers are not asked. Needs a run
-    that tells true reply lengths (``oracle=true``), so it is for simulations only.
+    This order minimises the mean completion time on a single machine; it ignores the readers. It
+    needs true reply lengths (``oracle=true``), so it works in simulations only.
 
     Parameters
     ----------
     grain_tokens
         Remaining lengths are compared in whole multiples of this, >= 1, and a resident
-        request goes before others of the same: less swapping for nearly the same order.
+        request goes before others of the same: nearly the same order with less swapping.
 
     Raises
     ------

@@ -1,5 +1,5 @@
 """
-What a reader stands to lose, in expectation over how long the reply may still become.
+QoE at risk: what a reader is expected to lose by waiting, over the possible reply lengths.
 
 A reply of n tokens, g of them generated, is read at v = tds tokens/s. Left are n - g tokens; the
 backlog is b tokens, and the reader is ``late`` tokens behind the ideal one. If the request is
@@ -14,9 +14,9 @@ the ideal area n^2 / (2 v),
 ``lateness`` = 1 is the definition. A smaller value forgives part of the delay, so that readers
 who are late already still count. The *stake* of a request is the expected loss,
 given that the reply is longer than g, times (KV tokens / their mean)^weight_power over
-(expected tokens left / the same for a new reply)^work_power. The powers make the knapsack's
-gain per KV token and iteration something between the value of a step (0) and that of
-finishing, per KV token and second that finishing takes (work_power = 1; Smith's rule).
+(expected tokens left / the same for a new reply)^work_power. With work_power = 0 the knapsack
+compares values per KV token of one step. With work_power = 1 it compares values of finishing per
+KV token and second that finishing takes (Smith's rule). Values in between mix the two.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def expected(
     Returns
     -------
     tuple[float, float]
-        Expected loss, in [0, 1], and expected tokens left, > 0. Of a reply longer than all
-        bins, a third of what it has is taken to be left.
+        Expected loss, in [0, 1], and expected tokens left, > 0. A reply longer than all bins is
+        assumed to have a third of its tokens so far still to come.
     """
     mass, loss, left = 0.0, 0.0, 0.0
     for k in range(share.size - 1, -1, -1):
@@ -106,7 +106,7 @@ def fill_stakes(
 
     The first four rows of ``params`` become those of a forecast's gain model
     (:mod:`andes_opt.forecast`), scaled so that a request served faster than its reader
-    reads gains its stake, and one served more slowly as much less as its forecast does.
+    reads gains its stake, and a slower one gains less in the same proportion as its forecast.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def fill_stakes(
     candidate
         False for requests that have no stake for now, (n,).
     lengths
-        True reply lengths, (n,), or none at all: then the distribution is used.
+        True reply lengths, (n,); if empty, the distribution is used.
     edges, share
         The distribution of reply lengths.
     horizon_s, lateness, work_power, weight_power
@@ -132,7 +132,7 @@ def fill_stakes(
         stalled_s = max(0.0, restore_s[i] - before_s)
         ahead_s = max(0.0, before_s - restore_s[i])
         digest_s = horizon_s - before_s
-        # Whatever restoring outlasts is lost either way, as in the forecast.
+        # A pause during restoring happens either way, as in the forecast.
         backlog = max(delivered[i] - digested[i], speed * stalled_s)
         pause = speed * digest_s - backlog
         stake = 0.0

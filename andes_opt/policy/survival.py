@@ -1,4 +1,4 @@
-"""How long replies are, learned while they are served."""
+"""The distribution of reply lengths, learned while replies are served."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ReplyLengths:
     The distribution of reply lengths, from replies finished and unfinished.
 
     For each bin of lengths it counts the replies that ended there and the tokens that all
-    replies generated there; their quotient is the hazard of ending with the next token.
+    replies generated there. Their quotient is the hazard of ending with the next token.
     Unfinished replies count with the tokens they have, so that long ones, which finish
     late, are not overlooked (the piecewise-exponential estimate of a survival function
     from censored data). The prior is that every reply ends after each token with the same

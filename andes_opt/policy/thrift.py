@@ -1,4 +1,4 @@
-"""Thrift: spend the KV cache where it buys most reading, and don't waste time on swapping."""
+"""Thrift: gives the KV cache to the requests with most QoE at risk, and charges preemption."""
 
 from __future__ import annotations
 
@@ -38,32 +38,32 @@ _NO_LENGTHS = np.empty(0, dtype=np.int64)
 
 class Thrift:
     """
-    Our policy: Andes' knapsack with other gains, and hands off what runs well.
+    Our policy: Andes' knapsack with other gains, and few preemptions.
 
     It differs from :class:`~andes_opt.policy.andes.Andes` in five ways. (1) The gain of a
-    request is its *stake*: what its reader is expected to lose of the whole reply's QoE if
-    it is left alone for ``horizon_s`` (:mod:`andes_opt.policy.stakes`), with the length of
+    request is its *stake*, the QoE at risk: what its reader is expected to lose of the whole
+    reply's QoE if it waits for ``horizon_s`` (:mod:`andes_opt.policy.stakes`), with the length of
     the reply unknown but its distribution learned from the replies so far
     (:mod:`andes_opt.policy.survival`). (2) Preemption is charged, not capped. Evicting a
-    request and restoring it later stalls the engine for a time known from the snapshots.
+    request and restoring it later stalls the engine for a time that snapshots tell.
     A second of the engine is worth the last plan's value over the seconds in which it is
     earned: at r tokens/s it takes ``horizon_s * tds / r`` to make a reader's text for the
     horizon. A resident request gains ``inertia`` times that price by staying, a preempted
     one loses ``readmission`` times it by coming back. (3) A preempted request whose reader
     has text for more than ``readmit_s`` seconds is no candidate. (4) A plan has room to
     grow: requests are packed with the tokens that their readers take in ``growth_s`` seconds,
-    since a batch that fills the cache to the brim evicts somebody at once. (5) What the
-    solver leaves free is given to residents first; others come in only if ``reserve`` of the
+    since a batch that fills the cache completely forces an eviction at once. (5) The room that
+    the solver leaves is given to residents first; others are admitted only if ``reserve`` of the
     cache stays free. Residents that are not served are held, not evicted, while there is room
     beside the ``reserve``.
 
-    While the KV cache has room for everybody, only places in the batch are scarce. Nobody is
-    evicted then, so staying gains nothing, KV tokens don't count, and as taking turns is free,
-    a stake looks ``turn_s`` ahead only.
+    While the KV cache has room for all requests, only places in the batch are scarce. No request
+    is evicted then: staying gains nothing and KV tokens don't count. Taking turns is free, so a
+    stake looks only ``turn_s`` ahead.
 
-    Where an iteration with all that fits is slower than the fastest reader, the batch size
-    is settled by a first solve without the residents' bonus, which would inflate it, and
-    who is in the batch by a second one with it.
+    Where an iteration with all that fits is slower than the fastest reader, two solves are needed.
+    The first one, without the residents' bonus, which would inflate it, settles the batch size. The
+    second one, with the bonus, chooses the requests.
 
     Parameters
     ----------
@@ -72,16 +72,16 @@ class Thrift:
     objective
         What a step maximises instead of the stakes; None for the stakes.
     horizon_s
-        Seconds of waiting that a stake is about, > 0.
+        Seconds of waiting whose loss a stake measures, > 0.
     turn_s
-        The same while the KV cache has room for everybody, > 0; at most ``horizon_s``
-        counts.
+        The same while the KV cache has room for all requests, > 0; it is cut to
+        ``horizon_s``.
     lateness
         How much of a reader's delay counts against it, in [0, 1].
     work_power, weight_power
         Powers of the expected tokens left, and of the KV tokens, in the stake, >= 0.
     inertia, readmission
-        Prices of leaving and of coming back, in stalls for a round trip, >= 0.
+        Prices of being evicted and of being readmitted, in stalls of a round trip, >= 0.
     readmit_s
         Seconds of backlog up to which a preempted request is a candidate, >= 0.
     reserve
@@ -89,11 +89,11 @@ class Thrift:
     growth_s
         Seconds of reading that a plan leaves room for, >= 0.
     kv_pressure
-        Share of the KV cache below which everybody is served, as in Andes, in (0, 1].
+        Share of the KV cache below which all requests are served, as in Andes, in (0, 1].
     prior_tokens
         Mean reply length to assume before any reply is seen, > 0.
     oracle
-        Whether to use true reply lengths; the run has to tell them.
+        Whether to use true reply lengths; the run has to provide them (``oracle=true``).
     time_limit_s
         Wall-clock limit of each solve; None for none.
 
@@ -175,7 +175,7 @@ class Thrift:
         """
         self._ids, self._generated = snapshot.request_id, snapshot.generated_tokens
         if (calm := calm_iterations(snapshot, self._kv_pressure)) > 0:
-            # Seldom enough to cost nothing, often enough to see how long replies get.
+            # Rare enough to cost nothing, frequent enough to see how long replies get.
             return Decision(replan_after=min(calm, FIRST_TOKENS))
 
         charge, candidate = self._preemption_charges(snapshot)
@@ -183,8 +183,8 @@ class Thrift:
         resident = snapshot.kv_tokens > 0
         weights, capacity = snapshot.need_tokens, snapshot.capacity_tokens
         scalars = rate_scalars(snapshot.latency, capacity, mean_tokens(weights))
-        # A batch that fills the cache to the brim evicts somebody a few tokens later; no reply
-        # grows faster than the engine makes tokens, however fast its reader.
+        # A batch that fills the cache completely forces an eviction a few tokens later. No reply
+        # grows faster than the engine makes tokens, even if its reader is faster.
         speed = np.minimum(snapshot.tds, token_rate(scalars, 1))
         growing = weights + np.ceil(self._growth_s * speed).astype(np.int64)
         growing = np.minimum(growing, np.maximum(weights, capacity))
@@ -220,7 +220,7 @@ class Thrift:
             self._unseen += 1
 
     def _solve(self, instance: Instance, build_s: float = 0.0, solve_s: float = 0.0) -> Plan:
-        """The solver's plan; what a solve before it took counts, too."""
+        """The solver's plan; its times include those of a solve before it."""
         plan = self._solver.solve(instance, time_limit_s=self._time_limit_s)
         if build_s or solve_s:
             plan = replace(plan, build_s=plan.build_s + build_s, solve_s=plan.solve_s + solve_s)
@@ -229,7 +229,7 @@ class Thrift:
     def _gains(
         self, snapshot: Snapshot, candidate: NDArray[np.bool_]
     ) -> Callable[[NDArray[np.float64]], GainModel]:
-        """From charges, (n,), to the step's gains with them; what else they take is done once."""
+        """A function from charges, (n,), to the step's gains; everything else is computed once."""
         if self._objective is not None:
             return partial(Charged, self._objective.gains(snapshot), candidate)
         scalars = rate_scalars(
@@ -271,7 +271,7 @@ class Thrift:
     def _preemption_charges(
         self, snapshot: Snapshot
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """What each request gains besides by being served, and who is a candidate, (n,)."""
+        """The charge on each request's gain, and whether it is a candidate, (n,)."""
         per_prefill_s = snapshot.latency.per_prefill_token_s
         if self._round_trip_s < 0:
             self._round_trip_s = per_prefill_s
@@ -300,7 +300,7 @@ class Thrift:
 
 class Charged:
     """
-    Any gain model with a constant charge on top, and 0 for those who are no candidates.
+    Any gain model with a constant charge added; the own gain of non-candidates is 0.
 
     Parameters
     ----------
@@ -339,7 +339,7 @@ def _charged_stakes(
 
 
 def _crowded(snapshot: Snapshot) -> bool:
-    """False if nobody has to be evicted: whoever is not served is held at no cost."""
+    """False if no request has to be evicted: those not served are held at no cost."""
     return bool(snapshot.need_tokens.sum() > snapshot.capacity_tokens)
 
 
@@ -364,8 +364,8 @@ def _charge(
 ) -> float:
     # Fills charge and candidate; returns the seconds that a round trip takes per KV token.
     # Swapping stalls the engine both ways, recomputing once. Snapshots don't say which of the two
-    # it is: twice what restoring takes, but no more than computing anew. So a swap that is
-    # slower than that is charged too little, and so is any if prompts cost nothing.
+    # happens, so the charge is twice the time to restore, but at most that of computing anew. A
+    # swap that is slower than computing is charged too little, as is any if prompts cost nothing.
     away_s, away_tokens = 0.0, 0
     for i in range(state.size):
         if state[i] == State.PREEMPTED:
