@@ -192,7 +192,7 @@ def test_rows_have_documented_columns_and_types():
 def test_every_metric_of_live_runs_is_documented_and_no_other():
     """The table in docs/live.md lists what a run's summary has beside the simulator's metrics."""
     text = (ROOT / "docs" / "live.md").read_text("utf-8")
-    table = text[text.index("What `summary.json` has beside") : text.index("## Watch it")]
+    table = text[text.index("`summary.json` has these metrics") : text.index("## Watch it")]
     first_cells = re.findall(r"^\| (`[^|]+) \|", table, flags=re.MULTILINE)
     names = {name for cell in first_cells for name in re.findall(r"`([^`]+)`", cell)}
     percentiles = {"fluidity": (1, 10, 50), **dict.fromkeys(("send", "connect", "loop"), (50, 99))}
