@@ -106,7 +106,9 @@ def elsewhere(tmp_path, monkeypatch):
     (tmp_path / "my_solver.py").write_text(solver)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    yield tmp_path
+    for name in ("mine", "my_solver"):  # other tests have modules of the same names
+        sys.modules.pop(name, None)
 
 
 @pytest.mark.parametrize(
