@@ -84,7 +84,7 @@ class AndesReleased:
 
         forecast = QoEForecast(
             snapshot.time_s - snapshot.arrival_s,
-            snapshot.delivered,
+            snapshot.generated_tokens,
             snapshot.digested,
             snapshot.area,
             snapshot.ttft_s,

@@ -138,5 +138,5 @@ def slack_s(snapshot: Snapshot) -> NDArray[np.float64]:
     less the time that restoring the request takes; negative if it is too late already.
     """
     before_s = np.maximum(0.0, snapshot.arrival_s + snapshot.ttft_s - snapshot.time_s)
-    backlog_s = np.maximum(0.0, snapshot.delivered - snapshot.digested) / snapshot.tds
+    backlog_s = np.maximum(0.0, snapshot.generated_tokens - snapshot.digested) / snapshot.tds
     return np.asarray(before_s + backlog_s - snapshot.restore_s)

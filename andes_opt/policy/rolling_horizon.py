@@ -163,7 +163,7 @@ class RollingHorizon:
         problem = SlotProblem(
             weights=weights[chosen],
             value=value[chosen],
-            backlog=np.maximum(0.0, snapshot.delivered - snapshot.digested)[chosen],
+            backlog=np.maximum(0.0, snapshot.generated_tokens - snapshot.digested)[chosen],
             left=left[chosen],
             speed=speed[chosen],
             before_s=before_s[chosen],

@@ -253,7 +253,7 @@ class Thrift:
         params = np.zeros((6, snapshot.num_requests))
         fill_stakes(
             snapshot.time_s - snapshot.arrival_s,
-            snapshot.delivered,
+            snapshot.generated_tokens,
             snapshot.digested,
             snapshot.ttft_s,
             snapshot.tds,
@@ -284,7 +284,6 @@ class Thrift:
             snapshot.generated_tokens,
             snapshot.need_tokens,
             snapshot.restore_s,
-            snapshot.delivered,
             snapshot.digested,
             snapshot.tds,
             self._readmit_s,
@@ -351,7 +350,6 @@ def _charge(
     generated_tokens: NDArray[np.int64],
     need_tokens: NDArray[np.int64],
     restore_s: NDArray[np.float64],
-    delivered: NDArray[np.int64],
     digested: NDArray[np.float64],
     tds: NDArray[np.float64],
     readmit_s: float,
@@ -381,7 +379,7 @@ def _charge(
             charge[i] = stay_price * round_trip_s * need_tokens[i]
         elif state[i] == State.PREEMPTED:
             charge[i] = -return_price * round_trip_s * need_tokens[i]
-            candidate[i] = delivered[i] - digested[i] <= readmit_s * tds[i]
+            candidate[i] = generated_tokens[i] - digested[i] <= readmit_s * tds[i]
     return round_trip_s
 
 
