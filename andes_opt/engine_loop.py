@@ -160,7 +160,7 @@ def run(
             continue
         if len(samples) and engine.num_samples == len(samples):
             return SAMPLES_FULL
-        if _asks(requests, engine, running):
+        if _policy_is_due(requests, engine, running):
             return ASK
         engine.just_asked = False
 
@@ -202,7 +202,7 @@ def _arrive(requests: Requests, engine: Engine, active: Ints) -> None:
 
 
 @inner
-def _asks(requests: Requests, engine: Engine, running: Ints) -> bool:
+def _policy_is_due(requests: Requests, engine: Engine, running: Ints) -> bool:
     """True if the policy must be asked before the next iteration."""
     if engine.countdown < 0 or engine.just_asked:
         return False
@@ -250,7 +250,7 @@ def _schedule(requests: Requests, engine: Engine, active: Ints, running: Ints, a
 
 @inner
 def _resume_held(requests: Requests, engine: Engine, active: Ints, running: Ints) -> None:
-    """Run held requests again, oldest first, as slots allow: pass-through holds none."""
+    """Run held requests again, oldest first, as the batch limit allows."""
     for i in active[: engine.num_active]:
         if requests[i].state == HELD and engine.num_running < engine.max_batch:
             _append_running(requests, engine, running, i)
@@ -347,11 +347,7 @@ def _admit(requests: Requests, engine: Engine, running: Ints, admit: Ints, budge
 
 @inner
 def _compute(requests: Requests, engine: Engine, running: Ints) -> tuple[int, int]:
-    """
-    Let the time of the scheduled iteration pass.
-
-    Returns (requests decoding, prompt tokens computed).
-    """
+    """Let the time of the iteration pass; returns requests decoding and prompt tokens."""
     decoding, prefill, context = 0, 0, 0
     for i in running[: engine.num_running]:
         request = requests[i]
@@ -379,7 +375,7 @@ def _compute(requests: Requests, engine: Engine, running: Ints) -> tuple[int, in
 def _deliver(
     requests: Requests, engine: Engine, active: Ints, running: Ints, token_times: Floats
 ) -> None:
-    """Deliver the tokens of the iteration; whoever has its last token leaves."""
+    """Deliver the tokens of the iteration; requests that have their last token leave."""
     finished = engine.num_finished
     kept = 0
     for i in running[: engine.num_running]:
@@ -483,9 +479,22 @@ def apply(
     """
     Carry out a decision: evict, hold, then list what may be admitted, in order.
 
-    ``action`` has a value per active request, or none at all for pass-through. Returns
-    False, with nothing carried out, if ``order`` is not a permutation of these requests or
-    an action is unknown.
+    Parameters
+    ----------
+    requests, engines, active, running, admit
+        The state (see the module).
+    action
+        A value of ``snapshot.Action`` for each active request, or none for pass-through.
+    order
+        Places in ``action``, most urgent first.
+    countdown
+        Iterations until the policy is asked again; negative: never.
+
+    Returns
+    -------
+    bool
+        False, with nothing carried out, if ``order`` does not list every request once or an
+        action is unknown.
     """
     engine = engines[0]
     if not _understood(action, order):
@@ -508,8 +517,7 @@ def apply(
         elif resident and action[k] == HOLD:
             request.state = HELD
 
-    # What is to be served and has its KV here runs, the most urgent first; beyond the batch
-    # limit it is held.
+    # A request to serve whose KV is here runs, or is held if the batch is full.
     engine.num_running = 0
     for k in order:
         i = active[k]
@@ -552,7 +560,16 @@ def gather(
     integers: Ints,
     reals: Floats,
 ) -> None:
-    """Fill the columns of a snapshot (``request_state.columns``) of the active requests."""
+    """
+    Fill the columns of a snapshot of the active requests.
+
+    Parameters
+    ----------
+    requests, engines, active
+        The state (see the module).
+    integers, reals
+        Of :func:`andes_opt.request_state.columns`.
+    """
     engine = engines[0]
     for k in range(engine.num_active):
         request = requests[active[k]]

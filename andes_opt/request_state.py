@@ -100,7 +100,7 @@ def read_on(request: RequestState, age_s: float) -> None:
 
 @inner
 def deliver(request: RequestState, tokens: int, age_s: float) -> None:
-    """Count tokens that reach the client at an age."""
+    """Count tokens that reach the client at an age; only :func:`area_scores` is kept up."""
     read_on(request, age_s)
     request.last_token_s = age_s
     request.last_token_area = request.area
@@ -109,7 +109,7 @@ def deliver(request: RequestState, tokens: int, age_s: float) -> None:
 
 @inner
 def deliver_scored(request: ScoredRequest, age_s: float) -> None:
-    """Count one token that reaches the client at an age."""
+    """Count a token that reaches the client at an age; all three :func:`scores` are kept up."""
     previous_s = request.digestion_start_s
     if request.generated_tokens == 0:
         request.first_token_s = age_s
@@ -124,7 +124,14 @@ def deliver_scored(request: ScoredRequest, age_s: float) -> None:
 
 @jit
 def area_scores(requests: Sequence[RequestState]) -> NDArray[np.float64]:
-    """QoE (`area`) of the requests' tokens so far; 1 if nothing could be read by the last one."""
+    """
+    QoE (`area`) of the tokens so far, (n,); 1 if nothing could be read by the last one.
+
+    Parameters
+    ----------
+    requests
+        Records with the fields of :class:`RequestState`.
+    """
     scores = np.ones(len(requests))
     for k in range(len(requests)):
         request = requests[k]
@@ -157,7 +164,14 @@ def scores(requests: Any) -> list[NDArray[np.float64]]:
 
 
 def columns(count: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Room for what a snapshot shows of some requests, for :func:`show` to fill."""
+    """
+    Arrays for the columns of a snapshot, which :func:`show` fills.
+
+    Parameters
+    ----------
+    count
+        Requests in the snapshot.
+    """
     return np.empty((7, count), dtype=np.int64), np.empty((6, count))
 
 

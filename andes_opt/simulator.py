@@ -208,7 +208,7 @@ def _charge(solver_time: str | float) -> float | None:
 class _Deciding:
     """Asks the policy, and counts what that takes: fields as in :class:`SimulationResult`."""
 
-    charge_s: float | None  # per plan, on the simulated clock; None: the measured time
+    charge_s: float | None  # simulated seconds per plan; None: the measured time
     decisions: int = 0
     solves: int = 0
     decide_s: float = 0.0
@@ -226,11 +226,13 @@ class _Deciding:
             )
         self.decisions += 1
         self.decide_s += elapsed_s
-        cost_s = elapsed_s if self.charge_s is None else 0.0
+        cost_s = 0.0
         if decision.plan is not None:
             self.solves += 1
             self.solver_s += decision.plan.build_s + decision.plan.solve_s
-            cost_s = elapsed_s if self.charge_s is None else self.charge_s
+            cost_s = self.charge_s or 0.0
+        if self.charge_s is None:
+            cost_s = elapsed_s
         self.charged_s += cost_s
         return decision, cost_s
 

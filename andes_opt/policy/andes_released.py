@@ -1,4 +1,4 @@
-"""Andes as its authors released it, which differs from Andes as they wrote it up."""
+"""The scheduler that the authors of Andes released; it differs from their paper."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
     from andes_opt.snapshot import Snapshot
 
-#: The released packing passes over misfits until this share of the memory is used.
+#: Share of the memory up to which the released packing passes over requests that do not fit.
 _FULL = 0.9
 
 
 class AndesReleased:
     """
-    What the scheduler does that was released with Andes (github.com/AmberLJC/vllm-0.6.1).
+    The scheduler released with Andes (github.com/AmberLJC/vllm-0.6.1), after its behaviour.
 
-    In words, from its behaviour: while less than ``kv_pressure`` of the KV cache is in use,
-    and whenever the preemptions exceed ``preemption_cap`` per request, nobody is evicted
-    and arrivals are let in. Else requests are ranked by gain per KV token divided by the
-    KV tokens *once more*, which favours short contexts, and packed in that order; misfits
-    are passed over until the memory is 90 % full, and the first one after that ends the
-    packing. The gain is the average-QoE forecast over ``dt_s`` at one fixed token latency,
-    so no batch size is chosen, and a running request's gain counts half as much again.
-    Our forecast stands in for theirs, which approximates the same areas.
+    While less than ``kv_pressure`` of the KV cache is in use, and whenever there were more than
+    ``preemption_cap`` preemptions per request, no request is evicted and arrivals are let in.
+    Otherwise requests are ranked by their gain over the *square* of their KV tokens, which
+    favours short contexts, and packed in that order. Requests that do not fit are passed over
+    until 90 % of the memory is used; the first one after that ends the packing. The gain is the
+    average-QoE forecast over ``dt_s`` at one fixed token latency, so no batch size is chosen. A
+    running request's gain is multiplied by ``resident_factor``. Our forecast replaces theirs,
+    which approximates the same areas.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class AndesReleased:
     kv_pressure
         Share of the KV cache in use from which on requests are chosen, in (0, 1].
     preemption_cap
-        Preemptions per request beyond which nobody is evicted, >= 0.
+        Preemptions per request above which no request is evicted, >= 0.
 
     Raises
     ------

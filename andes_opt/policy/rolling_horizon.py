@@ -26,15 +26,14 @@ _GROWTH_S = 5.0
 
 class RollingHorizon:
     """
-    A prototype: who is served in each of the next slots, with preemptions paid for.
+    A prototype: plans which requests are served in each of the next slots.
 
-    The greedy and the exact Andes decide one step at a time. This policy looks ``slots`` slots
-    of ``slot_s`` seconds ahead on a coarse grid and decides for every request and slot whether
-    it is served. The readers' starvation (tokens that they could have read and did not have,
-    as shares of the expected reply) and the stalls by evictions are minimised, subject to
-    memory and batch size in each slot, by HiGHS. The first slot is carried out; every
-    ``replan_s`` seconds all is solved again. Between solves the plan goes on, what is free is
-    filled in order of slack, and nobody is evicted for it.
+    Andes decides one step at a time. This policy looks ``slots`` slots of ``slot_s`` seconds
+    ahead and decides for every request and slot whether it is served. HiGHS minimises the
+    readers' starvation (tokens that they could have read but did not have, as shares of the
+    expected reply) plus the stalls by evictions, subject to memory and batch size in each slot.
+    The first slot is carried out; every ``replan_s`` seconds the program is solved again. Between
+    solves, free room is filled in order of slack, without evictions.
 
     Parameters
     ----------
@@ -206,7 +205,7 @@ class RollingHorizon:
 @dataclass(frozen=True, slots=True, eq=False)
 class SlotProblem:
     """
-    Who is served in which slot, as an integer program.
+    Which requests are served in which slot, as an integer program.
 
     With x[i, k] = 1 if request i is served in slot k, e[i, k] its eviction at the slot's
     start, and z[i, k] the tokens that its reader lacks at the slot's end:

@@ -38,32 +38,35 @@ _NO_LENGTHS = np.empty(0, dtype=np.int64)
 
 class Thrift:
     """
-    Our policy: Andes' knapsack with other gains, and hands off what runs well.
+    Our policy: Andes' knapsack with other gains, and fewer evictions.
 
-    It differs from :class:`~andes_opt.policy.andes.Andes` in five ways. (1) The gain of a
-    request is its *stake*: what its reader is expected to lose of the whole reply's QoE if
-    it is left alone for ``horizon_s`` (:mod:`andes_opt.policy.stakes`), with the length of
-    the reply unknown but its distribution learned from the replies so far
-    (:mod:`andes_opt.policy.survival`). (2) Preemption is charged, not capped. Evicting a
-    request and restoring it later stalls the engine for a time known from the snapshots.
-    A second of the engine is worth the last plan's value over the seconds in which it is
-    earned: at r tokens/s it takes ``horizon_s * tds / r`` to make a reader's text for the
-    horizon. A resident request gains ``inertia`` times that price by staying, a preempted
-    one loses ``readmission`` times it by coming back. (3) A preempted request whose reader
-    has text for more than ``readmit_s`` seconds is no candidate. (4) A plan has room to
-    grow: requests are packed with the tokens that their readers take in ``growth_s`` seconds,
-    since a batch that fills the cache to the brim evicts somebody at once. (5) What the
-    solver leaves free is given to residents first; others come in only if ``reserve`` of the
-    cache stays free. Residents that are not served are held, not evicted, while there is room
-    beside the ``reserve``.
+    It differs from :class:`~andes_opt.policy.andes.Andes` in five ways:
 
-    While the KV cache has room for everybody, only places in the batch are scarce. Nobody is
-    evicted then, so staying gains nothing, KV tokens don't count, and as taking turns is free,
-    a stake looks ``turn_s`` ahead only.
+    1. The gain of a request is its *stake*: what its reader is expected to lose of the whole
+       reply's QoE if the request waits for ``horizon_s`` (:mod:`andes_opt.policy.stakes`). The
+       length of the reply is unknown; its distribution is learned from the replies so far
+       (:mod:`andes_opt.policy.survival`).
+    2. Preemption is charged, not capped. Evicting a request and restoring it later stalls the
+       engine for a time known from the snapshots. A second of the engine is worth the last
+       plan's value over the seconds in which it is earned: at r tokens/s it takes
+       ``horizon_s * tds / r`` to make a reader's text for the horizon. A resident request gains
+       ``inertia`` times that price by staying; a preempted one loses ``readmission`` times it by
+       coming back.
+    3. A preempted request whose reader has text for more than ``readmit_s`` seconds is not
+       considered.
+    4. A plan has room to grow: requests are packed with the tokens that their readers read in
+       ``growth_s`` seconds. A batch that fills the cache completely evicts a request at once.
+    5. What the solver leaves free goes to resident requests first. Others come in only if
+       ``reserve`` of the cache stays free. Resident requests that are not served are held, not
+       evicted, while there is room beside the ``reserve``.
 
-    Where an iteration with all that fits is slower than the fastest reader, the batch size
-    is settled by a first solve without the residents' bonus, which would inflate it, and
-    who is in the batch by a second one with it.
+    While the KV cache has room for all requests, only places in the batch are scarce. No request
+    is evicted then: staying gains nothing, KV tokens don't count, and a stake looks only
+    ``turn_s`` ahead, because taking turns is free.
+
+    If an iteration with all that fits is slower than the fastest reader, there are two solves. The
+    first settles the batch size, without the gain for staying, which would inflate it. The second
+    settles which requests are in the batch, with it.
 
     Parameters
     ----------
@@ -183,8 +186,8 @@ class Thrift:
         resident = snapshot.kv_tokens > 0
         weights, capacity = snapshot.need_tokens, snapshot.capacity_tokens
         scalars = rate_scalars(snapshot.latency, capacity, mean_tokens(weights))
-        # A batch that fills the cache to the brim evicts somebody a few tokens later; no reply
-        # grows faster than the engine makes tokens, however fast its reader.
+        # A batch that fills the cache evicts a request a few tokens later. No reply grows faster
+        # than the engine makes tokens, however fast its reader.
         speed = np.minimum(snapshot.tds, token_rate(scalars, 1))
         growing = weights + np.ceil(self._growth_s * speed).astype(np.int64)
         growing = np.minimum(growing, np.maximum(weights, capacity))
@@ -192,8 +195,8 @@ class Thrift:
         before_s = 0.0, 0.0
         slots = int(_reading_batch(scalars, float(snapshot.tds.max()), snapshot.max_batch))
         if slots < most:
-            # Compute binds, too. What residents gain by staying says nothing about how
-            # large the batch should be (they can be held), so that is settled without it.
+            # Compute binds, too. What resident requests gain by staying says nothing about how
+            # large the batch should be: they can be held. So the size is settled without it.
             bare = charged(np.minimum(charge, 0.0))
             plan = self._solve(Instance(growing, capacity, min(1, most), most, bare))
             slots = most = max(slots, int(plan.serve.sum()))
@@ -229,7 +232,7 @@ class Thrift:
     def _gains(
         self, snapshot: Snapshot, candidate: NDArray[np.bool_]
     ) -> Callable[[NDArray[np.float64]], GainModel]:
-        """From charges, (n,), to the step's gains with them; what else they take is done once."""
+        """A function from charges, (n,), to the step's gains with them."""
         if self._objective is not None:
             return partial(Charged, self._objective.gains(snapshot), candidate)
         scalars = rate_scalars(
@@ -271,7 +274,7 @@ class Thrift:
     def _preemption_charges(
         self, snapshot: Snapshot
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """What each request gains besides by being served, and who is a candidate, (n,)."""
+        """What each request gains or loses besides its stake, and which are candidates, (n,)."""
         per_prefill_s = snapshot.latency.per_prefill_token_s
         if self._round_trip_s < 0:
             self._round_trip_s = per_prefill_s
@@ -299,7 +302,7 @@ class Thrift:
 
 class Charged:
     """
-    Any gain model with a constant charge on top, and 0 for those who are no candidates.
+    Any gain model plus a constant charge; the gain of a request that is no candidate is 0.
 
     Parameters
     ----------
@@ -338,7 +341,7 @@ def _charged_stakes(
 
 
 def _crowded(snapshot: Snapshot) -> bool:
-    """False if nobody has to be evicted: whoever is not served is held at no cost."""
+    """False if no request has to be evicted: those that are not served are held at no cost."""
     return bool(snapshot.need_tokens.sum() > snapshot.capacity_tokens)
 
 
