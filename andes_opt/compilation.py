@@ -76,6 +76,12 @@ def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     return dispatcher
 
 
+#: As :func:`jit`, for functions that only compiled code calls. Numba links all callees into
+#: their callers and optimises them there again, so what nobody uses (an entry from Python and one
+#: from C each) costs seconds.
+inner = jit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
 class _KeptCode:
     """One function's machine code on disk, in the form that Numba's dispatchers ask for."""
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from andes_opt import checks
 from andes_opt.forecast import QoEForecast
+from andes_opt.formulation import most_that_fit
 from andes_opt.instance import GainTable, Instance
 from andes_opt.latency import LatencyModel
 from andes_opt.lengths import TableLengths
@@ -145,7 +146,7 @@ def _forecast_instance(
         capacity_tokens=capacity,
         mean_need_tokens=mean,
     )
-    most = int((np.cumsum(np.sort(weights)) <= capacity).sum())
+    most = most_that_fit(weights, capacity)
     first, last = 1, max(1, most)
     if exactly:
         first = max(1, int(0.6 * min(fits, most)))

@@ -135,7 +135,7 @@ class QoEForecast:
         """
         return cls(
             snapshot.time_s - snapshot.arrival_s,
-            snapshot.delivered,
+            snapshot.generated_tokens,
             snapshot.digested,
             snapshot.area,
             snapshot.ttft_s,

@@ -24,13 +24,12 @@ written down; the simulator and the forecasts call them.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from andes_opt.checks import non_negative, positive, whole
+from andes_opt.checks import non_negative, positive
 from andes_opt.compilation import jit
 
 if TYPE_CHECKING:
@@ -270,151 +269,6 @@ def window(token_times_s: ArrayLike, target: QoETarget) -> float:
     """
     times = _checked(token_times_s)
     return _window(times, target.ttft_s, target.tds) if times.size else 0.0
-
-
-class QoEAccumulator:
-    """
-    The three scores of one stream, in O(1) time and memory per token.
-
-    Parameters
-    ----------
-    target
-        The reader's target.
-    output_tokens
-        Length n of the whole reply, >= 1, if it is known (simulation). ``window`` needs
-        it; while tokens are missing they count as never delivered.
-
-    Raises
-    ------
-    ValueError
-        If output_tokens < 1.
-    """
-
-    __slots__ = (
-        "_area",
-        "_area_window",
-        "_digested",
-        "_last_s",
-        "_start_s",
-        "_starts_sum_s",
-        "delivered",
-        "output_tokens",
-        "target",
-    )
-
-    def __init__(self, target: QoETarget, output_tokens: int | None = None) -> None:
-        if output_tokens is not None:
-            whole("output_tokens", output_tokens, 1)
-        self.target = target
-        self.output_tokens = output_tokens
-        self.delivered = 0
-        self._last_s = 0.0
-        self._digested = 0.0  # A at _last_s
-        self._area = 0.0  # integral of A over [0, _last_s]
-        self._start_s = -math.inf  # c_j of the last token
-        self._starts_sum_s = 0.0  # sum of c_j - ttft_s
-        self._area_window = 0.0  # integral of A over [0, R]
-
-    def add(self, time_s: float) -> None:
-        """
-        Count one delivered token.
-
-        Parameters
-        ----------
-        time_s
-            Delivery in seconds since the request's arrival, not before the last one.
-
-        Raises
-        ------
-        ValueError
-            If the time is not finite or before the previous token, or the reply is
-            complete already.
-        """
-        if not (math.isfinite(time_s) and time_s >= self._last_s):
-            raise ValueError(
-                f"time_s = {time_s} not understood: need a number >= {self._last_s}, "
-                "the time of the previous token."
-            )
-        if self.delivered == self.output_tokens:
-            raise ValueError(f"the reply has its {self.output_tokens} tokens already.")
-        ttft_s, tds = self.target.ttft_s, self.target.tds
-        self._digested, self._area = advance(
-            self._last_s, time_s, self.delivered, self._digested, self._area, ttft_s, tds
-        )
-        self._last_s = time_s
-        self.delivered += 1
-        self._start_s = digestion_start(time_s, self._start_s, ttft_s, tds)
-        self._starts_sum_s += self._start_s - ttft_s
-        if self.output_tokens is not None:
-            end_s = self.target.window_s(self.output_tokens)
-            self._area_window += token_window_area(end_s - self._start_s, tds)
-
-    def digested_at(self, time_s: float) -> float:
-        """
-        Tokens digested at a time, if nothing arrived since the last token.
-
-        Raises
-        ------
-        ValueError
-            If the time lies before the last token.
-        """
-        return self._at(time_s)[0]
-
-    def area_at(self, time_s: float) -> float:
-        """
-        Integral of the digested tokens over [0, time_s], in token-seconds.
-
-        Raises
-        ------
-        ValueError
-            If the time lies before the last token.
-        """
-        return self._at(time_s)[1]
-
-    @property
-    def area(self) -> float:
-        """:func:`area` of the tokens so far."""
-        if self.delivered == 0:
-            return 0.0
-        ideal = ideal_area_capped(self._last_s, self.target.ttft_s, self.target.tds, self.delivered)
-        return _ratio(self._area, ideal)
-
-    @property
-    def delay(self) -> float:
-        """:func:`delay` of the tokens so far."""
-        if self.delivered == 0:
-            return 0.0
-        last_s = self._start_s - self.target.ttft_s
-        return _delay_ratio(self._starts_sum_s, last_s, self.delivered, self.target.tds)
-
-    @property
-    def window(self) -> float:
-        """
-        :func:`window` of the whole reply, missing tokens counted as never delivered.
-
-        Raises
-        ------
-        ValueError
-            If output_tokens was not given.
-        """
-        if self.output_tokens is None:
-            raise ValueError("window QoE needs output_tokens, the length of the whole reply.")
-        n = self.output_tokens
-        return _ratio(self._area_window, 0.5 * n * n / self.target.tds)
-
-    def _at(self, time_s: float) -> tuple[float, float]:
-        if not time_s >= self._last_s:
-            raise ValueError(f"time_s = {time_s} lies before the last token at {self._last_s} s.")
-        digested, area = advance(
-            self._last_s,
-            time_s,
-            self.delivered,
-            self._digested,
-            self._area,
-            self.target.ttft_s,
-            self.target.tds,
-        )
-        return digested, area
 
 
 def _checked(token_times_s: ArrayLike) -> NDArray[np.float64]:

@@ -10,15 +10,16 @@ and answers with a :class:`~andes_opt.snapshot.Decision`.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from andes_opt import engine_loop
 from andes_opt.checks import whole
-from andes_opt.qoe import ideal_area_capped
-from andes_opt.snapshot import NEVER, Decision, Snapshot, Starved, State
+from andes_opt.engine_loop import Engine, Sample, SimulatedRequest
+from andes_opt.request_state import columns, records, scores, snapshot_of
+from andes_opt.snapshot import NEVER, Decision, Snapshot, Starved
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,16 +33,18 @@ if TYPE_CHECKING:
 _NO_ACTION = np.empty(0, dtype=np.int8)
 _NO_ORDER = np.empty(0, dtype=np.int64)
 _SAMPLES_PER_CHUNK = 4096
+#: Fields of an engine profile that the engine loop has under the same name.
+_PROFILE_FIELDS = (
+    "num_blocks",
+    "block_tokens",
+    "max_batch",
+    "token_budget",
+    "swap_s_per_token",
+    "recompute_hit_share",
+)
 
 #: Columns of :attr:`SimulationResult.timeline`.
-TIMELINE_COLUMNS = (
-    "time_s",
-    "decoding",
-    "prefill_tokens",
-    "kv_tokens",
-    "waiting",
-    "held",
-)
+TIMELINE_COLUMNS = tuple(Sample.__annotations__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -161,56 +164,27 @@ def simulate(
     Starved
         If the policy leaves the engine empty for good while requests wait.
     """
-    charge = _charge(solver_time)
     started = time.perf_counter()
+    deciding = _Deciding(_charge(solver_time))
     state = _EngineState(requests, engine, record_tokens, record_timeline)
-    decisions = solves = 0
-    decide_s = solver_s = charged_s = 0.0
-
-    while (event := state.run()) != engine_loop.DONE:
+    while True:
+        event = state.run()
+        for request_id in state.take_finished():
+            policy.finished(request_id)
+        if progress is not None:
+            progress(state.num_finished)
+        if event == engine_loop.DONE:
+            return state.result(deciding, time.perf_counter() - started)
         if event == engine_loop.STARVED:
             raise Starved(
                 f"{type(policy).__name__} served nobody for {engine_loop.MAX_IDLE_STEPS} steps in "
                 f"a row while {state.num_active} requests waited."
             )
-        for request_id in state.take_finished():
-            policy.finished(request_id)
-
         snapshot = state.snapshot(oracle)
-        before = time.perf_counter()
-        decision = policy.decide(snapshot)
-        elapsed = time.perf_counter() - before
-        if not isinstance(decision, Decision):
-            raise ValueError(
-                f"{type(policy).__name__} decided {type(decision).__name__}, not a Decision."
-            )
-        decide_s += elapsed
-        decisions += 1
-        cost = elapsed if charge is None else 0.0
-        if decision.plan is not None:
-            solves += 1
-            solver_s += decision.plan.build_s + decision.plan.solve_s
-            cost = elapsed if charge is None else charge
-        charged_s += cost
-
+        decision, cost_s = deciding.ask(policy, snapshot)
         if capture is not None:
             capture(snapshot, decision)
-        state.apply(decision, cost)
-        if progress is not None:
-            progress(state.num_finished)
-
-    for request_id in state.take_finished():
-        policy.finished(request_id)
-    if progress is not None:
-        progress(state.num_finished)
-    return state.result(
-        decisions=decisions,
-        solves=solves,
-        decide_s=decide_s,
-        solver_s=solver_s,
-        charged_s=charged_s,
-        wall_s=time.perf_counter() - started,
-    )
+        state.apply(decision, cost_s)
 
 
 def _charge(solver_time: str | float) -> float | None:
@@ -230,8 +204,41 @@ def _charge(solver_time: str | float) -> float | None:
     return seconds
 
 
+@dataclass(slots=True)
+class _Deciding:
+    """Asks the policy, and counts what that takes: fields as in :class:`SimulationResult`."""
+
+    charge_s: float | None  # simulated seconds per plan; None: the measured time
+    decisions: int = 0
+    solves: int = 0
+    decide_s: float = 0.0
+    solver_s: float = 0.0
+    charged_s: float = 0.0
+
+    def ask(self, policy: Policy, snapshot: Snapshot) -> tuple[Decision, float]:
+        """The policy's decision, and the seconds to charge for it."""
+        before_s = time.perf_counter()
+        decision = policy.decide(snapshot)
+        elapsed_s = time.perf_counter() - before_s
+        if not isinstance(decision, Decision):
+            raise ValueError(
+                f"{type(policy).__name__} decided {type(decision).__name__}, not a Decision."
+            )
+        self.decisions += 1
+        self.decide_s += elapsed_s
+        cost_s = 0.0
+        if decision.plan is not None:
+            self.solves += 1
+            self.solver_s += decision.plan.build_s + decision.plan.solve_s
+            cost_s = self.charge_s or 0.0
+        if self.charge_s is None:
+            cost_s = elapsed_s
+        self.charged_s += cost_s
+        return decision, cost_s
+
+
 def _integers(name: str, values: ArrayLike, dtype: type[np.signedinteger]) -> NDArray[Any]:
-    """Part of a decision as the kernel takes it: a list will do, fractions will not."""
+    """Part of a decision as the engine loop takes it. Lists and whole floats will do."""
     array = np.asarray(values)
     if array.dtype != dtype:
         whole_numbers = array.dtype.kind in "biu" or (
@@ -248,132 +255,89 @@ def _integers(name: str, values: ArrayLike, dtype: type[np.signedinteger]) -> ND
 
 
 class _EngineState:
-    """The kernel's arrays, and the views of them that Python needs."""
+    """The records of the engine loop, and the views of them that Python needs."""
 
     def __init__(
-        self, requests: Requests, engine: EngineProfile, record_tokens: bool, record_timeline: bool
+        self, requests: Requests, profile: EngineProfile, record_tokens: bool, record_timeline: bool
     ) -> None:
-        n = requests.arrival_s.size
-        self._requests = requests
-        self._engine = engine
-        self._ints = np.zeros((engine_loop.NUM_INTS, n), dtype=np.int64)
-        self._floats = np.zeros((engine_loop.NUM_FLOATS, n))
-        self._ints[engine_loop.PROMPT] = requests.prompt_tokens
-        self._ints[engine_loop.OUTPUT] = requests.output_tokens
-        self._floats[engine_loop.ARRIVAL] = requests.arrival_s
-        self._floats[engine_loop.TTFT] = requests.ttft_s
-        self._floats[engine_loop.TDS] = requests.tds
-
+        self._workload = requests
+        self._profile = profile
+        n = requests.num_requests
         total = requests.prompt_tokens + requests.output_tokens
-        blocks = -(-total // engine.block_tokens)
-        rejected = (blocks > engine.num_blocks) | (total > engine.max_context_tokens)
-        self._ints[engine_loop.STATE] = np.where(rejected, engine_loop.REJECTED, engine_loop.FUTURE)
-        self._rejected = rejected
+        blocks = -(-total // profile.block_tokens)
+        self._rejected = (blocks > profile.num_blocks) | (total > profile.max_context_tokens)
 
-        offsets = np.concatenate(([0], np.cumsum(requests.output_tokens)))
-        self._offsets = offsets
-        self._ints[engine_loop.TOKEN_OFFSET] = offsets[:-1]
-        self._token_times = np.full(int(offsets[-1]) if record_tokens else 0, np.nan)
+        self._requests = records(SimulatedRequest, n)
+        for item in fields(requests):
+            self._requests[item.name] = getattr(requests, item.name)
+        self._requests["request_id"] = np.arange(n)
+        self._requests["state"] = np.where(self._rejected, engine_loop.REJECTED, engine_loop.FUTURE)
+        self._requests["token_offset"] = np.cumsum(requests.output_tokens) - requests.output_tokens
+        self._known = np.empty(0, dtype=np.int64)  # requests that the policy has been shown
+
+        self._engines = records(Engine, 1)
+        self._engine = self._engines[0]  # a view
+        for name in _PROFILE_FIELDS:
+            self._engine[name] = getattr(profile, name)
+        for item in fields(profile.latency):
+            self._engine[item.name] = getattr(profile.latency, item.name)
+        self._engine["swaps"] = profile.preemption == "swap"
+        self._engine["free_blocks"] = profile.num_blocks
+        self._engine["first_waiting"] = self._engine["last_waiting"] = -1
+
+        self._active, running, admit = np.empty((3, n), dtype=np.int64)
+        self._state = (self._requests, self._engines, self._active, running, admit)
+
         self._record_tokens = record_tokens
-
-        self._active = np.empty(n, dtype=np.int64)
-        self._running = np.empty(n, dtype=np.int64)
-        self._admit = np.empty(n, dtype=np.int64)
-        chunk = _SAMPLES_PER_CHUNK if record_timeline else 0
-        self._samples = np.zeros((chunk, engine_loop.SAMPLE_COLUMNS))
-        self._timeline: list[NDArray[np.float64]] = []
-
-        latency = engine.latency
-        self._scalars = np.zeros(engine_loop.NUM_SCALARS, dtype=np.int64)
-        self._scalars[engine_loop.NUM_BLOCKS] = self._scalars[engine_loop.FREE_BLOCKS] = (
-            engine.num_blocks
-        )
-        self._scalars[engine_loop.BLOCK_TOKENS] = engine.block_tokens
-        self._scalars[engine_loop.MAX_BATCH] = engine.max_batch
-        self._scalars[engine_loop.TOKEN_BUDGET] = engine.token_budget
-        self._scalars[engine_loop.SWAPS] = engine.preemption == "swap"
-        self._scalars[engine_loop.WAIT_HEAD] = self._scalars[engine_loop.WAIT_TAIL] = -1
-        self._clock = np.zeros(engine_loop.NUM_CLOCK)
-        self._clock[engine_loop.BASE_S] = latency.base_s
-        self._clock[engine_loop.REQUEST_S] = latency.per_request_s
-        self._clock[engine_loop.CONTEXT_S] = latency.per_context_token_s
-        self._clock[engine_loop.PREFILL_S] = latency.per_prefill_token_s
-        self._clock[engine_loop.SWAP_S] = engine.swap_s_per_token
-        self._clock[engine_loop.HIT_SHARE] = engine.recompute_hit_share
-        self._known: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        tokens = int(requests.output_tokens.sum()) if record_tokens else 0
+        self._token_times = np.full(tokens, np.nan)
+        self._samples = records(Sample, _SAMPLES_PER_CHUNK if record_timeline else 0)
+        self._timeline: list[NDArray[np.void]] = []
 
     @property
     def num_active(self) -> int:
         """Requests that have arrived and are not finished."""
-        return int(self._scalars[engine_loop.NUM_ACTIVE])
+        return int(self._engine["num_active"])
 
     @property
     def num_finished(self) -> int:
         """Requests finished so far."""
-        return int(self._scalars[engine_loop.NUM_FINISHED])
+        return int(self._engine["num_finished"])
 
     def run(self) -> int:
-        """Iterate until the policy is needed or all is done; the kernel's return code."""
+        """Iterate until the policy is needed or all is done: ASK, DONE or STARVED."""
         while True:
-            event = int(
-                engine_loop.run(
-                    self._ints,
-                    self._floats,
-                    self._scalars,
-                    self._clock,
-                    self._active,
-                    self._running,
-                    self._admit,
-                    self._token_times,
-                    self._samples,
-                )
-            )
-            if event == engine_loop.SAMPLES_FULL or event == engine_loop.DONE:
-                count = int(self._scalars[engine_loop.NUM_SAMPLES])
-                self._timeline.append(self._samples[:count].copy())
-                self._scalars[engine_loop.NUM_SAMPLES] = 0
+            event = int(engine_loop.run(*self._state, self._token_times, self._samples))
+            if event in (engine_loop.SAMPLES_FULL, engine_loop.DONE):
+                self._timeline.append(self._samples[: int(self._engine["num_samples"])].copy())
+                self._engine["num_samples"] = 0
             if event != engine_loop.SAMPLES_FULL:
                 return event
 
     def take_finished(self) -> list[int]:
         """Numbers of the requests that finished since the last snapshot."""
-        states = self._ints[engine_loop.STATE, self._known]
-        return [int(i) for i in self._known[states == engine_loop.FINISHED]]
+        states = self._requests["state"][self._known]
+        return self._known[states == engine_loop.FINISHED].tolist()
 
     def snapshot(self, oracle: bool) -> Snapshot:
         """The engine now, as a policy may see it."""
-        n = self.num_active
-        ints = np.empty((8, n), dtype=np.int64)
-        floats = np.empty((6, n))
-        engine_loop.gather(
-            self._ints, self._floats, self._scalars, self._clock, self._active, ints, floats
-        )
-        self._known = ints[0]
-        return Snapshot(
-            time_s=float(self._clock[engine_loop.NOW]),
-            request_id=ints[0],
-            arrival_s=floats[0],
-            prompt_tokens=ints[1],
-            generated_tokens=ints[2],
-            kv_tokens=ints[3],
-            need_tokens=ints[4],
-            state=ints[7].astype(np.int8),
-            ttft_s=floats[1],
-            tds=floats[2],
-            delivered=ints[5],
-            digested=floats[3],
-            area=floats[4],
-            preemptions=ints[6],
-            restore_s=floats[5],
-            capacity_tokens=self._engine.num_blocks * self._engine.block_tokens,
-            block_tokens=self._engine.block_tokens,
+        profile, engine = self._profile, self._engine
+        integers, reals = columns(self.num_active)
+        engine_loop.gather(self._requests, self._engines, self._active, integers, reals)
+        self._known = self._active[: self.num_active].copy()
+        return snapshot_of(
+            integers,
+            reals,
+            time_s=float(engine["now_s"]),
+            capacity_tokens=profile.num_blocks * profile.block_tokens,
+            block_tokens=profile.block_tokens,
             # Each running request takes at least a token of the budget.
-            max_batch=min(self._engine.max_batch, self._engine.token_budget),
-            token_budget=self._engine.token_budget,
-            latency=self._engine.latency,
-            requests_seen=int(self._scalars[engine_loop.NEXT_ARRIVAL]),
-            preemptions_seen=int(self._scalars[engine_loop.PREEMPTIONS_SEEN]),
-            oracle_output_tokens=self._ints[engine_loop.OUTPUT, ints[0]] if oracle else None,
+            max_batch=min(profile.max_batch, profile.token_budget),
+            token_budget=profile.token_budget,
+            latency=profile.latency,
+            requests_seen=int(engine["next_arrival"]),
+            preemptions_seen=int(engine["preemptions"]),
+            oracle_output_tokens=self._requests["output_tokens"][self._known] if oracle else None,
         )
 
     def apply(self, decision: Decision, cost_s: float) -> None:
@@ -386,106 +350,49 @@ class _EngineState:
                 raise ValueError(f"a decision on {action.size} of {self.num_active} requests.")
         whole("replan_after", decision.replan_after, 1)
         countdown = -1 if decision.final else min(int(decision.replan_after), NEVER)
-        self._clock[engine_loop.NOW] += cost_s
-        understood = engine_loop.apply(
-            self._ints,
-            self._scalars,
-            self._clock,
-            self._active,
-            self._running,
-            self._admit,
-            action,
-            order,
-            countdown,
-        )
-        if not understood:
+        self._engine["now_s"] += cost_s
+        if not engine_loop.apply(*self._state, action, order, countdown):
             raise ValueError(
                 "a decision needs known actions and an order that lists every request once."
             )
 
-    def result(
-        self,
-        *,
-        decisions: int,
-        solves: int,
-        decide_s: float,
-        solver_s: float,
-        charged_s: float,
-        wall_s: float,
-    ) -> SimulationResult:
-        """Everything about the finished run."""
-        requests, rejected = self._requests, self._rejected
-        area, delay, window = self._qoe()
-        times = None
-        if self._record_tokens:
-            times = [
-                self._token_times[a:b] if not out else np.empty(0)
-                for a, b, out in zip(self._offsets[:-1], self._offsets[1:], rejected, strict=True)
-            ]
-        timeline = None
-        if self._samples.shape[0]:
-            timeline = np.concatenate(self._timeline)
-            timeline[:, 3] *= self._engine.block_tokens
+    def result(self, deciding: _Deciding, wall_s: float) -> SimulationResult:
+        """What became of the requests, after the run."""
+        requests, engine, rejected = self._requests, self._engine, self._rejected
+        last_token_s = np.where(rejected, np.nan, requests["last_token_s"])
+        area, delay, window = (np.where(rejected, 0.0, score) for score in scores(requests))
+        counts = asdict(deciding)
+        del counts["charge_s"]
         return SimulationResult(
-            arrival_s=requests.arrival_s,
-            prompt_tokens=requests.prompt_tokens,
-            output_tokens=requests.output_tokens,
-            ttft_s=requests.ttft_s,
-            tds=requests.tds,
+            **{item.name: getattr(self._workload, item.name) for item in fields(self._workload)},
             rejected=rejected,
-            first_token_s=np.where(rejected, np.nan, self._floats[engine_loop.FIRST_TOKEN]),
-            completion_s=np.where(rejected, np.nan, self._floats[engine_loop.LAST_TOKEN]),
+            first_token_s=np.where(rejected, np.nan, requests["first_token_s"]),
+            completion_s=last_token_s,
             qoe_area=area,
             qoe_delay=delay,
             qoe_window=window,
-            preemptions=self._ints[engine_loop.PREEMPTIONS].copy(),
-            iterations=int(self._scalars[engine_loop.ITERATIONS]),
+            preemptions=requests["preemptions"].copy(),
+            iterations=int(engine["iterations"]),
             makespan_s=float(
-                np.max(
-                    requests.arrival_s + self._floats[engine_loop.LAST_TOKEN],
-                    initial=0.0,
-                    where=~rejected,
-                )
+                np.max(requests["arrival_s"] + last_token_s, initial=0.0, where=~rejected)
             ),
-            busy_s=float(self._clock[engine_loop.BUSY_S]),
-            tokens_by_last_arrival=int(self._scalars[engine_loop.TOKENS_BY_LAST_ARRIVAL]),
-            decisions=decisions,
-            solves=solves,
-            decide_s=decide_s,
-            solver_s=solver_s,
-            charged_s=charged_s,
+            busy_s=float(engine["busy_s"]),
+            tokens_by_last_arrival=int(engine["tokens_by_last_arrival"]),
+            **counts,
             wall_s=wall_s,
-            token_times_s=times,
-            timeline=timeline,
+            token_times_s=self._times(),
+            timeline=self._rows(),
         )
 
-    def _qoe(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """The three definitions from the kernel's accumulators (as in qoe.QoEAccumulator)."""
-        floats, n = self._floats, self._ints[engine_loop.OUTPUT]
-        ttft_s, tds = floats[engine_loop.TTFT], floats[engine_loop.TDS]
-        last = floats[engine_loop.LAST_TOKEN]
+    def _times(self) -> list[NDArray[np.float64]] | None:
+        """Each request's token times, none for rejected ones; None unless recorded."""
+        if not self._record_tokens:
+            return None
+        first, count = self._requests["token_offset"], self._requests["generated_tokens"]
+        return [self._token_times[a : a + n] for a, n in zip(first, count, strict=True)]
 
-        ideal = np.array(
-            [ideal_area_capped(t, f, s, k) for t, f, s, k in zip(last, ttft_s, tds, n, strict=True)]
-        ).reshape(n.shape)
-        area = np.divide(floats[engine_loop.AREA], ideal, out=np.ones_like(ideal), where=ideal > 0)
-
-        due_sum = n * ttft_s + n * (n - 1) / (2 * tds)
-        whole = n * floats[engine_loop.LAST_DIGEST] - due_sum
-        late = floats[engine_loop.DIGEST_SUM] - due_sum
-        # Sums of times carry rounding of their own size: below that, nothing was late.
-        tiny = 1e-12 * np.maximum(1.0, floats[engine_loop.DIGEST_SUM])
-        delay = 1 - np.divide(late, whole, out=np.zeros_like(late), where=whole > tiny)
-
-        window = floats[engine_loop.WINDOW_AREA] * 2 * tds / (n.astype(np.float64) ** 2)
-        served = ~self._rejected
-        return tuple(np.where(served, np.clip(q, 0.0, 1.0), 0.0) for q in (area, delay, window))  # type: ignore[return-value]
-
-
-# The kernel's codes continue snapshot.State; a change there must not go unnoticed here.
-assert (engine_loop.WAITING, engine_loop.RUNNING, engine_loop.PREEMPTED, engine_loop.HELD) == (
-    State.WAITING,
-    State.RUNNING,
-    State.PREEMPTED,
-    State.HELD,
-)
+    def _rows(self) -> NDArray[np.float64] | None:
+        """The timeline as a table; None unless recorded."""
+        if not self._samples.size:
+            return None
+        return np.concatenate(self._timeline).view(np.float64).reshape(-1, len(TIMELINE_COLUMNS))

@@ -55,7 +55,7 @@ class Snapshot:
     arrival_s
         Arrival on the engine's clock.
     prompt_tokens, generated_tokens
-        Prompt length, and tokens generated so far.
+        Prompt length, and tokens of the reply that have reached the client.
     kv_tokens
         KV tokens resident on the GPU (whole blocks), 0 if none.
     need_tokens
@@ -64,9 +64,9 @@ class Snapshot:
         :class:`State` of each request.
     ttft_s, tds
         The reader's target.
-    delivered, digested, area
-        D, A and I of docs/model.md: tokens that reached the client, tokens digested
-        (fluid), and the integral of the digested tokens over time so far.
+    digested, area
+        Tokens that the reader has digested so far, fractions allowed, and the integral of
+        that number over time (docs/model.md, Quality of experience).
     preemptions
         How often each request has been preempted.
     restore_s
@@ -96,7 +96,6 @@ class Snapshot:
     state: NDArray[np.int8]
     ttft_s: NDArray[np.float64]
     tds: NDArray[np.float64]
-    delivered: NDArray[np.int64]
     digested: NDArray[np.float64]
     area: NDArray[np.float64]
     preemptions: NDArray[np.int64]

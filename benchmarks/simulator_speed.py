@@ -207,7 +207,7 @@ def document(requests: int, command: str) -> str:
         "## Memory",
         "Largest memory that Python and NumPy hold during a simulation (`tracemalloc`) by Andes "
         "exact with selective triggering, the requests themselves and compiled code aside. The "
-        "engine's state is a column per request, as results are; what is active adds the rest.",
+        "engine's state is a record per request; what is active adds the rest.",
         memory(requests),
         "## Where the time goes",
         "Andes exact solving at every iteration, 4.06 requests/s, under `cProfile`, which "

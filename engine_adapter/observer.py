@@ -56,8 +56,8 @@ class Observer:
     longest_prompt
         Tokens of the longest prompt so far.
     unblocked
-        Whether somebody has come into policies' sight who had arrived before; for whoever plans
-        to set to False again.
+        Whether policies see a request now that they did not see when it arrived. The planner
+        sets it to False again.
     """
 
     def __init__(
@@ -223,7 +223,7 @@ class Observer:
         engine = self._engine
         free = engine.free_blocks()
         running = engine.running
-        # Whoever decodes takes one block at most; only prompts under way may take more.
+        # A decoding request takes one block at most; only prompts under way may take more.
         if free >= len(running) + self._prompt_tokens // engine.block_tokens:
             return False
         if hold:
@@ -309,7 +309,7 @@ class Observer:
         return bool(new)
 
     def _unblocked(self) -> bool:
-        """Let policies see whoever no longer waits for a grammar or for KV from elsewhere."""
+        """Let policies see requests that no longer wait for a grammar or for KV from elsewhere."""
         if not self._blocked:
             return False
         engine = self._engine
@@ -322,7 +322,7 @@ class Observer:
         return bool(freed)
 
     def _all_lost(self) -> bool:
-        """Notice that the engine's owner has preempted everybody, as for a change of weights."""
+        """Notice that every request was preempted from outside, as for a change of weights."""
         engine = self._engine
         if not self._ran or engine.running:
             return False

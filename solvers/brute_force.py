@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from andes_opt.compilation import jit
+from andes_opt.formulation import most_that_fit
 from andes_opt.plan import make_plan, no_solution
-from solvers.sweep import batch_range, most_that_fit
+from solvers.sweep import batch_range
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,7 +52,7 @@ class BruteForce:
                 f"{n} requests are too many for brute force: at most {MAX_REQUESTS}; "
                 "use the solver 'exact' instead."
             )
-        most = most_that_fit(instance)
+        most = most_that_fit(instance.weights, instance.capacity)
         if instance.exactly and most < instance.min_batch:
             return no_solution(instance, proven=True, solve_s=time.perf_counter() - started)
 

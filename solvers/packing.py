@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from andes_opt.compilation import jit
+from andes_opt.formulation import most_that_fit
 from andes_opt.gains import compiled, fill_gains
 from andes_opt.plan import make_plan, no_solution
-from solvers.sweep import batch_range, most_that_fit, upper_bound
+from solvers.sweep import batch_range, upper_bound
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -133,7 +134,7 @@ def pack_all_batches(
     """
     started = time.perf_counter()
     n = instance.num_requests
-    most = most_that_fit(instance)
+    most = most_that_fit(instance.weights, instance.capacity)
     if instance.exactly and most < instance.min_batch:
         return None
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from andes_opt.formulation import most_that_fit
 from andes_opt.plan import TOLERANCE, make_plan, no_solution
 from solvers.prices import dual_bound
 
@@ -170,7 +171,7 @@ def sweep_together(
     """
     started = time.perf_counter()
     deadline_s = math.inf if time_limit_s is None else started + time_limit_s
-    most = most_that_fit(instance)
+    most = most_that_fit(instance.weights, instance.capacity)
     if instance.exactly and most < instance.min_batch:
         return no_solution(instance, proven=True, solve_s=time.perf_counter() - started)
 
@@ -252,17 +253,11 @@ def upper_bound(
     deadline_s
         When to stop with a looser bound, on the clock of ``time.perf_counter``.
     """
-    frontier = _Frontier(instance, most_that_fit(instance))
+    frontier = _Frontier(instance, most_that_fit(instance.weights, instance.capacity))
     # Popped from a best-first queue, the first single batch size has the largest bound.
     chosen = frontier.pop(1, above, deadline_s)
     floor = 0.0 if instance.min_batch == 0 or not instance.exactly else -math.inf
     return max(floor, chosen[0][1] if chosen else frontier.bound, above)
-
-
-def most_that_fit(instance: Instance) -> int:
-    """Most requests that fit into the memory together: the lightest ones."""
-    used = np.cumsum(np.sort(instance.weights))
-    return int(np.searchsorted(used, instance.capacity, side="right"))
 
 
 def batch_range(instance: Instance, most: int) -> tuple[int, int]:
@@ -277,7 +272,7 @@ def batch_range(instance: Instance, most: int) -> tuple[int, int]:
     instance
         The instance.
     most
-        Its :func:`most_that_fit`.
+        The most requests that fit into its memory together.
     """
     first = max(instance.min_batch, 1)
     if most == 0:

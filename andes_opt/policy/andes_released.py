@@ -1,4 +1,4 @@
-"""Andes as its authors released it, which differs from Andes as they wrote it up."""
+"""The scheduler that the authors of Andes released; it differs from their paper."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
     from andes_opt.snapshot import Snapshot
 
-#: The released packing skips requests that do not fit until this share of the memory is used.
+#: Share of the memory up to which the released packing passes over requests that do not fit.
 _FULL = 0.9
 
 
 class AndesReleased:
     """
-    The scheduler that was released with Andes (github.com/AmberLJC/vllm-0.6.1).
+    The scheduler released with Andes (github.com/AmberLJC/vllm-0.6.1), after its behaviour.
 
-    This class reproduces its behaviour. While less than ``kv_pressure`` of the KV cache is in use,
-    and whenever the preemptions exceed ``preemption_cap`` per request, no request is evicted and
-    arrivals are admitted. Otherwise requests are ranked by gain over KV tokens *squared*, which
-    favours short contexts, and packed in that order. Requests that do not fit are skipped until the
-    memory is 90 % full; the first one after that ends the packing. The gain is the average-QoE
-    forecast over ``dt_s`` at one fixed token latency, so no batch size is chosen. The gain of a
-    running request is multiplied by ``resident_factor``. We use our forecast in place of theirs,
+    While less than ``kv_pressure`` of the KV cache is in use, and whenever there were more than
+    ``preemption_cap`` preemptions per request, no request is evicted and arrivals are let in.
+    Otherwise requests are ranked by their gain over the *square* of their KV tokens, which
+    favours short contexts, and packed in that order. Requests that do not fit are passed over
+    until 90 % of the memory is used; the first one after that ends the packing. The gain is the
+    average-QoE forecast over ``dt_s`` at one fixed token latency, so no batch size is chosen. A
+    running request's gain is multiplied by ``resident_factor``. Our forecast replaces theirs,
     which approximates the same areas.
 
     Parameters
@@ -41,11 +41,11 @@ class AndesReleased:
     token_latency_s
         Seconds per token that the forecast assumes, > 0.
     resident_factor
-        Factor on the gain of a running request, >= 0.
+        By how much the gain of a running request is multiplied, >= 0.
     kv_pressure
-        Requests are ranked if more than this share of the KV cache is in use, in (0, 1].
+        Share of the KV cache in use from which on requests are chosen, in (0, 1].
     preemption_cap
-        Preemptions per request beyond which no request is evicted, >= 0.
+        Preemptions per request above which no request is evicted, >= 0.
 
     Raises
     ------
@@ -84,7 +84,7 @@ class AndesReleased:
 
         forecast = QoEForecast(
             snapshot.time_s - snapshot.arrival_s,
-            snapshot.delivered,
+            snapshot.generated_tokens,
             snapshot.digested,
             snapshot.area,
             snapshot.ttft_s,

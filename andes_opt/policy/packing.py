@@ -59,8 +59,8 @@ def limit_evictions(
     """
     Change a plan so that it evicts at most ``allowed`` resident requests.
 
-    The least urgent residents go, as many as are allowed; the others stay served, and the
-    new requests of the plan are admitted in order of urgency into the room that is left.
+    The least urgent resident requests are evicted, as many as are allowed; the others stay
+    served. The plan's new requests are admitted by urgency into what is left.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def serve_in_order(snapshot: Snapshot, order: NDArray[np.int64]) -> Decision:
     Returns
     -------
     Decision
-        All other requests wait; the policy is asked again after each iteration.
+        The other requests wait; the policy is asked again after each iteration.
     """
     serve = fits_in_order(order, snapshot.need_tokens, snapshot.capacity_tokens, snapshot.max_batch)
     return Decision(
@@ -134,9 +134,9 @@ def slack_s(snapshot: Snapshot) -> NDArray[np.float64]:
     """
     Seconds until each reader has nothing to read, if its request is not served, (n,).
 
-    The time until the first token is due, or for which the delivered but undigested tokens last,
-    minus the time that restoring the request takes; negative if it is too late already.
+    This is the time until the first token is due, plus the time that the undigested tokens last,
+    less the time that restoring the request takes. It is negative if it is too late already.
     """
     before_s = np.maximum(0.0, snapshot.arrival_s + snapshot.ttft_s - snapshot.time_s)
-    backlog_s = np.maximum(0.0, snapshot.delivered - snapshot.digested) / snapshot.tds
+    backlog_s = np.maximum(0.0, snapshot.generated_tokens - snapshot.digested) / snapshot.tds
     return np.asarray(before_s + backlog_s - snapshot.restore_s)

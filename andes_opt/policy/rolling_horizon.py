@@ -26,15 +26,14 @@ _GROWTH_S = 5.0
 
 class RollingHorizon:
     """
-    A prototype that plans the next slots together and charges preemptions.
+    A prototype: plans which requests are served in each of the next slots.
 
-    The greedy and the exact Andes decide one step at a time. This policy looks ``slots`` slots
-    of ``slot_s`` seconds ahead on a coarse grid and decides for every request and slot whether
-    it is served. The readers' starvation (tokens that they could have read and did not have,
-    as shares of the expected reply) and the stalls by evictions are minimised, subject to
-    memory and batch size in each slot, by HiGHS. Only the first slot is carried out: every
-    ``replan_s`` seconds the program is solved again. Between solves the plan stays, free memory is
-    given to waiting requests in order of slack, and no request is evicted.
+    Andes decides one step at a time. This policy looks ``slots`` slots of ``slot_s`` seconds
+    ahead and decides for every request and slot whether it is served. HiGHS minimises the
+    readers' starvation (tokens that they could have read but did not have, as shares of the
+    expected reply) plus the stalls by evictions, subject to memory and batch size in each slot.
+    The first slot is carried out; every ``replan_s`` seconds the program is solved again. Between
+    solves, free room is filled in order of slack, without evictions.
 
     Parameters
     ----------
@@ -45,7 +44,7 @@ class RollingHorizon:
     replan_s
         Seconds of the engine's clock between solves, > 0.
     stall_price
-        Price of a stall, in multiples of what all served readers read during it, >= 0.
+        Price of a second's stall in what all served readers read in it, >= 0.
     candidates
         Most requests in the program: residents, and the most urgent others, >= 1.
     relative_gap
@@ -53,7 +52,7 @@ class RollingHorizon:
     nodes
         Most branch-and-bound nodes of a solve, >= 1; a limit on time would make runs differ.
     kv_pressure
-        Share of the KV cache below which all requests are served, as in Andes, in (0, 1].
+        Share of the KV cache below which everybody is served, as in Andes, in (0, 1].
     prior_tokens
         Mean reply length to assume before any reply is seen, > 0.
 
@@ -93,7 +92,7 @@ class RollingHorizon:
         self._kv_pressure = kv_pressure
         self._replies = ReplyLengths(prior_tokens)
 
-        self._wanted: set[int] = set()  # requests that the plan serves now
+        self._wanted: set[int] = set()  # who the plan serves now
         self._solved_s = -float("inf")
         self._newest = -1  # latest request that the plan knows of
         self._ids = self._generated = np.empty(0, dtype=np.int64)  # of the last snapshot
@@ -104,7 +103,7 @@ class RollingHorizon:
         self._ids, self._generated = snapshot.request_id, snapshot.generated_tokens
         if (calm := calm_iterations(snapshot, self._kv_pressure)) > 0:
             self._solved_s = -float("inf")
-            # Rare enough to cost nothing, frequent enough to see how long replies get.
+            # Seldom enough to cost nothing, often enough to see how long replies get.
             return Decision(replan_after=min(calm, FIRST_TOKENS))
 
         slack = slack_s(snapshot)
@@ -117,7 +116,7 @@ class RollingHorizon:
         resident = snapshot.kv_tokens > 0
         wanted = np.array([key in self._wanted for key in snapshot.request_id.tolist()])
         known = snapshot.request_id <= self._newest
-        # The plan first; then requests that cost nothing to serve, new arrivals, and the rest.
+        # The plan first; then whom serving costs nothing, those who came since, and the rest.
         rank = np.select([wanted, resident, ~known], [0, 1, 2], 3)
         order = np.lexsort((slack, ~resident, rank))
         return Decision(action=self._packed(snapshot, order, rank), order=order, replan_after=1)
@@ -148,7 +147,7 @@ class RollingHorizon:
         return action
 
     def _solve(self, snapshot: Snapshot, slack: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Requests that are served in the first slot: indices into the snapshot."""
+        """Who is served in the first slot: indices into the snapshot."""
         resident = snapshot.kv_tokens > 0
         chosen = np.lexsort((slack, ~resident))[: self._candidates]
         left = self._expected_left(snapshot.generated_tokens)
@@ -163,7 +162,7 @@ class RollingHorizon:
         problem = SlotProblem(
             weights=weights[chosen],
             value=value[chosen],
-            backlog=np.maximum(0.0, snapshot.delivered - snapshot.digested)[chosen],
+            backlog=np.maximum(0.0, snapshot.generated_tokens - snapshot.digested)[chosen],
             left=left[chosen],
             speed=speed[chosen],
             before_s=before_s[chosen],
@@ -179,7 +178,7 @@ class RollingHorizon:
             slot_s=self._slot_s,
         )
         served = problem.solve(self._relative_gap, self._nodes)
-        # No solution within the limit: serve the most urgent.
+        # Without any solution within the limit: the most urgent.
         return chosen if served is None else chosen[served[:, 0]]
 
     def _expected_left(self, generated: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -206,7 +205,7 @@ class RollingHorizon:
 @dataclass(frozen=True, slots=True, eq=False)
 class SlotProblem:
     """
-    The integer program that decides which request is served in which slot.
+    Which requests are served in which slot, as an integer program.
 
     With x[i, k] = 1 if request i is served in slot k, e[i, k] its eviction at the slot's
     start, and z[i, k] the tokens that its reader lacks at the slot's end:
@@ -215,12 +214,12 @@ class SlotProblem:
 
     subject to sum_i weights_i x[i, k] <= capacity,  sum_i x[i, k] <= max_batch,
     e[i, k] >= x[i, k - 1] - x[i, k], and z[i, k] >= the tokens that i reads by the end of
-    slot k if it never has to wait, minus its backlog and the tokens served until then.
+    slot k if it is never kept waiting, less its backlog and what it is served until then.
 
     Parameters
     ----------
     weights, value, backlog, left, speed, before_s, resident, eviction_cost
-        Of each request, (n,): KV tokens, value of a token, undigested tokens, expected
+        Of each request, (n,): KV tokens, worth of a token, undigested tokens, expected
         tokens to come, tokens/s read, seconds until reading begins, whether its KV is on
         the GPU, cost of evicting it.
     capacity, max_batch
@@ -257,7 +256,7 @@ class SlotProblem:
         Returns
         -------
         NDArray[np.bool_] or None
-            True where a request is served in a slot, (n, slots); None without a solution.
+            Who is served in which slot, (n, slots); None if no solution was found.
         """
         n, slots = self.weights.size, self.slots
         each = identity(n, format="csr")

@@ -1,4 +1,4 @@
-"""Thrift: gives the KV cache to the requests with most QoE at risk, and charges preemption."""
+"""Thrift: spend the KV cache where it buys most reading, and don't waste time on swapping."""
 
 from __future__ import annotations
 
@@ -38,32 +38,35 @@ _NO_LENGTHS = np.empty(0, dtype=np.int64)
 
 class Thrift:
     """
-    Our policy: Andes' knapsack with other gains, and few preemptions.
+    Our policy: Andes' knapsack with other gains, and fewer evictions.
 
-    It differs from :class:`~andes_opt.policy.andes.Andes` in five ways. (1) The gain of a
-    request is its *stake*, the QoE at risk: what its reader is expected to lose of the whole
-    reply's QoE if it waits for ``horizon_s`` (:mod:`andes_opt.policy.stakes`), with the length of
-    the reply unknown but its distribution learned from the replies so far
-    (:mod:`andes_opt.policy.survival`). (2) Preemption is charged, not capped. Evicting a
-    request and restoring it later stalls the engine for a time that snapshots tell.
-    A second of the engine is worth the last plan's value over the seconds in which it is
-    earned: at r tokens/s it takes ``horizon_s * tds / r`` to make a reader's text for the
-    horizon. A resident request gains ``inertia`` times that price by staying, a preempted
-    one loses ``readmission`` times it by coming back. (3) A preempted request whose reader
-    has text for more than ``readmit_s`` seconds is no candidate. (4) A plan has room to
-    grow: requests are packed with the tokens that their readers take in ``growth_s`` seconds,
-    since a batch that fills the cache completely forces an eviction at once. (5) The room that
-    the solver leaves is given to residents first; others are admitted only if ``reserve`` of the
-    cache stays free. Residents that are not served are held, not evicted, while there is room
-    beside the ``reserve``.
+    It differs from :class:`~andes_opt.policy.andes.Andes` in five ways:
+
+    1. The gain of a request is its *stake*: what its reader is expected to lose of the whole
+       reply's QoE if the request waits for ``horizon_s`` (:mod:`andes_opt.policy.stakes`). The
+       length of the reply is unknown; its distribution is learned from the replies so far
+       (:mod:`andes_opt.policy.survival`).
+    2. Preemption is charged, not capped. Evicting a request and restoring it later stalls the
+       engine for a time known from the snapshots. A second of the engine is worth the last
+       plan's value over the seconds in which it is earned: at r tokens/s it takes
+       ``horizon_s * tds / r`` to make a reader's text for the horizon. A resident request gains
+       ``inertia`` times that price by staying; a preempted one loses ``readmission`` times it by
+       coming back.
+    3. A preempted request whose reader has text for more than ``readmit_s`` seconds is not
+       considered.
+    4. A plan has room to grow: requests are packed with the tokens that their readers read in
+       ``growth_s`` seconds. A batch that fills the cache completely evicts a request at once.
+    5. What the solver leaves free goes to resident requests first. Others come in only if
+       ``reserve`` of the cache stays free. Resident requests that are not served are held, not
+       evicted, while there is room beside the ``reserve``.
 
     While the KV cache has room for all requests, only places in the batch are scarce. No request
-    is evicted then: staying gains nothing and KV tokens don't count. Taking turns is free, so a
-    stake looks only ``turn_s`` ahead.
+    is evicted then: staying gains nothing, KV tokens don't count, and a stake looks only
+    ``turn_s`` ahead, because taking turns is free.
 
-    Where an iteration with all that fits is slower than the fastest reader, two solves are needed.
-    The first one, without the residents' bonus, which would inflate it, settles the batch size. The
-    second one, with the bonus, chooses the requests.
+    If an iteration with all that fits is slower than the fastest reader, there are two solves. The
+    first settles the batch size, without the gain for staying, which would inflate it. The second
+    settles which requests are in the batch, with it.
 
     Parameters
     ----------
@@ -72,16 +75,16 @@ class Thrift:
     objective
         What a step maximises instead of the stakes; None for the stakes.
     horizon_s
-        Seconds of waiting whose loss a stake measures, > 0.
+        Seconds of waiting that a stake is about, > 0.
     turn_s
-        The same while the KV cache has room for all requests, > 0; it is cut to
-        ``horizon_s``.
+        The same while the KV cache has room for everybody, > 0; at most ``horizon_s``
+        counts.
     lateness
         How much of a reader's delay counts against it, in [0, 1].
     work_power, weight_power
         Powers of the expected tokens left, and of the KV tokens, in the stake, >= 0.
     inertia, readmission
-        Prices of being evicted and of being readmitted, in stalls of a round trip, >= 0.
+        Prices of leaving and of coming back, in stalls for a round trip, >= 0.
     readmit_s
         Seconds of backlog up to which a preempted request is a candidate, >= 0.
     reserve
@@ -89,11 +92,11 @@ class Thrift:
     growth_s
         Seconds of reading that a plan leaves room for, >= 0.
     kv_pressure
-        Share of the KV cache below which all requests are served, as in Andes, in (0, 1].
+        Share of the KV cache below which everybody is served, as in Andes, in (0, 1].
     prior_tokens
         Mean reply length to assume before any reply is seen, > 0.
     oracle
-        Whether to use true reply lengths; the run has to provide them (``oracle=true``).
+        Whether to use true reply lengths; the run has to tell them.
     time_limit_s
         Wall-clock limit of each solve; None for none.
 
@@ -175,7 +178,7 @@ class Thrift:
         """
         self._ids, self._generated = snapshot.request_id, snapshot.generated_tokens
         if (calm := calm_iterations(snapshot, self._kv_pressure)) > 0:
-            # Rare enough to cost nothing, frequent enough to see how long replies get.
+            # Seldom enough to cost nothing, often enough to see how long replies get.
             return Decision(replan_after=min(calm, FIRST_TOKENS))
 
         charge, candidate = self._preemption_charges(snapshot)
@@ -183,8 +186,8 @@ class Thrift:
         resident = snapshot.kv_tokens > 0
         weights, capacity = snapshot.need_tokens, snapshot.capacity_tokens
         scalars = rate_scalars(snapshot.latency, capacity, mean_tokens(weights))
-        # A batch that fills the cache completely forces an eviction a few tokens later. No reply
-        # grows faster than the engine makes tokens, even if its reader is faster.
+        # A batch that fills the cache evicts a request a few tokens later. No reply grows faster
+        # than the engine makes tokens, however fast its reader.
         speed = np.minimum(snapshot.tds, token_rate(scalars, 1))
         growing = weights + np.ceil(self._growth_s * speed).astype(np.int64)
         growing = np.minimum(growing, np.maximum(weights, capacity))
@@ -192,8 +195,8 @@ class Thrift:
         before_s = 0.0, 0.0
         slots = int(_reading_batch(scalars, float(snapshot.tds.max()), snapshot.max_batch))
         if slots < most:
-            # Compute binds, too. What residents gain by staying says nothing about how
-            # large the batch should be (they can be held), so that is settled without it.
+            # Compute binds, too. What resident requests gain by staying says nothing about how
+            # large the batch should be: they can be held. So the size is settled without it.
             bare = charged(np.minimum(charge, 0.0))
             plan = self._solve(Instance(growing, capacity, min(1, most), most, bare))
             slots = most = max(slots, int(plan.serve.sum()))
@@ -220,7 +223,7 @@ class Thrift:
             self._unseen += 1
 
     def _solve(self, instance: Instance, build_s: float = 0.0, solve_s: float = 0.0) -> Plan:
-        """The solver's plan; its times include those of a solve before it."""
+        """The solver's plan; what a solve before it took counts, too."""
         plan = self._solver.solve(instance, time_limit_s=self._time_limit_s)
         if build_s or solve_s:
             plan = replace(plan, build_s=plan.build_s + build_s, solve_s=plan.solve_s + solve_s)
@@ -229,7 +232,7 @@ class Thrift:
     def _gains(
         self, snapshot: Snapshot, candidate: NDArray[np.bool_]
     ) -> Callable[[NDArray[np.float64]], GainModel]:
-        """A function from charges, (n,), to the step's gains; everything else is computed once."""
+        """A function from charges, (n,), to the step's gains with them."""
         if self._objective is not None:
             return partial(Charged, self._objective.gains(snapshot), candidate)
         scalars = rate_scalars(
@@ -253,7 +256,7 @@ class Thrift:
         params = np.zeros((6, snapshot.num_requests))
         fill_stakes(
             snapshot.time_s - snapshot.arrival_s,
-            snapshot.delivered,
+            snapshot.generated_tokens,
             snapshot.digested,
             snapshot.ttft_s,
             snapshot.tds,
@@ -271,7 +274,7 @@ class Thrift:
     def _preemption_charges(
         self, snapshot: Snapshot
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """The charge on each request's gain, and whether it is a candidate, (n,)."""
+        """What each request gains or loses besides its stake, and which are candidates, (n,)."""
         per_prefill_s = snapshot.latency.per_prefill_token_s
         if self._round_trip_s < 0:
             self._round_trip_s = per_prefill_s
@@ -284,7 +287,6 @@ class Thrift:
             snapshot.generated_tokens,
             snapshot.need_tokens,
             snapshot.restore_s,
-            snapshot.delivered,
             snapshot.digested,
             snapshot.tds,
             self._readmit_s,
@@ -300,7 +302,7 @@ class Thrift:
 
 class Charged:
     """
-    Any gain model with a constant charge added; the own gain of non-candidates is 0.
+    Any gain model plus a constant charge; the gain of a request that is no candidate is 0.
 
     Parameters
     ----------
@@ -339,7 +341,7 @@ def _charged_stakes(
 
 
 def _crowded(snapshot: Snapshot) -> bool:
-    """False if no request has to be evicted: those not served are held at no cost."""
+    """False if no request has to be evicted: those that are not served are held at no cost."""
     return bool(snapshot.need_tokens.sum() > snapshot.capacity_tokens)
 
 
@@ -351,7 +353,6 @@ def _charge(
     generated_tokens: NDArray[np.int64],
     need_tokens: NDArray[np.int64],
     restore_s: NDArray[np.float64],
-    delivered: NDArray[np.int64],
     digested: NDArray[np.float64],
     tds: NDArray[np.float64],
     readmit_s: float,
@@ -364,8 +365,8 @@ def _charge(
 ) -> float:
     # Fills charge and candidate; returns the seconds that a round trip takes per KV token.
     # Swapping stalls the engine both ways, recomputing once. Snapshots don't say which of the two
-    # happens, so the charge is twice the time to restore, but at most that of computing anew. A
-    # swap that is slower than computing is charged too little, as is any if prompts cost nothing.
+    # it is: twice what restoring takes, but no more than computing anew. So a swap that is
+    # slower than that is charged too little, and so is any if prompts cost nothing.
     away_s, away_tokens = 0.0, 0
     for i in range(state.size):
         if state[i] == State.PREEMPTED:
@@ -381,7 +382,7 @@ def _charge(
             charge[i] = stay_price * round_trip_s * need_tokens[i]
         elif state[i] == State.PREEMPTED:
             charge[i] = -return_price * round_trip_s * need_tokens[i]
-            candidate[i] = delivered[i] - digested[i] <= readmit_s * tds[i]
+            candidate[i] = generated_tokens[i] - digested[i] <= readmit_s * tds[i]
     return round_trip_s
 
 

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from andes_opt.compilation import jit
+from andes_opt import compilation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Numba links all callees into their callers and optimises them there again, so what nobody
-# uses (an entry from Python and one from C each) costs seconds.
-_NO_ENTRIES: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-
 #: For functions that only compiled code calls.
-inner = jit(error_model="numpy", **_NO_ENTRIES)
+inner = compilation.inner(error_model="numpy")
 
 #: As `inner`, for sums whose order may change: their loops become SIMD code.
-inner_sums = jit(error_model="numpy", fastmath={"reassoc", "nsz"}, **_NO_ENTRIES)
+inner_sums = inner(fastmath={"reassoc", "nsz"})
 
 #: For a literal that is an argument, or the start of a counter that becomes one: for each
 #: value of a literal Numba compiles the called function again.

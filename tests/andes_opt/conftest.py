@@ -106,7 +106,6 @@ def make_snapshot() -> Callable[..., Snapshot]:
             "state": state.astype(np.int8),
             "ttft_s": ttft_s,
             "tds": tds,
-            "delivered": generated,
             "digested": digested,
             "area": digested * np.maximum(age_s[::-1] - ttft_s, 0) * rng.uniform(0.2, 0.5, n),
             "preemptions": np.zeros(n, dtype=np.int64),

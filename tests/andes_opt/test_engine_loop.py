@@ -1,4 +1,4 @@
-"""The compiled kernel against a second simulator, written from vLLM's rules in plain Python."""
+"""The engine loop against a second simulator, written from vLLM's rules in plain Python."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Sequence:
 
 
 def first_come_first_served(requests: Requests, engine: EngineProfile) -> list[Sequence]:
-    """Serve all requests as vLLM does: lists, no arrays, nothing shared with the kernel."""
+    """Serve all requests as vLLM does: lists, no arrays, nothing shared with the engine loop."""
     everybody = [
         Sequence(*numbers)
         for numbers in zip(
@@ -132,7 +132,7 @@ def compare(requests: Requests, engine: EngineProfile) -> int:
     capacity_tokens=st.sampled_from([192, 512, 4096]),
     token_budget=st.sampled_from([7, 64, 2048]),
 )
-def test_the_kernel_agrees_with_a_plain_simulator(
+def test_the_engine_loop_agrees_with_a_plain_simulator(
     seed: int, n: int, preemption: str, capacity_tokens: int, token_budget: int
 ) -> None:
     """Every token of every request leaves at the same moment, under swap and recompute."""

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from andes_opt.forecast import QoEForecast
 from andes_opt.instance import GainModel
 from andes_opt.latency import LatencyModel
-from andes_opt.qoe import QoEAccumulator, QoETarget
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -161,15 +160,14 @@ def test_rate_takes_context_as_the_smaller_of_capacity_and_batch() -> None:
         assert model(batch)[0] == pytest.approx(gain_at(case, rate), rel=1e-12)
 
 
-def test_q_now_is_the_score_of_a_reader_who_waits_for_nothing() -> None:
+def test_q_now_is_the_score_of_a_reader_who_waits_for_nothing(
+    read_exactly: Callable[..., tuple[float, float]],
+) -> None:
     """q_now is digested over uncapped ideal area so far."""
-    target = QoETarget(1.0, 4.0)
-    reader = QoEAccumulator(target)
-    for time_s in (2.0, 2.0, 5.0, 9.0):
-        reader.add(time_s)
-    state = Case(10.0, 4, reader.digested_at(10.0), reader.area_at(10.0), 1.0, 4.0, 0.0, 50.0)
+    digested, area = read_exactly(10.0, 1.0, 4.0, times=(2.0, 2.0, 5.0, 9.0))
+    state = Case(10.0, 4, digested, area, 1.0, 4.0, 0.0, 50.0)
     model = forecast(state, LatencyModel(0.1, 0, 0, 0))
-    assert model.q_now[0] == pytest.approx(reader.area_at(10.0) / (4.0 * 9.0**2 / 2))
+    assert model.q_now[0] == pytest.approx(area / (4.0 * 9.0**2 / 2))
 
 
 def test_forecast_of_a_snapshot(make_snapshot: Callable[..., Snapshot]) -> None:
@@ -185,7 +183,7 @@ def test_forecast_of_a_snapshot(make_snapshot: Callable[..., Snapshot]) -> None:
             *(
                 [array[i]]
                 for array in (
-                    snapshot.delivered,
+                    snapshot.generated_tokens,
                     snapshot.digested,
                     snapshot.area,
                     snapshot.ttft_s,
@@ -221,7 +219,6 @@ EMPTY = {
         "need_tokens",
         "ttft_s",
         "tds",
-        "delivered",
         "digested",
         "area",
         "restore_s",

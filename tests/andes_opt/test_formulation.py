@@ -96,7 +96,7 @@ def test_exactly_with_pruning_can_lose(make_snapshot: MakeSnapshot) -> None:
         need_tokens=need,
         capacity_tokens=1920,
         arrival_s=np.full(6, 90.0),
-        delivered=np.array([0, 0, 200, 200, 200, 200]),
+        generated_tokens=np.array([0, 0, 200, 200, 200, 200]),
         digested=np.zeros(6),
         area=np.zeros(6),
         restore_s=np.zeros(6),

@@ -171,7 +171,10 @@ def test_preemption_cost_without_residents_or_others(make_snapshot: MakeSnapshot
     assert (objective.gains(empty)(9) == AverageQoE().gains(empty)(9)).all()
 
     full = dataclasses.replace(
-        snapshot, kv_tokens=snapshot.need_tokens, restore_s=np.zeros(20), delivered=np.zeros(20)
+        snapshot,
+        kv_tokens=snapshot.need_tokens,
+        restore_s=np.zeros(20),
+        generated_tokens=np.zeros(20),
     )
     cost = objective.gains(full)(9) - AverageQoE().gains(full)(9)
     assert (cost >= 0).all()

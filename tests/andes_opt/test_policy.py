@@ -59,7 +59,6 @@ def snapshot(**changes: object) -> Snapshot:
         "state": np.array([State.RUNNING, State.RUNNING, State.WAITING, State.WAITING], np.int8),
         "ttft_s": np.ones(n),
         "tds": np.full(n, 5.0),
-        "delivered": np.array([30, 20, 0, 0]),
         "digested": np.array([30.0, 20.0, 0.0, 0.0]),
         "area": np.array([130.0, 60.0, 0.0, 0.0]),
         "preemptions": np.zeros(n, dtype=np.int64),

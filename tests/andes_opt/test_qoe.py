@@ -1,4 +1,4 @@
-"""QoE of a token stream: definitions, accumulators and the compiled integrals."""
+"""QoE of a token stream: the definitions and the compiled integrals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from andes_opt import qoe
-from andes_opt.qoe import QoEAccumulator, QoETarget
+from andes_opt.qoe import QoETarget
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,15 +29,8 @@ streams = st.lists(ticks, min_size=1, max_size=30).map(sorted)
 targets = st.builds(QoETarget, ticks.map(lambda t: t / 8), st.sampled_from([0.5, 1, 2.5, 4, 8]))
 
 
-def accumulated(times: list[float], target: QoETarget) -> QoEAccumulator:
-    accumulator = QoEAccumulator(target, len(times))
-    for time_s in times:
-        accumulator.add(time_s)
-    return accumulator
-
-
 def test_reference_vectors(reference: Path) -> None:
-    """Arrays and accumulators give the hand-checkable values of every reference vector."""
+    """The hand-checkable value of every reference vector."""
     vectors = json.loads((reference / "qoe_vectors.json").read_text())
     assert len(vectors) >= 10
     for vector in vectors:
@@ -46,8 +39,6 @@ def test_reference_vectors(reference: Path) -> None:
         for score in SCORES:
             expected = pytest.approx(vector[score], abs=1e-11)
             assert getattr(qoe, score)(times, target) == expected, (vector["name"], score)
-            if times:
-                assert getattr(accumulated(times, target), score) == expected
 
 
 @settings(max_examples=150, deadline=None)
@@ -87,24 +78,6 @@ def test_scores_equal_their_definition(
     worst = sum(starts[-1] - d for d in due)
     expected = 1 - late / worst if worst > 0 else 1.0
     assert qoe.delay(times, target) == pytest.approx(expected, abs=1e-9)
-
-
-@settings(max_examples=100, deadline=None)
-@given(streams, targets, ticks)
-def test_accumulator_equals_arrays(
-    read_exactly: Reader, times: list[float], target: QoETarget, wait: float
-) -> None:
-    """Token by token gives the scores of the array, and the reader's state at any time."""
-    accumulator = accumulated(times, target)
-    for score in SCORES:
-        assert getattr(accumulator, score) == pytest.approx(
-            getattr(qoe, score)(times, target), abs=1e-10
-        )
-    now = times[-1] + wait
-    digested, area = read_exactly(now, target.ttft_s, target.tds, times=times)
-    assert accumulator.digested_at(now) == pytest.approx(digested, abs=1e-9)
-    assert accumulator.area_at(now) == pytest.approx(area, abs=1e-7)
-    assert accumulator.delivered == len(times)
 
 
 @settings(max_examples=150, deadline=None)
@@ -154,19 +127,6 @@ def test_empty_log_scores_0() -> None:
     target = QoETarget(1.0, 5.0)
     for score in SCORES:
         assert getattr(qoe, score)([], target) == 0.0
-    assert QoEAccumulator(target).area == QoEAccumulator(target).delay == 0.0
-    assert QoEAccumulator(target, 3).window == 0.0
-
-
-def test_window_counts_missing_tokens_as_never_delivered() -> None:
-    """Half of a reply, on time, has the window of the whole reply with the rest never sent."""
-    target = QoETarget(1.0, 5.0)
-    accumulator = QoEAccumulator(target, 10)
-    times = [1 + j / 5 for j in range(5)]
-    for time_s in times:
-        accumulator.add(time_s)
-    assert accumulator.window == pytest.approx(qoe.window(times + [1e9] * 5, target))
-    assert 0.5 < accumulator.window < 1.0
 
 
 @settings(max_examples=100, deadline=None)
@@ -211,25 +171,6 @@ def test_scores_refuse_bad_times(times: list[float] | float) -> None:
     for score in SCORES:
         with pytest.raises(ValueError, match="token_times_s"):
             getattr(qoe, score)(times, QoETarget(1.0, 5.0))
-
-
-def test_accumulator_refuses() -> None:
-    """Tokens out of order or beyond the reply's length, and window without a length."""
-    target = QoETarget(1.0, 5.0)
-    with pytest.raises(ValueError, match="output_tokens = 0"):
-        QoEAccumulator(target, 0)
-    accumulator = QoEAccumulator(target, 2)
-    accumulator.add(3.0)
-    for bad in (2.9, math.nan, math.inf):
-        with pytest.raises(ValueError, match="time_s = "):
-            accumulator.add(bad)
-    with pytest.raises(ValueError, match="before the last token"):
-        accumulator.digested_at(2.9)
-    accumulator.add(3.0)
-    with pytest.raises(ValueError, match="has its 2 tokens"):
-        accumulator.add(4.0)
-    with pytest.raises(ValueError, match="needs output_tokens"):
-        _ = QoEAccumulator(target).window
 
 
 def test_scores_take_any_row_of_numbers() -> None:

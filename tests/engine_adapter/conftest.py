@@ -36,7 +36,6 @@ def make_snapshot() -> Callable[..., Snapshot]:
             "state": np.full(n, State.WAITING, dtype=np.int8),
             "ttft_s": np.ones(n),
             "tds": np.full(n, 4.8),
-            "delivered": np.zeros(n, dtype=np.int64),
             "digested": np.zeros(n),
             "area": np.zeros(n),
             "preemptions": np.zeros(n, dtype=np.int64),

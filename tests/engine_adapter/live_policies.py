@@ -210,7 +210,7 @@ class HoldFirst:
         """Hold while there are others."""
         n = snapshot.num_requests
         action = np.full(n, Action.SERVE, dtype=np.int8)
-        if n > 1 and snapshot.delivered[0] >= self._after:
+        if n > 1 and snapshot.generated_tokens[0] >= self._after:
             action[0] = Action.HOLD
         return Decision(action=action, order=np.arange(n))
 

@@ -205,7 +205,7 @@ def test_snapshots_are_true(start: Start, asynchronous: bool) -> None:
             blocks = len(manager.get_block_ids(request.request_id)[0])
             assert snapshot.kv_tokens[i] == blocks * scheduler.block_size, request.request_id
             assert snapshot.prompt_tokens[i] == request.num_prompt_tokens
-            assert snapshot.delivered[i] == len(engine.replies[request.request_id])
+            assert snapshot.generated_tokens[i] == len(engine.replies[request.request_id])
             assert snapshot.preemptions[i] == request.num_preemptions
             assert (snapshot.state[i] in (1, 3)) == (request in scheduler.running)
             assert snapshot.need_tokens[i] <= snapshot.capacity_tokens

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from andes_opt.formulation import most_that_fit
 from andes_opt.instance import GainTable, Instance
 from andes_opt.plan import Status, verify
 from andes_opt.testing import KINDS, enumerate_optimum, large_instance, random_instance
@@ -19,7 +20,6 @@ from solvers.sweep import (
     Outcome,
     batch_range,
     best_size,
-    most_that_fit,
     sweep,
     sweep_together,
     upper_bound,
@@ -206,7 +206,7 @@ def test_time_limit_is_shared_and_kept():
 def test_larger_batches_than_requests():
     """With monotone gains no size beyond n is visited; without, each may be the best."""
     falling = one_size(9, [[2.0, 2.0]] * 9)
-    assert batch_range(falling, most_that_fit(falling)) == (1, 2)
+    assert batch_range(falling, most_that_fit(falling.weights, falling.capacity)) == (1, 2)
     rising = one_size(9, [[1.0, 1.0]] * 8 + [[7.0, 7.0]])
     solve_one = Enumeration(rising)
     plan = sweep(rising, solve_one)
