@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.commands.listing import EXTRA_KINDS, plural
 from experiments.configuration.compose import groups, load
 from experiments.configuration.errors import UsageError, not_understood
+from experiments.configuration.experiment import experiments, studies
 from experiments.configuration.launchers import LAUNCHERS, ONE_AT_A_TIME
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ def candidates(line: str) -> list[str]:
         found = []
     elif COMMANDS[before[1]].hydra:
         found = _of_command(before[1], before[2:], word)
+    elif before[1] == "study" and (study := experiments().get("".join(before[2:3]))):
+        found = _of_command(study.command, [f"experiment={before[2]}", *before[3:]], word)
     else:
         found = [f"{name} " for name in _arguments(before[1]) if name not in before]
     return [name for name in found if name.startswith(word)]
@@ -103,6 +106,8 @@ def _words(line: str) -> list[str]:
 def _arguments(command: str) -> Sequence[str]:
     if command == "list":
         return [*(plural(group) for group in groups()), *EXTRA_KINDS]
+    if command == "study":
+        return list(studies())
     if command == "completion":
         return list(SCRIPTS)
     if command == "report":

@@ -80,10 +80,6 @@ def loads(config: DictConfig) -> list[DictConfig]:
 @resumable
 def run(config: DictConfig) -> dict[str, float]:
     """Bound, simulate, write the run's files, print the table, and return the summary."""
-    if "study" in config:  # conf/experiment/hindsight.yaml
-        from experiments.studies import hindsight
-
-        return hindsight.run(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
     with recorded_run(folder) as record:
         arms = loads(config)

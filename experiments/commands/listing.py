@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from experiments.configuration.compose import CONF_DIR, first_comment, groups
 from experiments.configuration.errors import UsageError, not_understood
+from experiments.configuration.experiment import studies
 from experiments.configuration.launchers import LAUNCHERS
 from experiments.runs.records import COLUMNS
 
@@ -23,6 +24,7 @@ EXTRA_KINDS = {
     "families": "generated instances for `andes-opt quality families=[...]`",
     "launchers": "where `--multirun` makes the runs of a sweep, hydra/launcher=NAME",
     "modules": "modules of the packages",
+    "studies": "questions that `andes-opt study NAME` answers",
 }
 
 
@@ -42,7 +44,7 @@ def entries(kind: str) -> dict[str, str]:
     kind
         ``solvers``, ``policies`` ... or the group's own name; ``columns`` for those of
         ``rows.parquet``; ``launchers``; ``families`` for those of ``andes_opt/families.py``;
-        ``modules`` for the packages' files.
+        ``modules`` for the packages' files; ``studies`` for those of ``andes-opt study``.
 
     Raises
     ------
@@ -56,6 +58,8 @@ def entries(kind: str) -> dict[str, str]:
         }
     if kind == "modules":
         return modules()
+    if kind == "studies":
+        return studies()
     if kind == "launchers":
         return {name: launcher.meaning for name, launcher in LAUNCHERS.items()}
     if kind == "families":

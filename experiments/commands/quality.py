@@ -38,10 +38,6 @@ if TYPE_CHECKING:
 @resumable
 def run(config: DictConfig) -> dict[str, float]:
     """Collect instances, compare the solvers, write the run's files, return its summary."""
-    if "portfolio" in config:  # conf/experiment/portfolio.yaml
-        from experiments.solver_comparison import portfolio
-
-        return portfolio.run(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
     with recorded_run(folder) as record:
         whole("repeats", config.repeats, 1)

@@ -85,10 +85,6 @@ def request_rows(result: SimulationResult, run: dict[str, Any]) -> pl.DataFrame:
 @resumable
 def run(config: DictConfig) -> dict[str, float]:
     """Simulate, write the run's files, and return its summary."""
-    if "study" in config:  # conf/experiment/paper_*.yaml
-        from experiments.studies import study
-
-        return study.run(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
     with recorded_run(folder) as record:
         with jit_seconds() as jit:

@@ -1,5 +1,5 @@
 """
-``andes-opt live experiment=live_fidelity``: how far the simulator is from the live engine.
+``andes-opt study live_fidelity``: how far the simulator is from the live engine.
 
 The engine's latency is fitted to a designed sweep of batches and contexts on the engine itself.
 Then each policy serves the same requests twice, live and simulated under the fitted profile.
@@ -360,7 +360,7 @@ def _document(
     return "\n\n".join(
         [
             "# Live against simulated",
-            "Written by `andes-opt live experiment=live_fidelity`; do not edit.",
+            "Written by `andes-opt study live_fidelity`; do not edit.",
             "\n".join(lines),
             "Differences are simulated less live, on the same requests under the same policy; "
             "means over seeds. Andes' cap counts the live run's warm-up requests, too, so it "

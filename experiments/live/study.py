@@ -1,5 +1,5 @@
 """
-``andes-opt live experiment=live_*``: arms, loads and seeds on live engines, and documents.
+``andes-opt study live_*``: arms, loads and seeds on live engines, and documents.
 
 Every run is what ``andes-opt live`` with the arm's overrides would be. Runs of a seed and a load
 lie next to each other in time, in an order that alternates, so that a machine that drifts favours

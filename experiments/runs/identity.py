@@ -35,7 +35,7 @@ _READERS = "report"
 #: Options that name what a run reads.
 _INPUTS = ("path", "corpus", "table")
 #: Options that say where results go, by command.
-_OUTPUTS = {("quality", "portfolio.docs")}
+_OUTPUTS = {("study", "portfolio.docs")}
 #: Options that say where a run's results have to be for it to be complete.
 _PLACES = {("capture", "corpus")}
 _DIGITS = 16
