@@ -18,7 +18,8 @@ from experiments.analysis import figures
 from experiments.analysis.markdown import markdown
 from experiments.configuration.compose import CONF_DIR, build
 from experiments.configuration.errors import UsageError
-from experiments.runs.records import recorded_run, write_atomically
+from experiments.runs.files import write_atomically, write_text
+from experiments.runs.records import recorded_run
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -51,7 +52,7 @@ def run(config: DictConfig) -> dict[str, float]:
         profile = folder / "engine" / f"{config.name}.yaml"
         profile.parent.mkdir(exist_ok=True)
         text = profile_text(config, fit, config.source or f"fit to {path.name}")
-        write_atomically(profile, lambda partial: partial.write_text(text, encoding="utf-8"))
+        write_text(profile, text)
         build(cast("DictConfig", OmegaConf.load(profile)))  # what is handed out can be made
         residuals = residual_table(iterations, fit)
         write_atomically(folder / "residuals.csv", residuals.write_csv)

@@ -16,8 +16,9 @@ from experiments.analysis.markdown import markdown
 from experiments.commands.simulate import request_rows, simulate
 from experiments.configuration.compose import CONF_DIR, load_choice
 from experiments.configuration.errors import UsageError
+from experiments.runs.files import printable, write_atomically
 from experiments.runs.progress import jit_seconds
-from experiments.runs.records import printable, recorded_run, write_atomically
+from experiments.runs.records import recorded_run
 from experiments.runs.resume import resumable
 from experiments.runs.run_columns import run_columns
 from experiments.solver_comparison import compare, instances

@@ -15,8 +15,9 @@ from experiments.analysis.markdown import markdown
 from experiments.commands.simulate import request_rows, simulate
 from experiments.configuration.compose import CONF_DIR, build, load_choice
 from experiments.configuration.errors import UsageError
+from experiments.runs.files import write_atomically
 from experiments.runs.progress import bar, jit_seconds
-from experiments.runs.records import recorded_run, write_atomically
+from experiments.runs.records import recorded_run
 from experiments.runs.resume import resumable
 from experiments.runs.run_columns import run_columns
 

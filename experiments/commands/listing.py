@@ -9,7 +9,7 @@ from experiments.configuration.compose import CONF_DIR, first_comment, groups
 from experiments.configuration.errors import UsageError, not_understood
 from experiments.configuration.experiment import studies
 from experiments.configuration.launchers import LAUNCHERS
-from experiments.runs.records import COLUMNS
+from experiments.runs.columns import COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from experiments.configuration.errors import UsageError
 from experiments.report.document import USUAL_BASELINE, USUAL_SOLVER, report
-from experiments.runs.records import printable
+from experiments.runs.files import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,15 +14,10 @@ from andes_opt.metrics import summarise
 from andes_opt.simulator import TIMELINE_COLUMNS, SimulationResult
 from andes_opt.simulator import simulate as run_simulation
 from experiments.configuration.compose import CONF_DIR, build
+from experiments.runs.columns import REQUEST_COLUMNS, frame
+from experiments.runs.files import TIMELINE, TOKENS, write_atomically
 from experiments.runs.progress import bar, jit_seconds
-from experiments.runs.records import (
-    REQUEST_COLUMNS,
-    TIMELINE,
-    TOKENS,
-    frame,
-    recorded_run,
-    write_atomically,
-)
+from experiments.runs.records import recorded_run
 from experiments.runs.resume import resumable, say
 from experiments.runs.run_columns import run_columns
 

@@ -17,9 +17,10 @@ from experiments.analysis.statistics import DIFFERENCE, against, as_rows, over_s
 from experiments.configuration.compose import CONF_DIR, build, load_choice
 from experiments.configuration.errors import UsageError, not_understood, unknown_key
 from experiments.runs.cells import Cell, finish, processes_of
+from experiments.runs.files import printable, write_atomically
 from experiments.runs.identity import code_hash, configuration_hash
 from experiments.runs.progress import bar
-from experiments.runs.records import printable, recorded_run, write_atomically
+from experiments.runs.records import recorded_run
 from experiments.runs.resume import resumable
 from experiments.runs.run_columns import run_columns
 from experiments.studies.measurements import with_rate

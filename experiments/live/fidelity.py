@@ -31,13 +31,8 @@ from experiments.live.run import request_rate
 from experiments.live.run_store import Lab
 from experiments.live.study import planned
 from experiments.runs.environment import commit_words
-from experiments.runs.records import (
-    ROWS,
-    printable,
-    read_environment,
-    recorded_run,
-    write_atomically,
-)
+from experiments.runs.files import ROWS, printable, write_atomically, write_text
+from experiments.runs.records import read_environment, recorded_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -265,10 +260,10 @@ def run(config: DictConfig) -> dict[str, float]:
         text = _document(
             table, fit, shares, pauses_s, saturated, record.environment, sorted(made_by), lab
         )
-        _write(folder / "live_fidelity.md", text)
+        write_text(folder / "live_fidelity.md", text)
         if settings.docs is not None:
             (Path(settings.docs) / "results").mkdir(parents=True, exist_ok=True)
-            _write(Path(settings.docs) / "results" / "live_fidelity.md", text)
+            write_text(Path(settings.docs) / "results" / "live_fidelity.md", text)
         print(text)
         rows = pl.concat([pl.read_parquet(path / ROWS) for path in folders], how="diagonal")
         summary = {
@@ -381,7 +376,3 @@ def _shrunk(config: DictConfig) -> DictConfig:
         settings.seeds = settings.floods = 1
         settings.sweep.batches, settings.sweep.prompt_tokens = [1, 2], [8]
     return config
-
-
-def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))

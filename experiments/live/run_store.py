@@ -21,8 +21,9 @@ from experiments.configuration.errors import UsageError, one_line
 from experiments.live.engine import EngineFailed
 from experiments.live.run import request_rate, run_columns, serve
 from experiments.runs.code_closure import state_of, targets
+from experiments.runs.files import ERROR, ROWS, TOKENS, printable, write_json
 from experiments.runs.identity import configuration_hash, identified
-from experiments.runs.records import ERROR, ROWS, TOKENS, printable, recorded_run, write_json
+from experiments.runs.records import recorded_run
 from experiments.runs.resume import finished
 
 if TYPE_CHECKING:

@@ -26,12 +26,8 @@ from experiments.live.engine_file import check_engine
 from experiments.live.process import exit_on_signals
 from experiments.live.run_store import Lab
 from experiments.runs.environment import commit_words
-from experiments.runs.records import (
-    ROWS,
-    printable,
-    read_environment,
-    recorded_run,
-)
+from experiments.runs.files import ROWS, printable
+from experiments.runs.records import read_environment, recorded_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

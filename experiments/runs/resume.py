@@ -28,8 +28,9 @@ from experiments.configuration.errors import (
     is_user_error,
     one_line,
 )
+from experiments.runs.files import ERROR, SUMMARY, printable, write_json
 from experiments.runs.identity import identified, identity
-from experiments.runs.records import ERROR, SUMMARY, printable, read_environment, write_json
+from experiments.runs.records import read_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from andes_opt.versions import versions
 from experiments import ROOT
 from experiments.runs.environment import cpu_model
+from experiments.runs.files import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,7 +77,7 @@ class Cells:
 
     def add(self, cell: dict[str, Any]) -> None:
         """Write an answer down; it replaces one of another state."""
-        line = json.dumps({name: _plain(value) for name, value in cell.items()}) + "\n"
+        line = json.dumps(plain(cell, finite=False)) + "\n"
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(line)
             file.flush()
@@ -94,10 +95,6 @@ class Cells:
 
 def _key(cell: dict[str, Any]) -> tuple[str, str, str]:
     return cell["source"], cell["instance"], cell["solver"]
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else value
 
 
 def _read(path: Path) -> Iterator[dict[str, Any]]:

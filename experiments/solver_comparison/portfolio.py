@@ -26,8 +26,9 @@ from andes_opt.plan import InvalidPlan
 from experiments.configuration.compose import build, groups, load_choice
 from experiments.configuration.errors import UsageError
 from experiments.configuration.experiment import study_command
+from experiments.runs.files import write_atomically, write_text
 from experiments.runs.progress import bar
-from experiments.runs.records import recorded_run, write_atomically
+from experiments.runs.records import recorded_run
 from experiments.solver_comparison import compare, document
 from experiments.solver_comparison.answers import Cells, code_state
 from experiments.solver_comparison.groups import (
@@ -378,4 +379,4 @@ def _write_document(
     links = {name: os.path.relpath(figure, path.parent) for name, figure in figures.items()}
     text = document.document(rows, facts, links)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+    write_text(path, text)

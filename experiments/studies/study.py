@@ -21,7 +21,8 @@ from experiments.configuration.compose import build, load_choice
 from experiments.configuration.errors import UsageError, not_understood
 from experiments.configuration.experiment import study_command
 from experiments.runs.cells import Cell, finish, processes_of
-from experiments.runs.records import printable, recorded_run
+from experiments.runs.files import printable
+from experiments.runs.records import recorded_run
 from experiments.runs.run_columns import run_columns
 from experiments.studies import document
 from experiments.studies.measurements import with_rate
@@ -54,7 +55,7 @@ class Point:
     config
         The configuration they make.
     columns
-        Values of ``records.RUN_COLUMNS``, rate and seed aside.
+        Values of ``columns.RUN_COLUMNS``, rate and seed aside.
     """
 
     variant: str

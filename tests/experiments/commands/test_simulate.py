@@ -10,7 +10,7 @@ import pytest
 
 from andes_opt.versions import versions
 from experiments.cli import main
-from experiments.runs.records import COLUMNS, REQUEST_COLUMNS, RUN_COLUMNS
+from experiments.runs.columns import COLUMNS, REQUEST_COLUMNS, RUN_COLUMNS
 
 TINY = ("workload.requests=20", "workload.rate=3", "engine.capacity_tokens=4000")
 

@@ -14,8 +14,9 @@ from omegaconf import OmegaConf
 
 from experiments.cli import main
 from experiments.configuration.compose import load
+from experiments.runs.files import ENVIRONMENT, ERROR, SUMMARY
 from experiments.runs.identity import configuration_hash, current, identified, identity
-from experiments.runs.records import ENVIRONMENT, ERROR, SUMMARY, read_rows, recorded_run
+from experiments.runs.records import read_rows, recorded_run
 from experiments.runs.resume import finished
 
 SWEEP = (

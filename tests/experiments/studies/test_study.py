@@ -14,7 +14,7 @@ from experiments.analysis.tables import in_points, number, wide
 from experiments.cli import main
 from experiments.configuration.compose import CONF_DIR, build, first_comment, load
 from experiments.configuration.errors import UsageError
-from experiments.runs.records import COLUMNS, RUN_COLUMNS, STUDY_COLUMNS
+from experiments.runs.columns import COLUMNS, RUN_COLUMNS, STUDY_COLUMNS
 from experiments.studies import measurements, study
 from experiments.studies.exact_vs_greedy_views import break_even_s, in_words
 from experiments.studies.settings import patched, settings_of
