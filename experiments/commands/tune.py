@@ -242,7 +242,7 @@ def _search_name(config: DictConfig) -> str:
     """What a trial depends on: more trials, or another report, are the same search."""
     aside = dict.fromkeys(("tuning.trials", "tuning.report", "tuning.baselines"))
     same = changed(config, aside)
-    return f"{configuration_hash('tune', same)}-{code_hash()}"
+    return f"{configuration_hash('tune', same)}-{code_hash('tune')}"
 
 
 def _space(config: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:

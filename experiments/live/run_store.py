@@ -191,8 +191,9 @@ def identification_of(config: DictConfig) -> dict[str, str]:
     """
     What identifies a run: its configuration, and the code that it can run.
 
-    A run takes minutes, so that code which it never touches does not count: for stock vLLM the
-    adapter and the policies, for the others the policies and solvers that they don't name.
+    Narrower than :func:`experiments.runs.identity.identity`, since a run takes minutes: code that
+    it never touches does not count. For stock vLLM that is the adapter and the policies, for the
+    others the policies and solvers that they don't name.
 
     Parameters
     ----------

@@ -73,7 +73,7 @@ class Done:
 
 class Store:
     """
-    Results of cells in a folder, one file each.
+    Results of cells in a folder, one file each, shared by the processes that work on them.
 
     Parameters
     ----------
