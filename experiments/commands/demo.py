@@ -13,7 +13,6 @@ from hydra.core.hydra_config import HydraConfig
 from andes_opt.metrics import summarise
 from experiments.analysis import figures
 from experiments.analysis.markdown import markdown
-from experiments.commands.simulate import request_rows, simulate
 from experiments.configuration.compose import CONF_DIR, load_choice
 from experiments.configuration.errors import UsageError
 from experiments.runs.files import printable, write_atomically
@@ -21,6 +20,7 @@ from experiments.runs.progress import jit_seconds
 from experiments.runs.records import recorded_run
 from experiments.runs.resume import resumable
 from experiments.runs.run_columns import run_columns
+from experiments.runs.simulation import request_rows, run_simulation
 from experiments.solver_comparison import compare, instances
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def compare_policies(config: DictConfig) -> tuple[pl.DataFrame, pl.DataFrame, di
         for policy, solver in config.arms:
             arm = arm_config(config, policy, solver, rate)
             name = policy if solver is None else f"{policy} ({solver})"
-            result = simulate(arm, description=f"{name} at {rate}/s")
+            result = run_simulation(arm, description=f"{name} at {rate}/s")
 
             # A policy without a solver leaves Hydra's choice of one in the configuration.
             replaced = {"policy": policy, **({"solver": solver} if solver else {})}

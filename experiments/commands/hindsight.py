@@ -12,7 +12,6 @@ from hydra.core.hydra_config import HydraConfig
 
 from andes_opt.hindsight import HindsightBound, window_bound
 from experiments.analysis.markdown import markdown
-from experiments.commands.simulate import request_rows, simulate
 from experiments.configuration.compose import CONF_DIR, build, load_choice
 from experiments.configuration.errors import UsageError
 from experiments.runs.files import write_atomically
@@ -20,6 +19,7 @@ from experiments.runs.progress import bar, jit_seconds
 from experiments.runs.records import recorded_run
 from experiments.runs.resume import resumable
 from experiments.runs.run_columns import run_columns
+from experiments.runs.simulation import request_rows, run_simulation
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -97,7 +97,7 @@ def run(config: DictConfig) -> dict[str, float]:
                 lines += [_line(rate, "(any)", None, found)] if not policies else []
                 for name, policy in policies.items():
                     arm.policy = policy
-                    result = simulate(arm, description=f"{name} at {rate}/s")
+                    result = run_simulation(arm, description=f"{name} at {rate}/s")
                     columns = run_columns(arm, HydraConfig.get(), policy=name)
                     rows.append(request_rows(result, columns))
                     window = float(result.qoe_window.mean())

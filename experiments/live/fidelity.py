@@ -20,7 +20,6 @@ from hydra.core.hydra_config import HydraConfig
 from andes_opt.calibration import fit_latency, read_iterations
 from andes_opt.metrics import summarise
 from andes_opt.policy import Paced
-from andes_opt.simulator import simulate
 from experiments.analysis.markdown import markdown
 from experiments.configuration.compose import build
 from experiments.configuration.errors import RunRefused, RunsFailed, UsageError
@@ -33,6 +32,7 @@ from experiments.live.study import planned
 from experiments.runs.environment import commit_words
 from experiments.runs.files import ROWS, printable, write_atomically, write_text
 from experiments.runs.records import read_environment, recorded_run
+from experiments.runs.simulation import run_simulation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -167,8 +167,8 @@ def simulated(
     rate = request_rate(config)
     if rate is not None:
         config.workload.rate = rate
-    requests = build(config, "workload").generate(config.seed)
-    return summarise(simulate(requests, profile, Paced(build(config, "policy"), pause_s)))
+    policy = Paced(build(config, "policy"), pause_s)
+    return summarise(run_simulation(config, engine=profile, policy=policy))
 
 
 def hit_share(results: pl.DataFrame, arm: str) -> float:

@@ -139,7 +139,7 @@ def test_a_defect_in_a_sweep_is_recorded_too(monkeypatch, capsys):
     def broken(*_, **__):
         raise ZeroDivisionError("a defect")
 
-    monkeypatch.setattr("experiments.commands.simulate.simulate", broken)
+    monkeypatch.setattr("experiments.commands.simulate.run_simulation", broken)
     assert main(list(SWEEP)) == 1
     (failed,) = Path("sweep").rglob(ERROR)
     account = json.loads(failed.read_text())
