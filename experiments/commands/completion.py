@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.commands.listing import EXTRA_KINDS, plural
 from experiments.configuration.compose import groups, load
-from experiments.configuration.errors import UsageError, not_understood
 from experiments.configuration.experiment import experiments, studies
 from experiments.configuration.launchers import LAUNCHERS, ONE_AT_A_TIME
+from experiments.configuration.plain_arguments import PlainParser
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -52,15 +52,10 @@ complete -c andes-opt -a '(andes-opt completion query (commandline -cp | string 
 
 SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 
-_HELP = """\
-usage: andes-opt completion bash|zsh|fish
-
-Print a script that completes commands, groups, options and their values.
-
-Examples
-  eval "$(andes-opt completion bash)"                  # in ~/.bashrc
-  eval "$(andes-opt completion zsh)"                   # in ~/.zshrc
-  andes-opt completion fish > ~/.config/fish/completions/andes-opt.fish
+_EXAMPLES = """
+eval "$(andes-opt completion bash)"                  # in ~/.bashrc
+eval "$(andes-opt completion zsh)"                   # in ~/.zshrc
+andes-opt completion fish > ~/.config/fish/completions/andes-opt.fish
 """
 
 
@@ -191,11 +186,7 @@ def main(arguments: Sequence[str]) -> None:
     if arguments and arguments[0] == QUERY:
         print("\n".join(candidates(" ".join(arguments[1:]))))
         return
-    if arguments and arguments[0] in ("-h", "--help"):
-        print(_HELP, end="")
-        return
-    if len(arguments) != 1:
-        raise UsageError("completion takes one shell: bash, zsh or fish.")
-    if arguments[0] not in SCRIPTS:
-        raise not_understood("completion", arguments[0], SCRIPTS)
-    print(SCRIPTS[arguments[0]], end="")
+    description = "Print a script that completes commands, groups, options and their values."
+    parser = PlainParser("completion", description, _EXAMPLES)
+    parser.add_argument("shell", choices=SCRIPTS, help="the shell to print it for")
+    print(SCRIPTS[parser.parse_args(arguments).shell], end="")

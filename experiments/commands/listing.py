@@ -6,9 +6,10 @@ import ast
 from typing import TYPE_CHECKING
 
 from experiments.configuration.compose import CONF_DIR, first_comment, groups
-from experiments.configuration.errors import UsageError, not_understood
+from experiments.configuration.errors import not_understood
 from experiments.configuration.experiment import studies
 from experiments.configuration.launchers import LAUNCHERS
+from experiments.configuration.plain_arguments import PlainParser
 from experiments.runs.columns import COLUMNS
 
 if TYPE_CHECKING:
@@ -92,18 +93,6 @@ def _first_sentence(path: Path) -> str:
     return paragraph.split(". ")[0].rstrip(".")
 
 
-_HELP = """\
-usage: andes-opt list [KIND]
-
-Without a kind: the kinds there are. With one: a line for each name.
-
-Examples
-  andes-opt list
-  andes-opt list solvers
-  andes-opt list columns
-"""
-
-
 def main(arguments: Sequence[str]) -> None:
     """
     Print the entries of one kind, or the kinds there are.
@@ -113,13 +102,19 @@ def main(arguments: Sequence[str]) -> None:
     UsageError
         On an unknown kind, or on more than one.
     """
-    if arguments and arguments[0] in ("-h", "--help"):
-        print(_HELP, end="")
-        return
-    if len(arguments) > 1:
-        raise UsageError(f"{arguments[1]!r} not understood: list takes one kind at a time.")
-    if arguments:
-        lines = entries(arguments[0])
+    parser = PlainParser(
+        "list",
+        "Without a kind: the kinds there are. With one: a line for each name.",
+        """
+andes-opt list
+andes-opt list solvers
+andes-opt list columns
+""",
+    )
+    parser.add_argument("kind", nargs="?", metavar="KIND", help="solvers, policies, columns ...")
+    kind = parser.parse_args(arguments).kind
+    if kind is not None:
+        lines = entries(kind)
     else:
         lines = {plural(group): ", ".join(names) for group, names in groups().items()}
         lines |= EXTRA_KINDS
