@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise not_understood("command", name, COMMANDS)
         _run(name, rest)
     except BrokenPipeError:
-        # `andes-opt list solvers | head`: nobody reads on, and the exit must not complain.
+        # `andes-opt list solvers | head`: head has read enough, which is no error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(name: str, error: BaseException) -> int:
-    """Tell a user error in one line; anything else, a defect, keeps its traceback."""
+    """Print a user error in one line; raise anything else, a defect, with its traceback."""
     if os.environ.get(TRACEBACKS) == "1" or not is_user_error(error):
         raise error
     print(f"andes-opt {name}: {one_line(error)}", file=sys.stderr)

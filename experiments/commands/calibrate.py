@@ -77,7 +77,7 @@ def run(config: DictConfig) -> dict[str, float]:
 
 def profile_text(config: DictConfig, fit: Fit, source: str) -> str:
     """
-    The YAML file of the fitted profile.
+    Return the YAML text of the fitted profile.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def profile_text(config: DictConfig, fit: Fit, source: str) -> str:
 
 
 def coefficient_table(fit: Fit) -> pl.DataFrame:
-    """Coefficients with their standard errors."""
+    """Return the coefficients with their standard errors."""
     return pl.DataFrame(
         {
             "coefficient": COEFFICIENTS,
@@ -118,14 +118,14 @@ def coefficient_table(fit: Fit) -> pl.DataFrame:
 
 
 def residual_table(iterations: Iterations, fit: Fit) -> pl.DataFrame:
-    """A row per iteration: what was measured, what the model says, the difference."""
+    """Return a row per iteration: measured and fitted seconds, and their difference."""
     measured = {name: getattr(iterations, name) for name in COLUMNS}
     return pl.DataFrame({**measured, "fitted_s": fit.fitted_s, "residual_s": fit.residual_s})
 
 
 def draw(residuals: pl.DataFrame, fit: Fit, path: Path) -> None:
     """
-    Measured against fitted times, and residuals against the batch.
+    Draw measured against fitted times, and residuals against the batch.
 
     Parameters
     ----------

@@ -61,7 +61,7 @@ andes-opt completion fish > ~/.config/fish/completions/andes-opt.fish
 
 def candidates(line: str) -> list[str]:
     """
-    How the last word of a command line could go on.
+    Return how the last word of a command line could go on.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def candidates(line: str) -> list[str]:
 
 
 def _words(line: str) -> list[str]:
-    """The words of a line, the last one, perhaps empty, being typed."""
+    """Return the words of a line; the last one, perhaps empty, is being typed."""
     try:
         words = shlex.split(line)
     except ValueError:  # an open quote
@@ -132,7 +132,7 @@ def _of_command(command: str, before: Sequence[str], word: str) -> Iterable[str]
 
 
 def _configuration(command: str, before: Sequence[str]) -> Mapping[str, Any]:
-    """The command's configuration under the groups chosen so far, as far as they make sense."""
+    """Compose the command's configuration under the groups chosen so far, if they make sense."""
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
 
@@ -149,7 +149,7 @@ def _configuration(command: str, before: Sequence[str]) -> Mapping[str, Any]:
 def _options(
     config: Mapping[str, Any], key: str, known: Mapping[str, Sequence[str]]
 ) -> Iterable[str]:
-    """Options below the key's last dot: ``a.`` for those with parts, ``a=`` for the others."""
+    """Return options below the key's last dot: ``a.`` for those with parts, ``a=`` for others."""
     parent = key.rpartition(".")[0]
     node = _selected(config, parent) if parent else config
     prefix = f"{parent}." if parent else ""

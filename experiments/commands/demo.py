@@ -55,7 +55,7 @@ _QOE_DECIMALS = {
 
 
 def arm_config(config: DictConfig, policy: str, solver: str | None, rate: float) -> DictConfig:
-    """The demo's configuration with another policy, solver and rate."""
+    """Return the demo's configuration with another policy, solver and rate."""
     arm = config.copy()
     arm.policy = load_choice("policy", policy)
     if solver is not None:
@@ -66,7 +66,7 @@ def arm_config(config: DictConfig, policy: str, solver: str | None, rate: float)
 
 
 def compare_solvers(config: DictConfig) -> pl.DataFrame:
-    """Rows of the solver comparison, on instances of the middle rate."""
+    """Return the rows of the solver comparison, on instances of the middle rate."""
     rate = sorted(config.rates)[len(config.rates) // 2]
     capturing = config.copy()
     capturing.workload.rate = rate

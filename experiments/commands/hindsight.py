@@ -29,7 +29,7 @@ _DECIMALS = {"window": 4, "bound": 4, "gap points": 2, "bound s": 1}
 
 def bound(config: DictConfig) -> HindsightBound:
     """
-    The hindsight bound of a configuration's workload on its engine.
+    Compute the hindsight bound of a configuration's workload on its engine.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def bound(config: DictConfig) -> HindsightBound:
 
 def loads(config: DictConfig) -> list[DictConfig]:
     """
-    The configuration at each of its ``rates``; itself if there are none.
+    Return the configuration at each of its ``rates``; itself if there are none.
 
     Raises
     ------
@@ -136,7 +136,7 @@ def _metrics(found: HindsightBound, prefix: str) -> dict[str, float]:
 
 
 def _write_certificate(found: HindsightBound, path: Path) -> None:
-    """The arguments with which ``hindsight.bound_at_prices`` proves the bound again."""
+    """Write the arguments with which ``hindsight.bound_at_prices`` proves the bound again."""
     write_atomically(
         path,
         lambda partial: np.savez(

@@ -30,7 +30,7 @@ EXTRA_KINDS = {
 
 
 def plural(group: str) -> str:
-    """How a group is called on the command line: ``policy`` -> ``policies``."""
+    """Return a group's name on the command line: ``policy`` -> ``policies``."""
     if group.endswith("s") or group in _SINGLE:
         return group
     return f"{group[:-1]}ies" if group.endswith("y") else f"{group}s"
@@ -38,7 +38,7 @@ def plural(group: str) -> str:
 
 def entries(kind: str) -> dict[str, str]:
     """
-    Names of a kind and their one-line descriptions.
+    Return the names of a kind and their one-line descriptions.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def entries(kind: str) -> dict[str, str]:
 
 
 def modules() -> dict[str, str]:
-    """Path of every module and the first sentence of its docstring."""
+    """Return the path of every module and the first sentence of its docstring."""
     root = CONF_DIR.parent
     paths = [path for package in _PACKAGES for path in sorted((root / package).rglob("*.py"))]
     return {

@@ -89,7 +89,7 @@ def main_of_alias(command: str, arguments: Sequence[str]) -> bool:
 
 
 def _listed() -> str:
-    """A line for each study."""
+    """Return a line for each study."""
     lines = studies()
     width = max(map(len, lines))
     return "".join(f"  {name:<{width}}  {meaning}\n" for name, meaning in lines.items())

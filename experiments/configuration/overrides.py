@@ -143,7 +143,7 @@ def _check(
 
 
 def quoted(text: str) -> str:
-    """Text as Hydra's grammar takes it, whatever is in it."""
+    """Return a text quoted for Hydra's grammar, whatever is in it."""
     escaped = text.replace("\\'", "\\\\'").replace("'", "\\'")
     return f"'{escaped}'"
 
@@ -157,7 +157,7 @@ def _check_experiment(command: str, name: str) -> None:
 
 
 def _compose(command: str, overrides: Sequence[str]) -> DictConfig:
-    """The command's configuration under the chosen group files."""
+    """Compose the command's configuration under the chosen group files."""
     try:
         return load(command, overrides)
     except HydraException as error:
@@ -173,7 +173,7 @@ def _values(override: Override) -> list[Any]:
 
 
 def _single(override: Override) -> str:
-    """The override with the first of its values, as text that Hydra understands."""
+    """Return the override with the first of its values, as text that Hydra understands."""
     if not override.is_sweep_override() or override.is_delete():
         return str(override.input_line)
     return f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
@@ -195,7 +195,7 @@ def _check_key(defaults: DictConfig, key: str) -> None:
 
 
 def _options(node: Any, prefix: str = "") -> list[str]:
-    """Dotted keys of all options below a node, those nearest to it first."""
+    """Return the dotted keys of all options below a node, those nearest to it first."""
     if not isinstance(node, DictConfig):
         return []
     names = [str(name) for name in node]
@@ -207,7 +207,7 @@ def _options(node: Any, prefix: str = "") -> list[str]:
 
 
 def _check_type(defaults: DictConfig, key: str, value: Any) -> None:
-    """Numbers stay numbers, switches switches and lists lists; None and text say nothing."""
+    """Check that numbers stay numbers, switches switches and lists lists."""
     if isinstance(value, str) and "${" in value:
         return
     default = OmegaConf.select(defaults, key, default=None)

@@ -33,13 +33,13 @@ _FENCE = "```"
 
 
 def commands(text: str) -> list[str]:
-    """The commands of all blocks of a Markdown text."""
+    """Return the commands of all blocks of a Markdown text."""
     return [match["command"] for match in _BLOCK.finditer(text)]
 
 
 def refresh(text: str, run: Callable[[str], str], only: str = "") -> str:
     """
-    A Markdown text with every block made again.
+    Return a Markdown text with every block made again.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def refresh(text: str, run: Callable[[str], str], only: str = "") -> str:
 
 def run_command(command: str) -> str:
     """
-    Standard output of a shell command, with this environment's scripts first in the path.
+    Return what a shell command prints, with this environment's scripts first in the path.
 
     Raises
     ------

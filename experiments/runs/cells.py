@@ -86,7 +86,7 @@ class Store:
         self._states: dict[frozenset[str], str] = {}
 
     def path(self, cell: Cell) -> Path:
-        """Where the cell's result is, or will be."""
+        """Return where the cell's result is, or will be."""
         modules = frozenset({cell.work.partition(":")[0], *targets(cell.options)})
         if modules not in self._states:
             self._states[modules] = state_of(modules)
@@ -99,7 +99,7 @@ def finish(
     cells: Sequence[Cell], folder: Path, *, processes: int, description: str = "cells"
 ) -> Done:
     """
-    Results of all cells: those on disk, and the others computed now.
+    Return the results of all cells: those on disk, and the others computed now.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ def finish(
 
 def processes_of(hydra_config: HydraConf) -> int:
     """
-    How many processes Hydra's launcher is set to use.
+    Return how many processes Hydra's launcher is set to use.
 
     The joblib launcher's ``n_jobs`` counts as in joblib (-1 for all cores); launchers without
     one, ``hydra/launcher=basic`` say, mean a single process.

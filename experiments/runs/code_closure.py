@@ -74,7 +74,7 @@ def modules_of(*packages: str, root: Path = ROOT) -> set[str]:
 
 def closure(modules: Iterable[str], root: Path = ROOT) -> set[str]:
     """
-    The given modules and every module of the project that they import, directly or not.
+    Return the given modules and every one of the project that they import, directly or not.
 
     A package counts only where something is taken from its own ``__init__``: importing one
     policy does not mean running the others that its package lists. Imports for type checking
@@ -134,7 +134,7 @@ def _imports(name: str, root: Path) -> tuple[str, ...]:
 
 
 def _named(node: ast.AST, root: Path) -> Iterator[str]:
-    """Modules that the statements below a node import, or name as the work of cells."""
+    """Yield modules that the statements below a node import, or name as the work of cells."""
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom) and node.module is not None:
@@ -154,7 +154,7 @@ def _named(node: ast.AST, root: Path) -> Iterator[str]:
 
 @cache
 def _file_of(name: str, root: Path) -> Path | None:
-    """The file of a module of the project; None for others."""
+    """Return the file of a module of the project; None for others."""
     parts = name.split(".")
     if parts[0] not in _PACKAGES:
         return None

@@ -131,7 +131,7 @@ COLUMNS = {
 
 def frame(columns: Mapping[str, Any], **constants: Any) -> pl.DataFrame:
     """
-    Rows under the documented schema.
+    Return rows under the documented schema.
 
     Parameters
     ----------

@@ -74,5 +74,5 @@ def plain(value: Any, *, finite: bool = True) -> Any:
 
 
 def printable(path: Path) -> Path:
-    """How a path is printed: relative to the current folder if it lies below it."""
+    """Return a path as it is printed: relative to the current folder if it lies below it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

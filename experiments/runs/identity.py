@@ -45,7 +45,7 @@ _current: ContextVar[dict[str, str] | None] = ContextVar("run", default=None)
 
 def identity(command: str, config: DictConfig) -> dict[str, str]:
     """
-    What identifies the run of a configuration.
+    Return what identifies the run of a configuration.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def identity(command: str, config: DictConfig) -> dict[str, str]:
 
 
 def _foreign_modules(config: DictConfig) -> set[str]:
-    """Modules of the user's whose classes a configuration names."""
+    """Return the modules of the user's own whose classes a configuration names."""
     options = OmegaConf.to_container(_own(config), resolve=False)
     named = targets(options)
     solvers = options.get("solvers") if isinstance(options, dict) else None
@@ -77,14 +77,14 @@ def _foreign_modules(config: DictConfig) -> set[str]:
 
 
 def _own(config: DictConfig) -> DictConfig:
-    """The command's own part of a configuration."""
+    """Return the command's own part of a configuration."""
     keys = [str(key) for key in config if key not in ("hydra", "sweep")]
     return OmegaConf.masked_copy(config, keys)
 
 
 @contextmanager
 def identified(run: dict[str, str]) -> Iterator[None]:
-    """While this is open, :func:`current` gives ``run``."""
+    """Let :func:`current` return ``run`` while this is open."""
     token = _current.set(run)
     try:
         yield
@@ -93,13 +93,13 @@ def identified(run: dict[str, str]) -> Iterator[None]:
 
 
 def current() -> dict[str, str] | None:
-    """What identifies the run that is being made; None if nobody said."""
+    """Return what identifies the run that is being made; None outside of one."""
     return _current.get()
 
 
 def configuration_hash(command: str, config: DictConfig) -> str:
     """
-    A hash of the command and of every value that can change its results.
+    Return a hash of the command and of every value that can change its results.
 
     Parameters
     ----------
@@ -158,7 +158,7 @@ def contents(options: Any) -> list[Any]:
 
 
 def _content(keys: Sequence[str], value: Any) -> Any:
-    """The value, or the digest of what lies at the path that it is."""
+    """Return the value, or the digest of what lies at the path that it is."""
     name = next((key for key in reversed(".".join(keys).split(".")) if not key.isdigit()), "")
     if name not in _INPUTS or not isinstance(value, str):
         return value

@@ -129,7 +129,7 @@ def _remove_empty_run(folder: Path) -> None:
 
 def complete_runs(*folders: Path) -> list[Path]:
     """
-    Folders of the complete runs below some folders, each once.
+    Return the folders of the complete runs below some folders, each once.
 
     Raises
     ------
@@ -154,14 +154,14 @@ def complete_runs(*folders: Path) -> list[Path]:
 
 
 def read_environment(folder: Path) -> dict[str, Any]:
-    """What a run's ``env.json`` holds: see :func:`experiments.runs.environment.environment`."""
+    """Return a run's ``env.json``: see :func:`experiments.runs.environment.environment`."""
     recorded: dict[str, Any] = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
     return recorded
 
 
 def read_run(folder: Path, name: str = ROWS) -> pl.DataFrame:
     """
-    The rows of one complete run, checked against the documented schema.
+    Return the rows of one complete run, checked against the documented schema.
 
     Parameters
     ----------
@@ -194,7 +194,7 @@ def read_run(folder: Path, name: str = ROWS) -> pl.DataFrame:
 
 def read_rows(*folders: Path) -> pl.DataFrame:
     """
-    All rows of all complete runs below some folders, as one table.
+    Return all rows of all complete runs below some folders, as one table.
 
     Raises
     ------
