@@ -26,7 +26,7 @@ from benchmarks.bench_exact import spread
 from benchmarks.machine import headline
 from experiments.analysis.markdown import markdown
 from experiments.runs.environment import gpu_names
-from experiments.runs.records import write_atomically
+from experiments.runs.files import write_text
 from solvers.dp import DP
 from solvers.dp_torch import DPTorch
 from solvers.exact import Exact, warm_up
@@ -157,7 +157,7 @@ def main() -> None:
     command = " ".join(["python -m benchmarks.bench_dp", *sys.argv[1:]])
     text = document(given, solvers, command)
     given.path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(given.path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_text(given.path, text)
     print(text)
 
 

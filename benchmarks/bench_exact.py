@@ -24,7 +24,7 @@ import polars as pl
 from andes_opt import families
 from benchmarks.machine import headline
 from experiments.analysis.markdown import markdown
-from experiments.runs.records import write_atomically
+from experiments.runs.files import write_text
 from solvers.exact import Exact, warm_up
 from solvers.greedy import Greedy, GreedySkip
 from solvers.price_rounding import PriceRounding
@@ -135,7 +135,7 @@ def main() -> None:
     command = " ".join(["python -m benchmarks.bench_exact", *sys.argv[1:]])
     text = document(given, command)
     given.path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(given.path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_text(given.path, text)
     print(text)
 
 

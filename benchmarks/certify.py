@@ -33,7 +33,7 @@ from andes_opt.plan import InvalidPlan, Plan, Status, verify
 from benchmarks.machine import headline
 from experiments.analysis.markdown import markdown
 from experiments.runs.code_closure import state_of
-from experiments.runs.records import write_atomically
+from experiments.runs.files import write_text
 from solvers.exact import Exact, warm_up
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ def main() -> None:
     command = " ".join(["python -m benchmarks.certify", *sys.argv[1:]])
     text = document(rows[: given.instances], command, given.highs_limit_s)
     given.path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(given.path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_text(given.path, text)
     print(f"wrote {given.path}")
 
 

@@ -25,7 +25,7 @@ from andes_opt.simulator import simulate
 from benchmarks.machine import headline
 from experiments.analysis.markdown import markdown
 from experiments.configuration.compose import build, load
-from experiments.runs.records import write_atomically
+from experiments.runs.files import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -229,7 +229,7 @@ def main() -> None:
         command += f" --requests {given.requests}"
     text = document(given.requests, command)
     given.path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(given.path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_text(given.path, text)
     print(text)
 
 

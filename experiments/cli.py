@@ -15,16 +15,11 @@ from experiments.configuration.errors import (
     not_understood,
     one_line,
 )
-from experiments.configuration.launchers import lost_process
-from experiments.configuration.overrides import check_overrides
+from experiments.configuration.hydra_run import TRACEBACKS, run_by_hydra
 from experiments.configuration.threads import limit_threads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-
-_USER_WANTS_TRACEBACKS = "HYDRA_FULL_ERROR"
-_MULTIRUN = ("--multirun", "-m")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise not_understood("command", name, COMMANDS)
         _run(name, rest)
     except BrokenPipeError:
-        # `andes-opt list solvers | head`: nobody reads on, and the exit must not complain.
+        # `andes-opt list solvers | head`: head has read enough, which is no error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
@@ -73,8 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(name: str, error: BaseException) -> int:
-    """Tell a user error in one line; anything else, a defect, keeps its traceback."""
-    if os.environ.get(_USER_WANTS_TRACEBACKS) == "1" or not is_user_error(error):
+    """Print a user error in one line; raise anything else, a defect, with its traceback."""
+    if os.environ.get(TRACEBACKS) == "1" or not is_user_error(error):
         raise error
     print(f"andes-opt {name}: {one_line(error)}", file=sys.stderr)
     return 2
@@ -85,32 +80,12 @@ def _run(name: str, arguments: list[str]) -> None:
     if not command.hydra:
         importlib.import_module(command.module).main(arguments)
         return
-    if any("._target_=" in text for text in arguments):
-        from experiments.configuration.compose import own_classes
+    if any(word.startswith("experiment=") for word in arguments):
+        from experiments.commands.study import main_of_alias
 
-        arguments = own_classes(name, arguments)
-    # Hydra's parser takes its options before or after all overrides, not among them.
-    arguments = sorted(arguments, key=lambda word: word not in _MULTIRUN)
-    check_overrides(name, arguments)
-    argv, setting = sys.argv, os.environ.get(_USER_WANTS_TRACEBACKS)
-    sys.argv = [f"andes-opt {name}", *arguments]
-    # Hydra prints errors itself, in many lines, unless this asks it to raise them.
-    os.environ[_USER_WANTS_TRACEBACKS] = "1"
-    try:
-        importlib.import_module(command.module).main()
-    except Exception as error:
-        if not lost_process(error):
-            raise
-        raise RunsFailed(
-            f"the process of a run died ({one_line(error).split('. ')[0]}). What is complete "
-            "stays: go on with sweep.resume=true hydra.sweep.dir=FOLDER."
-        ) from error
-    finally:
-        sys.argv = argv
-        if setting is None:
-            del os.environ[_USER_WANTS_TRACEBACKS]
-        else:
-            os.environ[_USER_WANTS_TRACEBACKS] = setting
+        if main_of_alias(name, arguments):
+            return
+    run_by_hydra(name, arguments, lambda: importlib.import_module(command.module).main)
 
 
 def _help() -> str:

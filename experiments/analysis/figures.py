@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import polars as pl
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from experiments.runs.records import write_atomically
+from experiments.runs.files import write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path

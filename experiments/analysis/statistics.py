@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from andes_opt.metrics import mean_ci
-from experiments.runs.records import RUN_COLUMNS, STUDY_COLUMNS, frame
+from experiments.runs.columns import RUN_COLUMNS, STUDY_COLUMNS, frame
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -244,7 +244,7 @@ def summary(measured: Measured, log: ClientLog) -> dict[str, float]:
 
 
 def row_columns(measured: Measured) -> dict[str, Any]:
-    """Column name -> values (n,) of ``rows.parquet``, named as in ``experiments.runs.records``."""
+    """Column name -> values (n,) of ``rows.parquet``, named as in ``experiments.runs.columns``."""
     n = measured.arrival_s.size
     names = (
         "arrival_s",

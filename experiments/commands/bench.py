@@ -12,8 +12,10 @@ from hydra.core.hydra_config import HydraConfig
 
 from experiments.configuration.compose import CONF_DIR, build
 from experiments.configuration.errors import UsageError, not_installed
+from experiments.runs.columns import frame
+from experiments.runs.files import ROWS, TOKENS, write_atomically, write_json
 from experiments.runs.progress import bar
-from experiments.runs.records import ROWS, TOKENS, frame, recorded_run, write_atomically, write_json
+from experiments.runs.records import recorded_run
 from experiments.runs.resume import resumable, say
 from experiments.runs.run_columns import columns_of
 

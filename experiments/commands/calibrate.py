@@ -18,7 +18,8 @@ from experiments.analysis import figures
 from experiments.analysis.markdown import markdown
 from experiments.configuration.compose import CONF_DIR, build
 from experiments.configuration.errors import UsageError
-from experiments.runs.records import recorded_run, write_atomically
+from experiments.runs.files import write_atomically, write_text
+from experiments.runs.records import recorded_run
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -51,7 +52,7 @@ def run(config: DictConfig) -> dict[str, float]:
         profile = folder / "engine" / f"{config.name}.yaml"
         profile.parent.mkdir(exist_ok=True)
         text = profile_text(config, fit, config.source or f"fit to {path.name}")
-        write_atomically(profile, lambda partial: partial.write_text(text, encoding="utf-8"))
+        write_text(profile, text)
         build(cast("DictConfig", OmegaConf.load(profile)))  # what is handed out can be made
         residuals = residual_table(iterations, fit)
         write_atomically(folder / "residuals.csv", residuals.write_csv)
@@ -76,7 +77,7 @@ def run(config: DictConfig) -> dict[str, float]:
 
 def profile_text(config: DictConfig, fit: Fit, source: str) -> str:
     """
-    The YAML file of the fitted profile.
+    Return the YAML text of the fitted profile.
 
     Parameters
     ----------
@@ -105,7 +106,7 @@ def profile_text(config: DictConfig, fit: Fit, source: str) -> str:
 
 
 def coefficient_table(fit: Fit) -> pl.DataFrame:
-    """Coefficients with their standard errors."""
+    """Return the coefficients with their standard errors."""
     return pl.DataFrame(
         {
             "coefficient": COEFFICIENTS,
@@ -117,14 +118,14 @@ def coefficient_table(fit: Fit) -> pl.DataFrame:
 
 
 def residual_table(iterations: Iterations, fit: Fit) -> pl.DataFrame:
-    """A row per iteration: what was measured, what the model says, the difference."""
+    """Return a row per iteration: measured and fitted seconds, and their difference."""
     measured = {name: getattr(iterations, name) for name in COLUMNS}
     return pl.DataFrame({**measured, "fitted_s": fit.fitted_s, "residual_s": fit.residual_s})
 
 
 def draw(residuals: pl.DataFrame, fit: Fit, path: Path) -> None:
     """
-    Measured against fitted times, and residuals against the batch.
+    Draw measured against fitted times, and residuals against the batch.
 
     Parameters
     ----------

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.commands.listing import EXTRA_KINDS, plural
 from experiments.configuration.compose import groups, load
-from experiments.configuration.errors import UsageError, not_understood
+from experiments.configuration.experiment import experiments, studies
 from experiments.configuration.launchers import LAUNCHERS, ONE_AT_A_TIME
+from experiments.configuration.plain_arguments import PlainParser
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -51,21 +52,16 @@ complete -c andes-opt -a '(andes-opt completion query (commandline -cp | string 
 
 SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 
-_HELP = """\
-usage: andes-opt completion bash|zsh|fish
-
-Print a script that completes commands, groups, options and their values.
-
-Examples
-  eval "$(andes-opt completion bash)"                  # in ~/.bashrc
-  eval "$(andes-opt completion zsh)"                   # in ~/.zshrc
-  andes-opt completion fish > ~/.config/fish/completions/andes-opt.fish
+_EXAMPLES = """
+eval "$(andes-opt completion bash)"                  # in ~/.bashrc
+eval "$(andes-opt completion zsh)"                   # in ~/.zshrc
+andes-opt completion fish > ~/.config/fish/completions/andes-opt.fish
 """
 
 
 def candidates(line: str) -> list[str]:
     """
-    How the last word of a command line could go on.
+    Return how the last word of a command line could go on.
 
     Parameters
     ----------
@@ -86,13 +82,15 @@ def candidates(line: str) -> list[str]:
         found = []
     elif COMMANDS[before[1]].hydra:
         found = _of_command(before[1], before[2:], word)
+    elif before[1] == "study" and (study := experiments().get("".join(before[2:3]))):
+        found = _of_command(study.command, [f"experiment={before[2]}", *before[3:]], word)
     else:
         found = [f"{name} " for name in _arguments(before[1]) if name not in before]
     return [name for name in found if name.startswith(word)]
 
 
 def _words(line: str) -> list[str]:
-    """The words of a line, the last one, perhaps empty, being typed."""
+    """Return the words of a line; the last one, perhaps empty, is being typed."""
     try:
         words = shlex.split(line)
     except ValueError:  # an open quote
@@ -103,6 +101,8 @@ def _words(line: str) -> list[str]:
 def _arguments(command: str) -> Sequence[str]:
     if command == "list":
         return [*(plural(group) for group in groups()), *EXTRA_KINDS]
+    if command == "study":
+        return list(studies())
     if command == "completion":
         return list(SCRIPTS)
     if command == "report":
@@ -132,7 +132,7 @@ def _of_command(command: str, before: Sequence[str], word: str) -> Iterable[str]
 
 
 def _configuration(command: str, before: Sequence[str]) -> Mapping[str, Any]:
-    """The command's configuration under the groups chosen so far, as far as they make sense."""
+    """Compose the command's configuration under the groups chosen so far, if they make sense."""
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
 
@@ -149,7 +149,7 @@ def _configuration(command: str, before: Sequence[str]) -> Mapping[str, Any]:
 def _options(
     config: Mapping[str, Any], key: str, known: Mapping[str, Sequence[str]]
 ) -> Iterable[str]:
-    """Options below the key's last dot: ``a.`` for those with parts, ``a=`` for the others."""
+    """Return options below the key's last dot: ``a.`` for those with parts, ``a=`` for others."""
     parent = key.rpartition(".")[0]
     node = _selected(config, parent) if parent else config
     prefix = f"{parent}." if parent else ""
@@ -186,11 +186,7 @@ def main(arguments: Sequence[str]) -> None:
     if arguments and arguments[0] == QUERY:
         print("\n".join(candidates(" ".join(arguments[1:]))))
         return
-    if arguments and arguments[0] in ("-h", "--help"):
-        print(_HELP, end="")
-        return
-    if len(arguments) != 1:
-        raise UsageError("completion takes one shell: bash, zsh or fish.")
-    if arguments[0] not in SCRIPTS:
-        raise not_understood("completion", arguments[0], SCRIPTS)
-    print(SCRIPTS[arguments[0]], end="")
+    description = "Print a script that completes commands, groups, options and their values."
+    parser = PlainParser("completion", description, _EXAMPLES)
+    parser.add_argument("shell", choices=SCRIPTS, help="the shell to print it for")
+    print(SCRIPTS[parser.parse_args(arguments).shell], end="")

@@ -13,13 +13,14 @@ from hydra.core.hydra_config import HydraConfig
 from andes_opt.metrics import summarise
 from experiments.analysis import figures
 from experiments.analysis.markdown import markdown
-from experiments.commands.simulate import request_rows, simulate
 from experiments.configuration.compose import CONF_DIR, load_choice
 from experiments.configuration.errors import UsageError
+from experiments.runs.files import printable, write_atomically
 from experiments.runs.progress import jit_seconds
-from experiments.runs.records import printable, recorded_run, write_atomically
+from experiments.runs.records import recorded_run
 from experiments.runs.resume import resumable
 from experiments.runs.run_columns import run_columns
+from experiments.runs.simulation import request_rows, run_simulation
 from experiments.solver_comparison import compare, instances
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ _QOE_DECIMALS = {
 
 
 def arm_config(config: DictConfig, policy: str, solver: str | None, rate: float) -> DictConfig:
-    """The demo's configuration with another policy, solver and rate."""
+    """Return the demo's configuration with another policy, solver and rate."""
     arm = config.copy()
     arm.policy = load_choice("policy", policy)
     if solver is not None:
@@ -65,7 +66,7 @@ def arm_config(config: DictConfig, policy: str, solver: str | None, rate: float)
 
 
 def compare_solvers(config: DictConfig) -> pl.DataFrame:
-    """Rows of the solver comparison, on instances of the middle rate."""
+    """Return the rows of the solver comparison, on instances of the middle rate."""
     rate = sorted(config.rates)[len(config.rates) // 2]
     capturing = config.copy()
     capturing.workload.rate = rate
@@ -92,7 +93,7 @@ def compare_policies(config: DictConfig) -> tuple[pl.DataFrame, pl.DataFrame, di
         for policy, solver in config.arms:
             arm = arm_config(config, policy, solver, rate)
             name = policy if solver is None else f"{policy} ({solver})"
-            result = simulate(arm, description=f"{name} at {rate}/s")
+            result = run_simulation(arm, description=f"{name} at {rate}/s")
 
             # A policy without a solver leaves Hydra's choice of one in the configuration.
             replaced = {"policy": policy, **({"solver": solver} if solver else {})}

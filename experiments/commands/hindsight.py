@@ -12,13 +12,14 @@ from hydra.core.hydra_config import HydraConfig
 
 from andes_opt.hindsight import HindsightBound, window_bound
 from experiments.analysis.markdown import markdown
-from experiments.commands.simulate import request_rows, simulate
 from experiments.configuration.compose import CONF_DIR, build, load_choice
 from experiments.configuration.errors import UsageError
+from experiments.runs.files import write_atomically
 from experiments.runs.progress import bar, jit_seconds
-from experiments.runs.records import recorded_run, write_atomically
+from experiments.runs.records import recorded_run
 from experiments.runs.resume import resumable
 from experiments.runs.run_columns import run_columns
+from experiments.runs.simulation import request_rows, run_simulation
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -28,7 +29,7 @@ _DECIMALS = {"window": 4, "bound": 4, "gap points": 2, "bound s": 1}
 
 def bound(config: DictConfig) -> HindsightBound:
     """
-    The hindsight bound of a configuration's workload on its engine.
+    Compute the hindsight bound of a configuration's workload on its engine.
 
     Parameters
     ----------
@@ -56,7 +57,7 @@ def bound(config: DictConfig) -> HindsightBound:
 
 def loads(config: DictConfig) -> list[DictConfig]:
     """
-    The configuration at each of its ``rates``; itself if there are none.
+    Return the configuration at each of its ``rates``; itself if there are none.
 
     Raises
     ------
@@ -80,10 +81,6 @@ def loads(config: DictConfig) -> list[DictConfig]:
 @resumable
 def run(config: DictConfig) -> dict[str, float]:
     """Bound, simulate, write the run's files, print the table, and return the summary."""
-    if "study" in config:  # conf/experiment/hindsight.yaml
-        from experiments.studies import hindsight
-
-        return hindsight.run(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
     with recorded_run(folder) as record:
         arms = loads(config)
@@ -100,7 +97,7 @@ def run(config: DictConfig) -> dict[str, float]:
                 lines += [_line(rate, "(any)", None, found)] if not policies else []
                 for name, policy in policies.items():
                     arm.policy = policy
-                    result = simulate(arm, description=f"{name} at {rate}/s")
+                    result = run_simulation(arm, description=f"{name} at {rate}/s")
                     columns = run_columns(arm, HydraConfig.get(), policy=name)
                     rows.append(request_rows(result, columns))
                     window = float(result.qoe_window.mean())
@@ -139,7 +136,7 @@ def _metrics(found: HindsightBound, prefix: str) -> dict[str, float]:
 
 
 def _write_certificate(found: HindsightBound, path: Path) -> None:
-    """The arguments with which ``hindsight.bound_at_prices`` proves the bound again."""
+    """Write the arguments with which ``hindsight.bound_at_prices`` proves the bound again."""
     write_atomically(
         path,
         lambda partial: np.savez(

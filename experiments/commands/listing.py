@@ -6,9 +6,11 @@ import ast
 from typing import TYPE_CHECKING
 
 from experiments.configuration.compose import CONF_DIR, first_comment, groups
-from experiments.configuration.errors import UsageError, not_understood
+from experiments.configuration.errors import not_understood
+from experiments.configuration.experiment import studies
 from experiments.configuration.launchers import LAUNCHERS
-from experiments.runs.records import COLUMNS
+from experiments.configuration.plain_arguments import PlainParser
+from experiments.runs.columns import COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,11 +25,12 @@ EXTRA_KINDS = {
     "families": "generated instances for `andes-opt quality families=[...]`",
     "launchers": "where `--multirun` makes the runs of a sweep, hydra/launcher=NAME",
     "modules": "modules of the packages",
+    "studies": "questions that `andes-opt study NAME` answers",
 }
 
 
 def plural(group: str) -> str:
-    """How a group is called on the command line: ``policy`` -> ``policies``."""
+    """Return a group's name on the command line: ``policy`` -> ``policies``."""
     if group.endswith("s") or group in _SINGLE:
         return group
     return f"{group[:-1]}ies" if group.endswith("y") else f"{group}s"
@@ -35,14 +38,14 @@ def plural(group: str) -> str:
 
 def entries(kind: str) -> dict[str, str]:
     """
-    Names of a kind and their one-line descriptions.
+    Return the names of a kind and their one-line descriptions.
 
     Parameters
     ----------
     kind
         ``solvers``, ``policies`` ... or the group's own name; ``columns`` for those of
         ``rows.parquet``; ``launchers``; ``families`` for those of ``andes_opt/families.py``;
-        ``modules`` for the packages' files.
+        ``modules`` for the packages' files; ``studies`` for those of ``andes-opt study``.
 
     Raises
     ------
@@ -56,6 +59,8 @@ def entries(kind: str) -> dict[str, str]:
         }
     if kind == "modules":
         return modules()
+    if kind == "studies":
+        return studies()
     if kind == "launchers":
         return {name: launcher.meaning for name, launcher in LAUNCHERS.items()}
     if kind == "families":
@@ -72,7 +77,7 @@ def entries(kind: str) -> dict[str, str]:
 
 
 def modules() -> dict[str, str]:
-    """Path of every module and the first sentence of its docstring."""
+    """Return the path of every module and the first sentence of its docstring."""
     root = CONF_DIR.parent
     paths = [path for package in _PACKAGES for path in sorted((root / package).rglob("*.py"))]
     return {
@@ -88,18 +93,6 @@ def _first_sentence(path: Path) -> str:
     return paragraph.split(". ")[0].rstrip(".")
 
 
-_HELP = """\
-usage: andes-opt list [KIND]
-
-Without a kind: the kinds there are. With one: a line for each name.
-
-Examples
-  andes-opt list
-  andes-opt list solvers
-  andes-opt list columns
-"""
-
-
 def main(arguments: Sequence[str]) -> None:
     """
     Print the entries of one kind, or the kinds there are.
@@ -109,13 +102,19 @@ def main(arguments: Sequence[str]) -> None:
     UsageError
         On an unknown kind, or on more than one.
     """
-    if arguments and arguments[0] in ("-h", "--help"):
-        print(_HELP, end="")
-        return
-    if len(arguments) > 1:
-        raise UsageError(f"{arguments[1]!r} not understood: list takes one kind at a time.")
-    if arguments:
-        lines = entries(arguments[0])
+    parser = PlainParser(
+        "list",
+        "Without a kind: the kinds there are. With one: a line for each name.",
+        """
+andes-opt list
+andes-opt list solvers
+andes-opt list columns
+""",
+    )
+    parser.add_argument("kind", nargs="?", metavar="KIND", help="solvers, policies, columns ...")
+    kind = parser.parse_args(arguments).kind
+    if kind is not None:
+        lines = entries(kind)
     else:
         lines = {plural(group): ", ".join(names) for group, names in groups().items()}
         lines |= EXTRA_KINDS

@@ -23,14 +23,6 @@ if TYPE_CHECKING:
 @resumable
 def run(config: DictConfig) -> dict[str, float]:
     """Serve, write the run's files, and return its summary."""
-    if "live_study" in config:  # conf/experiment/live_*.yaml
-        from experiments.live import study
-
-        return study.run(config)
-    if "live_fidelity" in config:
-        from experiments.live import fidelity
-
-        return fidelity.run(config)
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     with exit_on_signals(), recorded_run(folder) as record:

@@ -21,8 +21,10 @@ from experiments.live.engine import only_engine
 from experiments.live.process import exit_on_signals
 from experiments.live.server import on_cpu, running
 from experiments.live.vllm_command import adapter_settings
+from experiments.runs.columns import frame
+from experiments.runs.files import printable, write_atomically, write_text
 from experiments.runs.progress import bar
-from experiments.runs.records import frame, printable, recorded_run, write_atomically
+from experiments.runs.records import recorded_run
 from experiments.runs.resume import resumable
 
 if TYPE_CHECKING:
@@ -88,7 +90,7 @@ def model_folder(folder: Path) -> str:
         gguf = smollm.packaged_gguf()
         smollm.convert(gguf, path)
         text = smollm.check(gguf, path)
-        write_atomically(checked, lambda partial: partial.write_text(text, encoding="utf-8"))
+        write_text(checked, text)
         print(
             "Conversion checked: the greedy continuation of a prompt is that of transformers' "
             "own reading of the file.",

@@ -13,12 +13,9 @@ from andes_opt.checks import non_negative, whole
 from experiments.analysis import figures
 from experiments.analysis.markdown import markdown
 from experiments.configuration.compose import CONF_DIR
+from experiments.runs.files import ROWS, write_atomically
 from experiments.runs.progress import jit_seconds
-from experiments.runs.records import (
-    ROWS,
-    recorded_run,
-    write_atomically,
-)
+from experiments.runs.records import recorded_run
 from experiments.runs.resume import resumable, say
 from experiments.solver_comparison import instances
 from experiments.solver_comparison.compare import (
@@ -38,10 +35,6 @@ if TYPE_CHECKING:
 @resumable
 def run(config: DictConfig) -> dict[str, float]:
     """Collect instances, compare the solvers, write the run's files, return its summary."""
-    if "portfolio" in config:  # conf/experiment/portfolio.yaml
-        from experiments.solver_comparison import portfolio
-
-        return portfolio.run(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
     with recorded_run(folder) as record:
         whole("repeats", config.repeats, 1)

@@ -33,6 +33,11 @@ COMMANDS = {
         "bound the window QoE of every scheduler, and the gap of policies to it",
         "experiments.commands.hindsight",
     ),
+    "study": Command(
+        "answer a question of conf/experiment: many runs, one document",
+        "experiments.commands.study",
+        False,
+    ),
     "tune": Command(
         "search a policy's options on some seeds, report on others", "experiments.commands.tune"
     ),

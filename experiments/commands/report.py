@@ -2,43 +2,34 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from experiments.configuration.errors import UsageError
+from experiments.configuration.plain_arguments import PlainParser
 from experiments.report.document import USUAL_BASELINE, USUAL_SOLVER, report
-from experiments.runs.records import printable
+from experiments.runs.files import printable
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
 
-_EXAMPLES = """\
+_ABOUT = """
+Compare the runs in some folders: tables, figures, a page with plots.
+
 Rows of any command are read; runs that are not complete are left out. Means come with 95 %
 intervals (Student's t) over seeds, or over instances for solvers; differences are paired, and
 p is that of the paired t-test, corrected by Holm for all comparisons of a metric.
-
-Examples
-  andes-opt report multirun/simulate
-  andes-opt report demo_output --output demo_report --baseline "andes (greedy)"
-  andes-opt report sweeps/rates sweeps/detail --request 17
+"""
+_EXAMPLES = """
+andes-opt report multirun/simulate
+andes-opt report demo_output --output demo_report --baseline "andes (greedy)"
+andes-opt report sweeps/rates sweeps/detail --request 17
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}.")
-
-
 def _arguments(words: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(
-        prog="andes-opt report",
-        description="Compare the runs in some folders: tables, figures, a page with plots.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = PlainParser("report", _ABOUT, _EXAMPLES)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="runs or sweeps")
     parser.add_argument(
         "--baseline",
@@ -49,7 +40,7 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
         "--output", type=Path, default=Path("report"), help="folder to write to (default: report)"
     )
     parser.add_argument("--request", type=int, metavar="N", help="request whose timeline is shown")
-    return parser.parse_args(list(words))
+    return parser.parse_args(words)
 
 
 def main(words: Sequence[str]) -> None:

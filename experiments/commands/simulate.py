@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import hydra
 import numpy as np
@@ -11,88 +11,28 @@ import polars as pl
 from hydra.core.hydra_config import HydraConfig
 
 from andes_opt.metrics import summarise
-from andes_opt.simulator import TIMELINE_COLUMNS, SimulationResult
-from andes_opt.simulator import simulate as run_simulation
-from experiments.configuration.compose import CONF_DIR, build
-from experiments.runs.progress import bar, jit_seconds
-from experiments.runs.records import (
-    REQUEST_COLUMNS,
-    TIMELINE,
-    TOKENS,
-    frame,
-    recorded_run,
-    write_atomically,
-)
+from andes_opt.simulator import TIMELINE_COLUMNS
+from experiments.configuration.compose import CONF_DIR
+from experiments.runs.files import TIMELINE, TOKENS, write_atomically
+from experiments.runs.progress import jit_seconds
+from experiments.runs.records import recorded_run
 from experiments.runs.resume import resumable, say
 from experiments.runs.run_columns import run_columns
+from experiments.runs.simulation import request_rows, run_simulation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from omegaconf import DictConfig
 
-    from andes_opt.snapshot import Decision, Snapshot
-
-
-def simulate(
-    config: DictConfig,
-    *,
-    capture: Callable[[Snapshot, Decision], None] | None = None,
-    description: str = "simulating",
-) -> SimulationResult:
-    """
-    Simulate what a configuration describes.
-
-    Parameters
-    ----------
-    config
-        With the nodes of ``conf/simulate.yaml``.
-    capture
-        Called with every snapshot and the decision taken on it.
-    description
-        What the progress bar says.
-
-    Raises
-    ------
-    UsageError
-        If a constructor or the trace refuses its options.
-    """
-    workload = build(config, "workload")
-    engine = build(config, "engine")
-    policy = build(config, "policy")
-    requests = workload.generate(config.seed)
-
-    with bar(requests.arrival_s.size, description) as progress:
-        return run_simulation(
-            requests,
-            engine,
-            policy,
-            solver_time=config.get("solver_time", "free"),
-            oracle=config.get("oracle", False),
-            capture=capture,
-            record_tokens=config.get("tokens", False),
-            record_timeline=config.get("timeline", False),
-            progress=lambda finished: progress.update(finished - progress.n),
-        )
-
-
-def request_rows(result: SimulationResult, run: dict[str, Any]) -> pl.DataFrame:
-    """One row per request of a simulation."""
-    columns = {name: getattr(result, name) for name in REQUEST_COLUMNS if name != "request"}
-    return frame({"request": np.arange(result.arrival_s.size), **columns}, **run)
+    from andes_opt.simulator import SimulationResult
 
 
 @resumable
 def run(config: DictConfig) -> dict[str, float]:
     """Simulate, write the run's files, and return its summary."""
-    if "study" in config:  # conf/experiment/paper_*.yaml
-        from experiments.studies import study
-
-        return study.run(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
     with recorded_run(folder) as record:
         with jit_seconds() as jit:
-            result = simulate(config)
+            result = run_simulation(config)
         summary = {**summarise(result), "jit_s": jit.value}
         if result.timeline is not None:
             timeline = pl.DataFrame(result.timeline, schema=list(TIMELINE_COLUMNS))

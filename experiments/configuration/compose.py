@@ -35,7 +35,7 @@ _INTERNAL_GROUPS = ("hydra",)
 
 def groups(conf_dirs: Sequence[Path] = (CONF_DIR,)) -> dict[str, list[str]]:
     """
-    Configuration groups and their choices.
+    Return the configuration groups and their choices.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def groups(conf_dirs: Sequence[Path] = (CONF_DIR,)) -> dict[str, list[str]]:
 
 
 def first_comment(path: Path) -> str:
-    """The first comment of a YAML file, Hydra's ``@package`` aside; empty if there is none."""
+    """Return a YAML file's first comment, Hydra's ``@package`` aside; empty if it has none."""
     with open(path, encoding="utf-8") as file:
         for line in file:
             if not line.startswith("#"):
@@ -69,7 +69,7 @@ def first_comment(path: Path) -> str:
 
 def load(command: str, overrides: Iterable[str] = ()) -> DictConfig:
     """
-    The configuration of a command, for use from Python and notebooks.
+    Compose the configuration of a command, for use from Python and notebooks.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def _composed(command: str, overrides: list[str]) -> DictConfig:
 
 def own_classes(command: str, overrides: Sequence[str]) -> list[str]:
     """
-    Overrides under which a class of one's own gets the options that it takes.
+    Return overrides under which a class of the user's own gets the options that it takes.
 
     ``solver._target_=my.module.Class`` replaces the class of the chosen file, but leaves the
     file's options, which the constructor of the new class need not know. Those that it does
@@ -125,7 +125,7 @@ def own_classes(command: str, overrides: Sequence[str]) -> list[str]:
     try:
         config = _composed(command, choices)
     except HydraException:
-        return list(overrides)  # whoever composes them all will say what is wrong
+        return list(overrides)  # composing them all will say what is wrong
 
     fitted = list(overrides)
     for group, target in targets.items():
@@ -150,7 +150,7 @@ def own_classes(command: str, overrides: Sequence[str]) -> list[str]:
 
 
 def _parsed(overrides: Iterable[str]) -> dict[str, Override]:
-    """The overrides among some arguments, by key."""
+    """Return the overrides among some arguments, by key."""
     grammar = OverridesParser.create()
     parsed = {}
     for text in overrides:
@@ -161,7 +161,7 @@ def _parsed(overrides: Iterable[str]) -> dict[str, Override]:
 
 
 def _parameters(target: str) -> set[str] | None:
-    """Names that a class's constructor takes; None if there is no such class, or any will do."""
+    """Return the names that a constructor takes; None if there is no such class, or any will do."""
     try:
         parameters = signature(resolve_name(target)).parameters.values()
     except Exception:  # whatever importing it raises, building it will raise again and tell
@@ -173,7 +173,7 @@ def _parameters(target: str) -> set[str] | None:
 
 def load_choice(group: str, name: str) -> DictConfig:
     """
-    One file of a group, ``load_choice("solver", "greedy")``.
+    Load one file of a group, ``load_choice("solver", "greedy")``.
 
     A name with a dot is taken as the dotted path of a class of one's own.
 
@@ -236,7 +236,7 @@ _CALLS = {
 
 
 def _reason(error: InstantiationException) -> str:
-    """The sentence of the error that an instantiation failed with, Hydra's own aside."""
+    """Return the sentence of the error that an instantiation failed with, Hydra's own aside."""
     unknown = re.match(r"Error locating target '([^']+)'", str(error))
     cause: BaseException = error
     # Without such a class the innermost error says why; else what the constructor raised.
@@ -251,8 +251,8 @@ def _reason(error: InstantiationException) -> str:
 
 def label(config: DictConfig, choices: Mapping[str, str], group: str) -> str:
     """
-    How rows name the object in ``group``: the chosen file's name, or the class if the
-    target was replaced by one of the user's own (``solver._target_=my.module.Class``).
+    Return how rows name the object in ``group``: the chosen file's name, or the class if
+    the target was replaced by one of the user's own (``solver._target_=my.module.Class``).
 
     Parameters
     ----------

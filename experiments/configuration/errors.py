@@ -31,11 +31,11 @@ class RunsFailed(BaseException):
 
 def is_user_error(error: BaseException) -> bool:
     """
-    Whether an error says what the user can mend.
+    Return whether an error says what the user can mend.
 
     Constructors and readers state bad values as ValueError and files as OSError, each in
     one sentence. An invalid plan is a ValueError too, but a solver's fault. A policy that
-    serves nobody is one of the user's own.
+    serves no request is one of the user's own.
     """
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -48,7 +48,7 @@ def is_user_error(error: BaseException) -> bool:
 
 
 def not_understood(key: str, value: object, choices: Iterable[str]) -> UsageError:
-    """A :class:`UsageError` with the offending value, the valid ones and the nearest."""
+    """Return a :class:`UsageError` with the bad value, the valid ones and the nearest."""
     choices = list(choices)
     near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]}?" if near else "."
@@ -56,14 +56,14 @@ def not_understood(key: str, value: object, choices: Iterable[str]) -> UsageErro
 
 
 def not_installed(what: str, *extras: str) -> UsageError:
-    """A :class:`UsageError` for a missing package, with the extras that bring it."""
+    """Return a :class:`UsageError` for a missing package, with the extras that bring it."""
     choices = " or ".join(f"pip install -e '.[{extra}]'" for extra in extras)
     return UsageError(f"{what} is not installed: {choices} in the folder of andes-opt.")
 
 
 def unknown_key(key: str, choices: Iterable[str], elsewhere: Iterable[str] = ()) -> UsageError:
     """
-    A :class:`UsageError` for an option that does not exist.
+    Return a :class:`UsageError` for an option that does not exist.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def unknown_key(key: str, choices: Iterable[str], elsewhere: Iterable[str] = ())
 
 
 def one_line(error: BaseException) -> str:
-    """An error's message in one line."""
+    """Return an error's message in one line."""
     from omegaconf.errors import MissingMandatoryValue
 
     if isinstance(error, MissingMandatoryValue) and error.full_key:

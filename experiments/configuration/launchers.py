@@ -87,7 +87,7 @@ def _installed(module: str) -> bool:
 
 
 def lost_process(error: BaseException) -> bool:
-    """Whether a launcher says that the process of a run died: killed, or out of memory."""
+    """Return whether a launcher says that a run's process died: killed, or out of memory."""
     return type(error).__name__ in _DEATHS
 
 

@@ -10,11 +10,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from experiments.configuration.compose import CONF_DIR, first_comment, groups, load
+from experiments.configuration.compose import CONF_DIR, groups, load
 from experiments.configuration.errors import UsageError, not_understood, one_line, unknown_key
+from experiments.configuration.experiment import experiments
 from experiments.configuration.launchers import check_launcher
 
 if TYPE_CHECKING:
+    from argparse import Namespace
     from collections.abc import Sequence
 
     from hydra.core.override_parser.types import Override
@@ -39,9 +41,7 @@ def check_overrides(command: str, arguments: Sequence[str]) -> None:
     UsageError
         On the first argument that names no option, no choice, or a value of the wrong type.
     """
-    parser = get_args_parser()
-    parser.error = _refuse  # type: ignore[assignment, method-assign]  # one line rather than the usage text
-    options = parser.parse_args(list(arguments))
+    options = hydra_options(arguments)
     if options.help or options.hydra_help or options.config_name or options.config_path:
         return
 
@@ -56,8 +56,31 @@ def check_overrides(command: str, arguments: Sequence[str]) -> None:
             ) from error
 
     sweeps = options.multirun or _mode_is_multirun(parsed)
-    conf_dirs = [Path(options.config_dir)] if options.config_dir else []
-    _check(command, parsed, sweeps, conf_dirs)
+    _check(command, parsed, sweeps, config_folders(options))
+
+
+def hydra_options(arguments: Sequence[str]) -> Namespace:
+    """
+    Return Hydra's own options among some arguments, and the ``overrides`` between them.
+
+    Raises
+    ------
+    UsageError
+        If there is no such option.
+    """
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[assignment, method-assign]  # one line rather than the usage text
+    return parser.parse_args(multirun_first(arguments))
+
+
+def multirun_first(arguments: Sequence[str]) -> list[str]:
+    """Return the same arguments as Hydra's parser takes them: options not among overrides."""
+    return sorted(arguments, key=lambda word: word not in ("--multirun", "-m"))
+
+
+def config_folders(options: Namespace) -> list[Path]:
+    """Return the user's own folder of configuration files, if Hydra's options name one."""
+    return [Path(options.config_dir)] if options.config_dir else []
 
 
 def _refuse(message: str) -> None:
@@ -106,7 +129,7 @@ def _check(
 
     chosen = [_single(o) for o in overrides if o.key_or_group in known_groups]
     if extra_dirs:
-        places = ",".join(_quoted(f"file://{folder.resolve()}") for folder in extra_dirs)
+        places = ",".join(quoted(f"file://{folder.resolve()}") for folder in extra_dirs)
         chosen.append(f"hydra.searchpath=[{places}]")
     defaults = _compose(command, chosen)
     for override in overrides:
@@ -119,22 +142,22 @@ def _check(
                 _check_type(defaults, key, value)
 
 
-def _quoted(text: str) -> str:
-    """Text as Hydra's grammar takes it, whatever is in it."""
+def quoted(text: str) -> str:
+    """Return a text quoted for Hydra's grammar, whatever is in it."""
     escaped = text.replace("\\'", "\\\\'").replace("'", "\\'")
     return f"'{escaped}'"
 
 
 def _check_experiment(command: str, name: str) -> None:
     """Refuse an experiment that is another command's, as its first line says."""
-    path = CONF_DIR / "experiment" / f"{name}.yaml"
-    owner, colon, _ = first_comment(path).partition(":") if path.exists() else ("", "", "")
-    if colon and owner != command:
+    known = experiments().get(name)
+    if known is not None and known.command not in ("", command):
+        owner = f"study {name}" if known.is_study else known.command
         raise UsageError(f"experiment={name} is for andes-opt {owner}, not {command}.")
 
 
 def _compose(command: str, overrides: Sequence[str]) -> DictConfig:
-    """The command's configuration under the chosen group files."""
+    """Compose the command's configuration under the chosen group files."""
     try:
         return load(command, overrides)
     except HydraException as error:
@@ -150,7 +173,7 @@ def _values(override: Override) -> list[Any]:
 
 
 def _single(override: Override) -> str:
-    """The override with the first of its values, as text that Hydra understands."""
+    """Return the override with the first of its values, as text that Hydra understands."""
     if not override.is_sweep_override() or override.is_delete():
         return str(override.input_line)
     return f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
@@ -172,7 +195,7 @@ def _check_key(defaults: DictConfig, key: str) -> None:
 
 
 def _options(node: Any, prefix: str = "") -> list[str]:
-    """Dotted keys of all options below a node, those nearest to it first."""
+    """Return the dotted keys of all options below a node, those nearest to it first."""
     if not isinstance(node, DictConfig):
         return []
     names = [str(name) for name in node]
@@ -184,7 +207,7 @@ def _options(node: Any, prefix: str = "") -> list[str]:
 
 
 def _check_type(defaults: DictConfig, key: str, value: Any) -> None:
-    """Numbers stay numbers, switches switches and lists lists; None and text say nothing."""
+    """Check that numbers stay numbers, switches switches and lists lists."""
     if isinstance(value, str) and "${" in value:
         return
     default = OmegaConf.select(defaults, key, default=None)

@@ -20,7 +20,7 @@ _limited: list[str] = []
 
 def limit_threads() -> None:
     """
-    One numerical thread per process, unless the user has set a variable himself.
+    Set one numerical thread per process, where the user has set no variable.
 
     Sweeps run one process per core, and timings of solvers are for one thread. Must run
     before numpy is imported.
@@ -32,5 +32,5 @@ def limit_threads() -> None:
 
 
 def users_environment() -> dict[str, str]:
-    """The environment as the user set it, for a program with threads of its own."""
+    """Return the environment as the user set it, for a program with threads of its own."""
     return {name: value for name, value in os.environ.items() if name not in _limited}

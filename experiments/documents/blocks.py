@@ -17,11 +17,10 @@ import os
 import re
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.runs.records import write_atomically
+from experiments.runs.files import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,13 +33,13 @@ _FENCE = "```"
 
 
 def commands(text: str) -> list[str]:
-    """The commands of all blocks of a Markdown text."""
+    """Return the commands of all blocks of a Markdown text."""
     return [match["command"] for match in _BLOCK.finditer(text)]
 
 
 def refresh(text: str, run: Callable[[str], str], only: str = "") -> str:
     """
-    A Markdown text with every block made again.
+    Return a Markdown text with every block made again.
 
     Parameters
     ----------
@@ -65,7 +64,7 @@ def refresh(text: str, run: Callable[[str], str], only: str = "") -> str:
 
 def run_command(command: str) -> str:
     """
-    Standard output of a shell command, with this environment's scripts first in the path.
+    Return what a shell command prints, with this environment's scripts first in the path.
 
     Raises
     ------
@@ -84,10 +83,6 @@ def run_command(command: str) -> str:
     return done.stdout
 
 
-def _write_text(text: str, path: Path) -> None:
-    path.write_text(text, encoding="utf-8")
-
-
 def main(arguments: Sequence[str]) -> None:
     """Make the blocks of some files again."""
     parser = argparse.ArgumentParser(
@@ -102,7 +97,7 @@ def main(arguments: Sequence[str]) -> None:
         text = path.read_text(encoding="utf-8")
         made = [command for command in commands(text) if options.only in command]
         text = refresh(text, run_command, options.only)
-        write_atomically(path, partial(_write_text, text))
+        write_text(path, text)
         print(f"{path}: {len(made)} blocks made again.")
 
 

@@ -17,7 +17,7 @@ _RESULTS = Path("docs/results")
 
 def excerpt(text: str, section: str) -> str:
     """
-    The first table of a section of a Markdown text.
+    Return the first table of a section of a Markdown text.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def excerpt(text: str, section: str) -> str:
 
 def index(folder: Path, above: Path) -> str:
     """
-    A line for each document of a folder: its title as a link, and the command that wrote it.
+    Return a line for each document of a folder: a link, and the command that wrote it.
 
     Parameters
     ----------

@@ -20,7 +20,7 @@ from experiments.analysis.markdown import markdown
 from experiments.live.document_header import COMMAND, header, several_seeds
 from experiments.live.figures import draw
 from experiments.live.run import PLANNING
-from experiments.runs.records import write_atomically
+from experiments.runs.files import write_atomically, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -319,5 +319,4 @@ def _yes(true: bool) -> str:
 
 
 def _write(path: Path, paragraphs: Sequence[str]) -> None:
-    text = "\n\n".join(paragraphs) + "\n"
-    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_text(path, "\n\n".join(paragraphs) + "\n")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import polars as pl
     from omegaconf import DictConfig
 
-COMMAND = "andes-opt live experiment=live_overload"
+COMMAND = "andes-opt study live_overload"
 #: A client that sends so late (p99) was disturbed by something on its machine, s.
 _LATE_S = 0.1
 

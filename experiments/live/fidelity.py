@@ -1,5 +1,5 @@
 """
-``andes-opt live experiment=live_fidelity``: how far the simulator is from the live engine.
+``andes-opt study live_fidelity``: how far the simulator is from the live engine.
 
 The engine's latency is fitted to a designed sweep of batches and contexts on the engine itself.
 Then each policy serves the same requests twice, live and simulated under the fitted profile.
@@ -20,7 +20,6 @@ from hydra.core.hydra_config import HydraConfig
 from andes_opt.calibration import fit_latency, read_iterations
 from andes_opt.metrics import summarise
 from andes_opt.policy import Paced
-from andes_opt.simulator import simulate
 from experiments.analysis.markdown import markdown
 from experiments.configuration.compose import build
 from experiments.configuration.errors import RunRefused, RunsFailed, UsageError
@@ -31,13 +30,9 @@ from experiments.live.run import request_rate
 from experiments.live.run_store import Lab
 from experiments.live.study import planned
 from experiments.runs.environment import commit_words
-from experiments.runs.records import (
-    ROWS,
-    printable,
-    read_environment,
-    recorded_run,
-    write_atomically,
-)
+from experiments.runs.files import ROWS, printable, write_atomically, write_text
+from experiments.runs.records import read_environment, recorded_run
+from experiments.runs.simulation import run_simulation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -172,8 +167,8 @@ def simulated(
     rate = request_rate(config)
     if rate is not None:
         config.workload.rate = rate
-    requests = build(config, "workload").generate(config.seed)
-    return summarise(simulate(requests, profile, Paced(build(config, "policy"), pause_s)))
+    policy = Paced(build(config, "policy"), pause_s)
+    return summarise(run_simulation(config, engine=profile, policy=policy))
 
 
 def hit_share(results: pl.DataFrame, arm: str) -> float:
@@ -265,10 +260,10 @@ def run(config: DictConfig) -> dict[str, float]:
         text = _document(
             table, fit, shares, pauses_s, saturated, record.environment, sorted(made_by), lab
         )
-        _write(folder / "live_fidelity.md", text)
+        write_text(folder / "live_fidelity.md", text)
         if settings.docs is not None:
             (Path(settings.docs) / "results").mkdir(parents=True, exist_ok=True)
-            _write(Path(settings.docs) / "results" / "live_fidelity.md", text)
+            write_text(Path(settings.docs) / "results" / "live_fidelity.md", text)
         print(text)
         rows = pl.concat([pl.read_parquet(path / ROWS) for path in folders], how="diagonal")
         summary = {
@@ -360,7 +355,7 @@ def _document(
     return "\n\n".join(
         [
             "# Live against simulated",
-            "Written by `andes-opt live experiment=live_fidelity`; do not edit.",
+            "Written by `andes-opt study live_fidelity`; do not edit.",
             "\n".join(lines),
             "Differences are simulated less live, on the same requests under the same policy; "
             "means over seeds. Andes' cap counts the live run's warm-up requests, too, so it "
@@ -381,7 +376,3 @@ def _shrunk(config: DictConfig) -> DictConfig:
         settings.seeds = settings.floods = 1
         settings.sweep.batches, settings.sweep.prompt_tokens = [1, 2], [8]
     return config
-
-
-def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))

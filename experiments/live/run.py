@@ -18,8 +18,9 @@ from experiments.configuration.compose import build
 from experiments.configuration.errors import UsageError, not_installed
 from experiments.live.engine import DYING_S, EngineFailed, serving
 from experiments.live.vllm_command import checked_settings
+from experiments.runs.columns import frame
+from experiments.runs.files import TOKENS, write_atomically
 from experiments.runs.progress import bar
-from experiments.runs.records import TOKENS, frame, write_atomically
 from experiments.runs.run_columns import columns_of, policy_columns
 
 if TYPE_CHECKING:

@@ -21,8 +21,9 @@ from experiments.configuration.errors import UsageError, one_line
 from experiments.live.engine import EngineFailed
 from experiments.live.run import request_rate, run_columns, serve
 from experiments.runs.code_closure import state_of, targets
+from experiments.runs.files import ERROR, ROWS, TOKENS, printable, write_json
 from experiments.runs.identity import configuration_hash, identified
-from experiments.runs.records import ERROR, ROWS, TOKENS, printable, recorded_run, write_json
+from experiments.runs.records import recorded_run
 from experiments.runs.resume import finished
 
 if TYPE_CHECKING:
@@ -190,8 +191,9 @@ def identification_of(config: DictConfig) -> dict[str, str]:
     """
     What identifies a run: its configuration, and the code that it can run.
 
-    A run takes minutes, so that code which it never touches does not count: for stock vLLM the
-    adapter and the policies, for the others the policies and solvers that they don't name.
+    Narrower than :func:`experiments.runs.identity.identity`, since a run takes minutes: code that
+    it never touches does not count. For stock vLLM that is the adapter and the policies, for the
+    others the policies and solvers that they don't name.
 
     Parameters
     ----------

@@ -1,5 +1,5 @@
 """
-``andes-opt live experiment=live_*``: arms, loads and seeds on live engines, and documents.
+``andes-opt study live_*``: arms, loads and seeds on live engines, and documents.
 
 Every run is what ``andes-opt live`` with the arm's overrides would be. Runs of a seed and a load
 lie next to each other in time, in an order that alternates, so that a machine that drifts favours
@@ -26,12 +26,8 @@ from experiments.live.engine_file import check_engine
 from experiments.live.process import exit_on_signals
 from experiments.live.run_store import Lab
 from experiments.runs.environment import commit_words
-from experiments.runs.records import (
-    ROWS,
-    printable,
-    read_environment,
-    recorded_run,
-)
+from experiments.runs.files import ROWS, printable
+from experiments.runs.records import read_environment, recorded_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

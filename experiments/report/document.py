@@ -19,7 +19,7 @@ from experiments.report.sections import Facts, sections
 from experiments.report.series import together
 from experiments.report.statistics import capacities, compare, metrics_of
 from experiments.runs.environment import commit_words
-from experiments.runs.records import TOKENS, printable, write_atomically
+from experiments.runs.files import TOKENS, printable, write_atomically, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -110,10 +110,10 @@ def report(
     drawn = _draw(made, output / "figures")
     sentences = _sentences(results, base, base_solver)
     text = _markdown_report(folders, sentences, tables, drawn, missing)
-    write_atomically(output / "report.md", lambda path: path.write_text(text, encoding="utf-8"))
+    write_text(output / "report.md", text)
     opening = _opening(folders, sentences, tables, missing)
     html = page("andes-opt report", opening, look, made)
-    write_atomically(output / "report.html", lambda path: path.write_text(html, encoding="utf-8"))
+    write_text(output / "report.html", html)
     printed = (f"{name}\n\n{markdown(table, {})}" for name, table in tables.items())
     return "\n\n".join(["\n".join(sentences), *printed])
 

@@ -17,17 +17,9 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from experiments.analysis.statistics import PLACE, placed
-from experiments.runs.records import (
-    ERROR,
-    REQUEST_COLUMNS,
-    ROWS,
-    RUN_COLUMNS,
-    SUMMARY,
-    complete_runs,
-    printable,
-    read_environment,
-    read_run,
-)
+from experiments.runs.columns import REQUEST_COLUMNS, RUN_COLUMNS
+from experiments.runs.files import ERROR, ROWS, SUMMARY, printable
+from experiments.runs.records import complete_runs, read_environment, read_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -84,7 +76,7 @@ class Cell:
     seed
         Seed of the workload.
     rows
-        A row per request, columns of ``records.REQUEST_COLUMNS``.
+        A row per request, columns of ``columns.REQUEST_COLUMNS``.
     alone
         Whether the run holds no other cell, so that its other files are about this one.
     """

@@ -11,7 +11,7 @@ from experiments.analysis.figures import draw_gap_against_time
 from experiments.report import figures, plots
 from experiments.report.series import occupancy, reading, together
 from experiments.report.statistics import CAPACITY_QOE
-from experiments.runs.records import TIMELINE, TOKENS
+from experiments.runs.files import TIMELINE, TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -10,7 +10,7 @@ import polars as pl
 from omegaconf import OmegaConf
 
 from andes_opt.qoe import digestion_start
-from experiments.runs.records import TIMELINE, TOKENS
+from experiments.runs.files import TIMELINE, TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

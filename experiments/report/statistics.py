@@ -58,7 +58,7 @@ class RequestArrays:
 
 
 def request_arrays(rows: pl.DataFrame) -> RequestArrays:
-    """Columns of ``records.REQUEST_COLUMNS`` as arrays (n,); what was not measured is NaN."""
+    """Columns of ``columns.REQUEST_COLUMNS`` as arrays (n,); what was not measured is NaN."""
 
     def floats(name: str) -> NDArray[Any]:
         return rows[name].cast(pl.Float64).to_numpy()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import time
 from dataclasses import dataclass
 from importlib import import_module
@@ -19,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 from joblib import Parallel, cpu_count, delayed  # type: ignore[import-untyped]  # it has none
 
 from experiments.runs.code_closure import state_of, targets
+from experiments.runs.files import plain, write_json
 from experiments.runs.identity import contents
 from experiments.runs.progress import bar
-from experiments.runs.records import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -74,7 +73,7 @@ class Done:
 
 class Store:
     """
-    Results of cells in a folder, one file each.
+    Results of cells in a folder, one file each, shared by the processes that work on them.
 
     Parameters
     ----------
@@ -87,7 +86,7 @@ class Store:
         self._states: dict[frozenset[str], str] = {}
 
     def path(self, cell: Cell) -> Path:
-        """Where the cell's result is, or will be."""
+        """Return where the cell's result is, or will be."""
         modules = frozenset({cell.work.partition(":")[0], *targets(cell.options)})
         if modules not in self._states:
             self._states[modules] = state_of(modules)
@@ -100,7 +99,7 @@ def finish(
     cells: Sequence[Cell], folder: Path, *, processes: int, description: str = "cells"
 ) -> Done:
     """
-    Results of all cells: those on disk, and the others computed now.
+    Return the results of all cells: those on disk, and the others computed now.
 
     Parameters
     ----------
@@ -144,7 +143,7 @@ def finish(
 
 def processes_of(hydra_config: HydraConf) -> int:
     """
-    How many processes Hydra's launcher is set to use.
+    Return how many processes Hydra's launcher is set to use.
 
     The joblib launcher's ``n_jobs`` counts as in joblib (-1 for all cores); launchers without
     one, ``hydra/launcher=basic`` say, mean a single process.
@@ -170,24 +169,10 @@ def _compute(work: str, options: dict[str, Any], path: Path) -> tuple[Path, dict
     """Do the work and write the result down, in the process that did it."""
     module, _, name = work.partition(":")
     started = time.process_time()
-    result = _plain(getattr(import_module(module), name)(**options))
+    result = plain(getattr(import_module(module), name)(**options))
     answer = {"seconds": time.process_time() - started, "result": result}
-    text = json.dumps(answer, allow_nan=False)
-    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_json(path, answer, indent=None)
     return path, answer
-
-
-def _plain(value: Any) -> Any:
-    """The value as JSON gives it back: NaN and infinities become None."""
-    if isinstance(value, dict):
-        return {str(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    if hasattr(value, "item"):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -24,7 +24,7 @@ _MADE_OF = ("andes_opt", "solvers", "engine_adapter", "experiments", "conf", "be
 
 def environment() -> dict[str, Any]:
     """
-    What ``env.json`` holds.
+    Return what ``env.json`` holds.
 
     Returns
     -------
@@ -49,7 +49,7 @@ def environment() -> dict[str, Any]:
 
 
 def cpu_model() -> str:
-    """The processor's name as the system gives it."""
+    """Return the processor's name as the system gives it."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             for line in file:
@@ -62,14 +62,14 @@ def cpu_model() -> str:
 
 @cache  # a sweep has thousands of runs, and the driver takes its time
 def gpu_names() -> tuple[str, ...]:
-    """Names of this machine's NVIDIA GPUs, as its driver gives them; empty without one."""
+    """Return the names of NVIDIA's GPUs here, as its driver gives them; empty without one."""
     words = _output(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
     return tuple(words.splitlines()) if words else ()
 
 
 def commit_words(environment: Mapping[str, Any]) -> str:
     """
-    Which code it was, in words.
+    Return in words which code made a result.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def commit_words(environment: Mapping[str, Any]) -> str:
 
 
 def usable_cores() -> int | None:
-    """How many processors this process may use; None where unknown."""
+    """Return how many processors this process may use; None where unknown."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count()
@@ -106,7 +106,7 @@ def _run_git(*arguments: str) -> str | None:
 
 
 def _output(command: list[str]) -> str | None:
-    """What a short command prints; None where it is not installed or fails."""
+    """Return what a short command prints; None where it is not installed or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -13,29 +13,29 @@ import json
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from andes_opt.versions import versions
+from andes_opt.lengths import SHIPPED_TABLES
 from experiments import ROOT
-from experiments.runs.code_closure import state_of, targets
+from experiments.runs.code_closure import code_of, leaves, modules_of, targets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
-_PACKAGES = ("andes_opt", "solvers", "engine_adapter", "experiments")
-#: Code and tables; configuration counts by what a run takes from it.
-_SUFFIXES = (".py", ".json")
-#: Modules that read results and make none.
-_READERS = "report"
+#: Packages of which a run may load any module, since configuration names classes.
+_DOMAIN = ("andes_opt", "solvers", "engine_adapter")
+#: Tables of ours, which configuration names without a folder.
+_TABLES = ROOT / "andes_opt" / "data"
 
 #: Options that name what a run reads.
 _INPUTS = ("path", "corpus", "table")
 #: Options that say where results go, by command.
-_OUTPUTS = {("quality", "portfolio.docs")}
+_OUTPUTS = {("study", "portfolio.docs")}
 #: Options that say where a run's results have to be for it to be complete.
 _PLACES = {("capture", "corpus")}
 _DIGITS = 16
@@ -45,7 +45,7 @@ _current: ContextVar[dict[str, str] | None] = ContextVar("run", default=None)
 
 def identity(command: str, config: DictConfig) -> dict[str, str]:
     """
-    What identifies the run of a configuration.
+    Return what identifies the run of a configuration.
 
     Parameters
     ----------
@@ -59,31 +59,32 @@ def identity(command: str, config: DictConfig) -> dict[str, str]:
     dict[str, str]
         ``configuration`` and ``code``: hashes of 16 hexadecimal digits.
     """
-    code, foreign = code_hash(), _foreign_modules(config)
+    code, foreign = code_hash(command), _foreign_modules(config)
     if foreign:
-        code = _digest([code, state_of(foreign)])
+        code = _digest([code, code_of(foreign)])
     return {"configuration": configuration_hash(command, config), "code": code}
 
 
 def _foreign_modules(config: DictConfig) -> set[str]:
-    """Modules of the user's whose classes a configuration names."""
+    """Return the modules of the user's own whose classes a configuration names."""
     options = OmegaConf.to_container(_own(config), resolve=False)
     named = targets(options)
     solvers = options.get("solvers") if isinstance(options, dict) else None
     if isinstance(solvers, list):
         named |= {str(name).rpartition(".")[0] for name in solvers if "." in str(name)}
-    return {name for name in named if name and name.partition(".")[0] not in _PACKAGES}
+    ours = {*_DOMAIN, "experiments"}
+    return {name for name in named if name and name.partition(".")[0] not in ours}
 
 
 def _own(config: DictConfig) -> DictConfig:
-    """The command's own part of a configuration."""
+    """Return the command's own part of a configuration."""
     keys = [str(key) for key in config if key not in ("hydra", "sweep")]
     return OmegaConf.masked_copy(config, keys)
 
 
 @contextmanager
 def identified(run: dict[str, str]) -> Iterator[None]:
-    """While this is open, :func:`current` gives ``run``."""
+    """Let :func:`current` return ``run`` while this is open."""
     token = _current.set(run)
     try:
         yield
@@ -92,13 +93,13 @@ def identified(run: dict[str, str]) -> Iterator[None]:
 
 
 def current() -> dict[str, str] | None:
-    """What identifies the run that is being made; None if nobody said."""
+    """Return what identifies the run that is being made; None outside of one."""
     return _current.get()
 
 
 def configuration_hash(command: str, config: DictConfig) -> str:
     """
-    A hash of the command and of every value that can change its results.
+    Return a hash of the command and of every value that can change its results.
 
     Parameters
     ----------
@@ -111,23 +112,22 @@ def configuration_hash(command: str, config: DictConfig) -> str:
     except OmegaConfBaseException:
         # The run itself will say what can't be resolved.
         plain = OmegaConf.to_container(options, resolve=False)
-    values = {
-        key: value if (command, key) in _PLACES else _content(key, value)
-        for key, value in _leaves(plain)
-        if (command, key) not in _OUTPUTS
-    }
-    return _digest([command, json.dumps(values, sort_keys=True)])
+    values = [
+        [path, value if (command, ".".join(path)) in _PLACES else _content(path, value)]
+        for path, value in leaves(plain)
+        if (command, ".".join(path)) not in _OUTPUTS
+    ]
+    return _digest([command, json.dumps(sorted(values, key=itemgetter(0)))])
 
 
 @cache
-def code_hash() -> str:
-    """A hash of the packages' code and of the versions of everything that they stand on."""
-    parts = [json.dumps(versions(), sort_keys=True)]
-    for package in _PACKAGES:
-        for path in sorted((ROOT / package).rglob("*")):
-            if path.suffix in _SUFFIXES and not path.name.startswith(_READERS):
-                parts += [path.relative_to(ROOT).as_posix(), _file_digest(path)]
-    return _digest(parts)
+def code_hash(command: str) -> str:
+    """
+    Return a hash of the code that a command can run, as this process found it at first.
+
+    No machine is in it, unlike in :func:`code_closure.state_of`: a sweep may go on elsewhere.
+    """
+    return code_of({f"experiments.commands.{command}", *modules_of(*_DOMAIN)})[:_DIGITS]
 
 
 def register_run_id() -> None:
@@ -144,41 +144,26 @@ def _run_id(*, _root_: DictConfig) -> str:
     return configuration_hash(_root_.hydra.job.name, _root_)
 
 
-def contents(options: Any, key: str = "") -> Any:
+def contents(options: Any) -> list[Any]:
     """
-    Plain options with the digest of what lies there in place of each file or folder to read.
+    Return the leaves of plain options, what lies there in place of each file or folder to read.
 
     Parameters
     ----------
     options
         Nested dicts and lists.
-    key
-        Where they stand, dotted.
     """
-    if isinstance(options, dict):
-        return {name: contents(value, f"{key}.{name}") for name, value in options.items()}
-    if isinstance(options, list):
-        return [contents(value, key) for value in options]
-    return _content(key, options)
+    found = [[path, _content(path, value)] for path, value in leaves(options)]
+    return sorted(found, key=itemgetter(0))
 
 
-def _leaves(node: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Every value below a node with its dotted key; lists and empty nodes are values."""
-    if isinstance(node, dict) and node:
-        for key, child in node.items():
-            yield from _leaves(child, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, node
-
-
-def _content(key: str, value: Any) -> Any:
-    """The value, or the digest of what lies at the path that it is."""
-    name = key.rpartition(".")[2]
+def _content(keys: Sequence[str], value: Any) -> Any:
+    """Return the value, or the digest of what lies at the path that it is."""
+    name = next((key for key in reversed(".".join(keys).split(".")) if not key.isdigit()), "")
     if name not in _INPUTS or not isinstance(value, str):
         return value
-    path = Path(value)
-    if name == "table" and not path.suffix:
-        return value  # one of ours, by its name
+    shipped = name == "table" and value in SHIPPED_TABLES
+    path = _TABLES / f"{value}.json" if shipped else Path(value)
     if path.is_file():
         return _file_digest(path)
     if path.is_dir():

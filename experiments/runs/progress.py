@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def bar(total: int, description: str) -> tqdm:
     """
-    A progress bar on standard error, silent unless that is a terminal.
+    Return a progress bar on standard error, silent unless that is a terminal.
 
     It is silent in a sweep too, whose runs would write over one another.
     """
@@ -37,7 +37,7 @@ class Seconds:
 
 @contextmanager
 def jit_seconds() -> Iterator[Seconds]:
-    """Wall-clock seconds that numba compiles, or loads what it compiled before."""
+    """Count the wall-clock seconds in which Numba compiles, or loads what it compiled before."""
     seconds = Seconds()
 
     def add(duration: float) -> None:

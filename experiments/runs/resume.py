@@ -28,8 +28,9 @@ from experiments.configuration.errors import (
     is_user_error,
     one_line,
 )
+from experiments.runs.files import ERROR, SUMMARY, printable, write_json
 from experiments.runs.identity import identified, identity
-from experiments.runs.records import ERROR, SUMMARY, printable, read_environment, write_json
+from experiments.runs.records import read_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -102,13 +103,13 @@ def say(sentence: str, folder: Path) -> None:
         # One call, so that processes don't talk into one another.
         print("\n".join(lines), flush=True)
     except BrokenPipeError:
-        # Whoever listened has gone; the run is there all the same. Nothing is said any more.
+        # The listener has gone; the run is there all the same, and nothing more is printed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def finished(folder: Path, run: Mapping[str, str]) -> dict[str, float] | None:
     """
-    The summary of a complete run.
+    Return the summary of a complete run.
 
     Parameters
     ----------
@@ -133,7 +134,7 @@ def finished(folder: Path, run: Mapping[str, str]) -> dict[str, float] | None:
     return summary if recorded.get("run") == run else None
 
 
-class Sweep(Callback):
+class SweepCallback(Callback):
     """Hydra calls this before and after a sweep; ``conf/hydra/default.yaml`` names it."""
 
     def __init__(self) -> None:
@@ -180,7 +181,7 @@ class Sweep(Callback):
 
 
 def _failures(sweep: Path) -> dict[Path, int]:
-    """Errors recorded below a folder, and when they were written (ns)."""
+    """Return the errors recorded below a folder, and when they were written (ns)."""
     return {path: path.stat().st_mtime_ns for path in sorted(sweep.rglob(ERROR))}
 
 

@@ -4,43 +4,34 @@ The portfolio's answers on disk: a line per (solver, instance), there as soon as
 A run that is stopped, killed even, loses the call it was in. The next one reads what is
 there and goes on. An answer is used again only in the state that it was made in: the same
 code, versions, processor, options and limits.
+
+One file of lines, not a file for each result as in :mod:`experiments.runs.cells`: there are some
+ten thousand small answers, and their infinite values and bounds have no words in strict JSON.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from andes_opt.versions import versions
-from experiments import ROOT
-from experiments.runs.environment import cpu_model
+from experiments.runs.code_closure import modules_of, state_of
+from experiments.runs.files import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-#: The packages whose code can change an answer or its time.
-_CODE = ("andes_opt", "solvers")
-
 
 @cache
 def code_state() -> str:
     """
-    A hash of what answers and times depend on: the packages' code, versions, processor.
+    Return a hash of what answers and times depend on: solvers, versions, processor.
 
     Taken once per process, since code that changes later is not the code that runs.
     """
-    digest = hashlib.sha256()
-    for package in _CODE:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            digest.update(str(path.relative_to(ROOT)).encode())
-            digest.update(path.read_bytes())
-    digest.update(json.dumps(versions(), sort_keys=True).encode())
-    digest.update(cpu_model().encode())
-    return digest.hexdigest()
+    return state_of(modules_of("andes_opt", "solvers"))
 
 
 class Cells:
@@ -76,7 +67,7 @@ class Cells:
 
     def add(self, cell: dict[str, Any]) -> None:
         """Write an answer down; it replaces one of another state."""
-        line = json.dumps({name: _plain(value) for name, value in cell.items()}) + "\n"
+        line = json.dumps(plain(cell, finite=False)) + "\n"
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(line)
             file.flush()
@@ -94,10 +85,6 @@ class Cells:
 
 def _key(cell: dict[str, Any]) -> tuple[str, str, str]:
     return cell["source"], cell["instance"], cell["solver"]
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else value
 
 
 def _read(path: Path) -> Iterator[dict[str, Any]]:

@@ -15,12 +15,8 @@ from omegaconf import open_dict
 from andes_opt.plan import TOLERANCE_MIP, Plan, Status, verify
 from experiments.configuration.compose import build, load_choice
 from experiments.configuration.errors import UsageError
+from experiments.runs.columns import COLUMNS, QUALITY_COLUMNS, frame
 from experiments.runs.progress import bar, jit_seconds
-from experiments.runs.records import (
-    COLUMNS,
-    QUALITY_COLUMNS,
-    frame,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -116,7 +112,7 @@ def compare(
     Returns
     -------
     list[dict]
-        Values of ``records.QUALITY_COLUMNS`` and ``solver``, one per instance and solver.
+        Values of ``columns.QUALITY_COLUMNS`` and ``solver``, one per instance and solver.
 
     Raises
     ------
@@ -211,7 +207,7 @@ def row_of(
     reference_certified: bool,
     time_limit_s: float | None,
 ) -> dict[str, Any]:
-    """Values of ``records.QUALITY_COLUMNS`` and ``solver`` for one answer."""
+    """Values of ``columns.QUALITY_COLUMNS`` and ``solver`` for one answer."""
     instance, plan = problem.instance, answer.plan
     row = {
         "solver": answer.solver,
@@ -270,7 +266,7 @@ def as_rows(answers: Sequence[Mapping[str, Any]], **run: Any) -> pl.DataFrame:
     answers
         From :func:`compare`.
     **run
-        Values of ``records.RUN_COLUMNS`` for all rows.
+        Values of ``columns.RUN_COLUMNS`` for all rows.
     """
     given = {name for answer in answers for name in answer} | {"solver", *QUALITY_COLUMNS}
     names = [name for name in COLUMNS if name in given]

@@ -11,10 +11,9 @@ from hydra.utils import instantiate
 from andes_opt import families
 from andes_opt.checks import whole
 from andes_opt.instance import Instance
-from andes_opt.simulator import simulate
 from experiments.configuration.compose import build
 from experiments.configuration.errors import UsageError, not_understood
-from experiments.runs.progress import bar
+from experiments.runs.simulation import run_simulation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,15 +114,8 @@ def captured(config: DictConfig, wanted: int) -> list[Named]:
     if "solver" not in config.policy:
         raise UsageError("the policy uses no solver, so there is nothing to capture; try andes.")
     recorder = Recorder(build(config, "solver"), wanted)
-    engine, requests = build(config, "engine"), build(config, "workload").generate(config.seed)
     policy = instantiate(config.policy, solver=recorder)
-    with bar(requests.arrival_s.size, "capturing") as progress:
-        simulate(
-            requests,
-            engine,
-            policy,
-            progress=lambda finished: progress.update(finished - progress.n),
-        )
+    run_simulation(config, policy=policy, description="capturing")
     sample = recorder.sample()
     if not sample:
         raise NothingSolved(

@@ -1,5 +1,5 @@
 """
-``andes-opt quality experiment=portfolio``: every solver on every family, size by size.
+``andes-opt study portfolio``: every solver on every family, size by size.
 
 Every solver is asked the same few instances of a family and size, in alternating order; fast ones
 get more on top. A solver that comes to no end in time on all of them, or refuses them all,
@@ -25,8 +25,10 @@ from omegaconf import OmegaConf, open_dict
 from andes_opt.plan import InvalidPlan
 from experiments.configuration.compose import build, groups, load_choice
 from experiments.configuration.errors import UsageError
+from experiments.configuration.experiment import study_command
+from experiments.runs.files import write_atomically, write_text
 from experiments.runs.progress import bar
-from experiments.runs.records import recorded_run, write_atomically
+from experiments.runs.records import recorded_run
 from experiments.solver_comparison import compare, document
 from experiments.solver_comparison.answers import Cells, code_state
 from experiments.solver_comparison.groups import (
@@ -318,7 +320,7 @@ def run(config: DictConfig) -> dict[str, float]:
             "calls_s": float(rows["wall_s"].sum()),
         }
         facts = document.Facts(
-            command=shlex.join(["andes-opt", "quality", *hydra_config.overrides.task]),
+            command=study_command(hydra_config),
             environment=record.environment,
             config=config,
             stops=[(stop.source, stop.solver, stop.size, stop.reason) for stop in stops],
@@ -377,4 +379,4 @@ def _write_document(
     links = {name: os.path.relpath(figure, path.parent) for name, figure in figures.items()}
     text = document.document(rows, facts, links)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+    write_text(path, text)

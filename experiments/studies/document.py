@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from experiments.analysis.statistics import DIFFERENCE, RATIO, against, over_seeds
 from experiments.configuration.errors import UsageError, not_understood
 from experiments.runs.environment import commit_words
-from experiments.runs.records import write_atomically
+from experiments.runs.files import write_atomically, write_text
 from experiments.studies.views import VIEWS, Page
 
 if TYPE_CHECKING:
@@ -81,12 +81,12 @@ def write(rows: pl.DataFrame, facts: Facts, folder: Path, docs: str | None) -> s
     sections = _sections(page, facts)
     write_atomically(folder / "table.csv", long_table(rows, page.baseline).write_csv)
     text = "\n\n".join([_header(facts), *sections]) + "\n"
-    _write(folder / f"{facts.name}.md", text.replace("FIGURES/", ""))
+    write_text(folder / f"{facts.name}.md", text.replace("FIGURES/", ""))
     if docs is not None:
         results, figures = Path(docs) / "results", Path(docs) / "figures"
         for place in (results, figures):
             place.mkdir(parents=True, exist_ok=True)
-        _write(results / f"{facts.name}.md", text.replace("FIGURES/", "../figures/"))
+        write_text(results / f"{facts.name}.md", text.replace("FIGURES/", "../figures/"))
         for path in sorted(folder.glob(f"{facts.name}_*.png")):
             write_atomically(figures / path.name, partial(shutil.copyfile, path))
     lines = "\n\n".join(sections).splitlines()
@@ -186,7 +186,3 @@ def _header(facts: Facts) -> str:
     if study.tiny:
         lines.append("- **Tiny form: no result, only a look at the form of one.**")
     return "\n\n".join([*lines[:2], "\n".join(lines[2:])])
-
-
-def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))

@@ -1,5 +1,5 @@
 """
-``andes-opt simulate experiment=exact_vs_greedy``: where does exact solving matter?
+``andes-opt study exact_vs_greedy``: where does exact solving matter?
 
 Over a map of regimes (engine, KV tokens, forecast horizon, load) the same requests are served
 by Andes with the greedy and with the exact solver. In the exact runs every so many steps the

@@ -1,5 +1,5 @@
 """
-``andes-opt hindsight experiment=hindsight``: policies, the bound and the gap, by load.
+``andes-opt study hindsight``: policies, the bound and the gap, by load.
 
 A study (:mod:`experiments.studies.study`) in which the bound is one more arm: what no scheduler
 exceeds on the same requests. Its simulations are cells that other studies share.
@@ -18,17 +18,10 @@ from experiments.studies.measurements import with_rate
 from experiments.studies.settings import TINY
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
     from experiments.studies.study import Lab
 
 #: The arm that stands for the best of all schedulers.
 BOUND = "bound"
-
-
-def run(config: DictConfig) -> dict[str, float]:
-    """Make the study; see :func:`experiments.studies.study.run`."""
-    return study.run(config, {"hindsight": rows_of})
 
 
 def rows_of(lab: Lab) -> pl.DataFrame:
@@ -86,7 +79,7 @@ def _exhaustive_rows(lab: Lab) -> pl.DataFrame:
                 "instances": int(instances),
                 "cells": int(lab.config.bound.cells),
             },
-            {"command": "hindsight", "variant": f"tiny, {preemption}", "arm": BOUND},
+            {"command": "study", "variant": f"tiny, {preemption}", "arm": BOUND},
         )
         for preemption in asked.preemption
     ]

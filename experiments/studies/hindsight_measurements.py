@@ -1,4 +1,4 @@
-"""The work of the cells of ``andes-opt hindsight experiment=hindsight``: bounds, and how tight."""
+"""The work of the cells of ``andes-opt study hindsight``: bounds, and how tight."""
 
 from __future__ import annotations
 

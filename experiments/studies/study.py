@@ -1,5 +1,5 @@
 """
-``andes-opt simulate experiment=paper_*``: one question, a grid of simulations, a document.
+``andes-opt study paper_*``: one question, a grid of simulations, a document.
 
 A study crosses *variants* (engine, workload, readers) with *arms* (policies and their options),
 request rates and seeds. Arms meet the same requests, so that differences are paired. Cells are
@@ -9,7 +9,6 @@ experiment's file (:mod:`experiments.studies.views`).
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -20,10 +19,12 @@ from omegaconf import OmegaConf
 from experiments.analysis.statistics import as_rows
 from experiments.configuration.compose import build, load_choice
 from experiments.configuration.errors import UsageError, not_understood
+from experiments.configuration.experiment import study_command
 from experiments.runs.cells import Cell, finish, processes_of
-from experiments.runs.records import printable, recorded_run
+from experiments.runs.files import printable
+from experiments.runs.records import recorded_run
 from experiments.runs.run_columns import run_columns
-from experiments.studies import document, exact_vs_greedy
+from experiments.studies import document
 from experiments.studies.measurements import with_rate
 from experiments.studies.settings import (
     ARM_GROUPS,
@@ -54,7 +55,7 @@ class Point:
     config
         The configuration they make.
     columns
-        Values of ``records.RUN_COLUMNS``, rate and seed aside.
+        Values of ``columns.RUN_COLUMNS``, rate and seed aside.
     """
 
     variant: str
@@ -287,18 +288,7 @@ def jitter_rows(lab: Lab) -> pl.DataFrame:
     )
 
 
-#: How a study's rows come about.
-_KINDS: dict[str, Callable[[Lab], pl.DataFrame]] = {
-    "grid": served_rows,
-    "capacity": capacity_rows,
-    "jitter": jitter_rows,
-    "exact_vs_greedy": exact_vs_greedy.rows,
-}
-
-
-def run(
-    config: DictConfig, kinds: Mapping[str, Callable[[Lab], pl.DataFrame]] = _KINDS
-) -> dict[str, float]:
+def run(config: DictConfig, kinds: Mapping[str, Callable[[Lab], pl.DataFrame]]) -> dict[str, float]:
     """
     Work on what is missing, write rows, tables, document and figures; the summary.
 
@@ -326,7 +316,7 @@ def run(
         rows = kinds[config.study.kind](lab)
         facts = document.Facts(
             name=str(hydra_config.runtime.choices["experiment"]),
-            command=shlex.join(["andes-opt", hydra_config.job.name, *hydra_config.overrides.task]),
+            command=study_command(hydra_config),
             environment=record.environment,
             config=lab.config,
             computed=lab.computed,

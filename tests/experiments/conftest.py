@@ -22,7 +22,7 @@ def run(tmp_path):
 
     def run_command(command, *arguments):
         folder = tmp_path / "out"
-        assert main([command, f"hydra.run.dir={folder}", *arguments]) == 0
+        assert main([*command.split(), f"hydra.run.dir={folder}", *arguments]) == 0
         return folder, json.loads((folder / "summary.json").read_text())
 
     return run_command

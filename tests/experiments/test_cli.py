@@ -53,7 +53,7 @@ def test_command_help_shows_groups_defaults_and_three_examples(command, capsys):
 
 @pytest.mark.parametrize(
     ("command", "experiment", "owner"),
-    [("quality", "paper_rates", "simulate"), ("simulate", "families", "quality")],
+    [("quality", "paper_rates", "study paper_rates"), ("simulate", "families", "quality")],
 )
 def test_an_experiment_of_another_command_is_refused(command, experiment, owner, capsys):
     """It is told whose it is, instead of running as something else (a bug once)."""

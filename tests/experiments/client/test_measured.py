@@ -17,7 +17,7 @@ from experiments import ROOT
 from experiments.client.measured import measure, row_columns, summary
 from experiments.client.open_loop import ClientLog, Outcome, Reply
 from experiments.live.run import engine_numbers
-from experiments.runs.records import CLIENT_COLUMNS, REQUEST_COLUMNS, frame
+from experiments.runs.columns import CLIENT_COLUMNS, REQUEST_COLUMNS, frame
 
 VECTORS = ROOT / "tests" / "reference" / "qoe_vectors.json"
 NO_COUNTERS = {"vllm": {}, "adapter": {}}

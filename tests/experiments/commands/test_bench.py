@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from experiments.cli import main
-from experiments.runs.records import CLIENT_COLUMNS, COLUMNS, REQUEST_COLUMNS, RUN_COLUMNS
+from experiments.runs.columns import CLIENT_COLUMNS, COLUMNS, REQUEST_COLUMNS, RUN_COLUMNS
 
 TINY = ("workload.requests=6", "workload.rate=40", "lengths=fixed", "lengths.output_tokens=4")
 

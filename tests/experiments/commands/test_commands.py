@@ -14,6 +14,7 @@ from andes_opt.instance import Instance
 from experiments.cli import main
 from experiments.commands.registry import COMMANDS
 from experiments.configuration.compose import CONF_DIR, first_comment, groups
+from experiments.configuration.experiment import experiments
 
 ENGINE = Path(__file__).parents[1] / "live" / "scripted_engine.py"
 OVERLOAD = ("workload.requests=30", "workload.rate=6", "engine.capacity_tokens=4000")
@@ -167,7 +168,7 @@ def test_the_demo_prints_both_tables_and_its_files(run, capsys):
 @pytest.mark.parametrize("experiment", groups()["experiment"])
 @pytest.mark.usefixtures("own_lock")
 def test_every_experiment_runs_tiny(experiment, tmp_path):
-    """Each file of conf/experiment runs from end to end under the command that it names."""
+    """Each file of conf/experiment runs from end to end: studies, others by their command."""
     path = CONF_DIR / "experiment" / f"{experiment}.yaml"
     command, _, meaning = first_comment(path).partition(":")
     assert command in COMMANDS
@@ -177,7 +178,9 @@ def test_every_experiment_runs_tiny(experiment, tmp_path):
     tiny = TINY_STUDY if "/study: " in path.read_text() else TINY[command]
     tiny = (*tiny, TINY_LIVE[experiment]) if command == "live" else tiny
     tiny = (*tiny, *QUICKER.get(experiment, ()))
-    assert main([command, f"experiment={experiment}", *folders, *tiny]) == 0
+    is_study = experiments()[experiment].is_study
+    words = ["study", experiment] if is_study else [command, f"experiment={experiment}"]
+    assert main([*words, *folders, *tiny]) == 0
     summaries = list((tmp_path / "out").rglob("summary.json"))
     assert len(summaries) > 1 or "MULTIRUN" not in path.read_text()
     assert summaries

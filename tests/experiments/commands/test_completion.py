@@ -112,10 +112,13 @@ def test_the_script_of_each_shell_asks_for_the_line(shell, capsys):
     assert "andes-opt completion query" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [[], ["tcsh"], ["bash", "zsh"]])
-def test_a_wrong_shell_is_told_in_one_line(arguments, capsys):
-    """No shell, an unknown one, two."""
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [([], "required: shell"), (["tcsh"], "'tcsh' (choose from"), (["bash", "zsh"], "zsh")],
+)
+def test_a_wrong_shell_is_told_in_one_line(arguments, said, capsys):
+    """No shell, an unknown one with the valid ones, two."""
     assert main(["completion", *arguments]) == 2
     message = capsys.readouterr().err
-    assert "bash" in message
+    assert said in message
     assert len(message.splitlines()) == 1

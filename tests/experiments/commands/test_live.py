@@ -17,7 +17,7 @@ from experiments.configuration.compose import load
 from experiments.configuration.errors import UsageError
 from experiments.live.engine import only_engine, parse_metrics
 from experiments.live.run import engine_numbers, request_rate, settings_of
-from experiments.runs.records import CLIENT_COLUMNS, REQUEST_COLUMNS, RUN_COLUMNS
+from experiments.runs.columns import CLIENT_COLUMNS, REQUEST_COLUMNS, RUN_COLUMNS
 
 pytestmark = pytest.mark.usefixtures("own_lock")
 

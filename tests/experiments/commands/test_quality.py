@@ -11,7 +11,7 @@ from numba import njit
 
 from andes_opt.instance import GainTable, Instance
 from andes_opt.plan import InvalidPlan, Plan, Status, make_plan
-from experiments.runs.records import QUALITY_COLUMNS
+from experiments.runs.columns import QUALITY_COLUMNS
 from experiments.solver_comparison import compare
 from experiments.solver_comparison.instances import Named, Recorder
 

@@ -10,7 +10,7 @@ import pytest
 
 from andes_opt.versions import versions
 from experiments.cli import main
-from experiments.runs.records import COLUMNS, REQUEST_COLUMNS, RUN_COLUMNS
+from experiments.runs.columns import COLUMNS, REQUEST_COLUMNS, RUN_COLUMNS
 
 TINY = ("workload.requests=20", "workload.rate=3", "engine.capacity_tokens=4000")
 
@@ -227,7 +227,7 @@ def test_a_rerun_in_the_same_folder_is_not_complete_before_its_end(run, monkeypa
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("experiments.commands.simulate.simulate", interrupted)
+    monkeypatch.setattr("experiments.commands.simulate.run_simulation", interrupted)
     assert main(["simulate", f"hydra.run.dir={folder}", *TINY, "policy=fcfs"]) == 130
     assert not (folder / "summary.json").exists()
 

@@ -15,7 +15,8 @@ from experiments.cli import main
 from experiments.commands.tune import Goal, _space
 from experiments.configuration.compose import CONF_DIR, first_comment, groups, load
 from experiments.configuration.errors import UsageError
-from experiments.runs.records import SUMMARY, read_rows
+from experiments.runs.files import SUMMARY
+from experiments.runs.records import read_rows
 from experiments.studies.tune_search import Outcome, Search, distributions
 
 TINY = (

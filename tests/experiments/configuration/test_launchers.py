@@ -18,7 +18,8 @@ from experiments import ROOT
 from experiments.cli import main
 from experiments.configuration.compose import CONF_DIR, first_comment
 from experiments.configuration.launchers import LAUNCHERS, enter_worker
-from experiments.runs.records import ENVIRONMENT, ERROR, SUMMARY, read_rows
+from experiments.runs.files import ENVIRONMENT, ERROR, SUMMARY
+from experiments.runs.records import read_rows
 
 SEEDS = 4
 SWEEP = (

@@ -18,7 +18,7 @@ PAGES = ["README.md", "docs/findings.md", "docs/studies.md"]
 
 TEXT = """# Capacity
 
-Written by `andes-opt simulate experiment=capacity`; do not edit.
+Written by `andes-opt study capacity`; do not edit.
 
 ## Requests/s
 
@@ -56,7 +56,7 @@ def test_every_document_is_listed_with_its_command(tmp_path: Path):
     folder = tmp_path / "results"
     folder.mkdir()
     (folder / "capacity.md").write_text(TEXT)
-    line = "- [Capacity](results/capacity.md): `andes-opt simulate experiment=capacity`"
+    line = "- [Capacity](results/capacity.md): `andes-opt study capacity`"
     assert index(folder, tmp_path) == line
 
 

@@ -57,35 +57,35 @@ def test_a_missing_key_is_named(key, mine, capsys):
 @pytest.mark.parametrize(
     "words",
     [
-        ["experiment=live_overload", "live_study.parts.overload.engine=mine"],
+        ["live_overload", "live_study.parts.overload.engine=mine"],
         # Found although the part comes last.
-        ["experiment=live_overload", "live_study.parts.smollm2.engine=mine"],
-        ["experiment=live_fidelity", "live_engine=mine"],
-        ["experiment=live_fidelity", "live_fidelity.engine=mine"],
+        ["live_overload", "live_study.parts.smollm2.engine=mine"],
+        ["live_fidelity", "live_engine=mine"],
+        ["live_fidelity", "live_fidelity.engine=mine"],
     ],
 )
 def test_studies_find_it_before_their_first_run(words, mine, tmp_path, capsys):
     """A study looks at the files of all its engines at once, and keeps what it made before."""
-    summary = tmp_path / "outputs" / words[0].partition("=")[2] / "summary.json"
+    summary = tmp_path / "outputs" / words[0] / "summary.json"
     summary.parent.mkdir(parents=True)
     summary.write_text("{}")
-    assert main(["live", "--config-dir", mine("name"), *words]) == 2
+    assert main(["study", *words, "--config-dir", mine("name")]) == 2
     assert "live_engine/mine.yaml lacks name (what results call the engine)" in say(capsys)
     assert summary.exists()
 
 
 def test_a_part_that_is_not_made_needs_no_engine(mine, capsys):
     """With live_study.part only that part's engine is looked at."""
-    words = ["experiment=live_overload", "live_study.parts.smollm2.engine=mine"]
+    words = ["live_overload", "live_study.parts.smollm2.engine=mine"]
     words += ["live_study.part=overload", "live_study.minutes=0"]
-    assert main(["live", "--config-dir", mine("name"), *words]) == 1
+    assert main(["study", *words, "--config-dir", mine("name")]) == 1
     assert "no run was made; minutes = 0" in capsys.readouterr().err
 
 
 def test_an_unknown_engine_of_a_study_is_told(capsys):
     """The names that there are, and the nearest."""
-    words = ["experiment=live_overload", "live_study.parts.overload.engine=opt_tny"]
-    assert main(["live", *words]) == 2
+    words = ["live_overload", "live_study.parts.overload.engine=opt_tny"]
+    assert main(["study", *words]) == 2
     assert "did you mean opt_tiny?" in say(capsys)
 
 

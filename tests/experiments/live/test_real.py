@@ -30,8 +30,8 @@ def test_the_experiment_in_small(monkeypatch, tmp_path):
 
     monkeypatch.setattr(run, "read_counters", counters)
     command = [
-        "live",
-        "experiment=live_overload",
+        "study",
+        "live_overload",
         "live_study.tiny=true",
         "live_engine.model.hidden=64",
         "live_engine.model.layers=1",

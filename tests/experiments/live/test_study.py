@@ -278,7 +278,7 @@ def test_few_arms_are_lines_and_many_are_rows(tmp_path, arms, loads, monkeypatch
 
 def test_a_study_resumes_and_survives_a_failed_run(monkeypatch, tmp_path, capsys):
     """Runs that failed are named, the document has the others, and the next call makes the rest."""
-    command = ["live", "experiment=live_overload", "live_study.tiny=true", *SCRIPTED]
+    command = ["study", "live_overload", "live_study.tiny=true", *SCRIPTED]
     original = run_store.serve
     calls = []
 
@@ -379,7 +379,7 @@ def test_a_part_on_request_is_made_only_when_it_is_named(monkeypatch):
         made.append(part)
 
     monkeypatch.setattr(study, "_work", work)
-    command = ["live", "experiment=live_overload", *SCRIPTED]
+    command = ["study", "live_overload", *SCRIPTED]
     assert main(command) == 1
     assert "overload" in made and "gpu" not in made
     made.clear()
@@ -420,7 +420,7 @@ def test_a_study_ends_when_its_code_changes(monkeypatch, tmp_path, capsys):
     """What this process imported at its start is not what a run of the new code would be."""
     states = iter("aab")
     monkeypatch.setattr(run_store, "_harness", lambda: next(states))
-    command = ["live", "experiment=live_overload", "live_study.tiny=true", *SCRIPTED]
+    command = ["study", "live_overload", "live_study.tiny=true", *SCRIPTED]
     assert main(command) == 2
     assert "the code has changed since the study began" in capsys.readouterr().err
     assert len(list((tmp_path / "outputs/live_runs").rglob("summary.json"))) == 1
@@ -441,7 +441,7 @@ def test_a_model_is_written_again_by_other_code(monkeypatch, tmp_path):
 
 def test_out_of_time_what_is_finished_counts(tmp_path, capsys):
     """Without time no run starts; the document has those that are there and says what it lacks."""
-    command = ["live", "experiment=live_overload", "live_study.tiny=true", *SCRIPTED]
+    command = ["study", "live_overload", "live_study.tiny=true", *SCRIPTED]
     assert main([*command, "live_study.minutes=0"]) == 1
     assert "no run was made; minutes = 0 left no time" in capsys.readouterr().err
     assert main(command) == 0
@@ -462,7 +462,7 @@ def test_out_of_time_what_is_finished_counts(tmp_path, capsys):
 def test_no_seeds_are_added_to_nothing(monkeypatch, capsys):
     """A study that has its token rate but no time for a single run says so, and adds no seeds."""
     monkeypatch.setattr(run_store.Lab, "saturated_tokens_per_s", lambda *_: [300.0])
-    command = ["live", "experiment=live_overload", *SCRIPTED, "live_study.minutes=0"]
+    command = ["study", "live_overload", *SCRIPTED, "live_study.minutes=0"]
     assert main([*command, "live_study.part=overload"]) == 1
     assert "no run was made; minutes = 0 left no time" in capsys.readouterr().err
 

@@ -7,7 +7,8 @@ import polars as pl
 
 from andes_opt import qoe
 from andes_opt.qoe import QoETarget
-from experiments.runs.records import SCHEMA, Run, frame
+from experiments.runs.columns import SCHEMA, frame
+from experiments.runs.records import Run
 
 KEY = {
     "command": "simulate",

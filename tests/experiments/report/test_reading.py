@@ -8,7 +8,7 @@ import shlex
 import pytest
 
 from experiments.report.reading import read
-from experiments.runs.records import ENVIRONMENT, ERROR, SUMMARY
+from experiments.runs.files import ENVIRONMENT, ERROR, SUMMARY
 from tests.experiments.report import report_runs
 from tests.experiments.report.report_runs import write_answers, write_run
 

@@ -24,7 +24,7 @@ from experiments.report.statistics import (
     paired_p,
     quantiles,
 )
-from experiments.runs.records import frame
+from experiments.runs.columns import frame
 from tests.experiments.report.report_runs import requests
 
 VALUES = pl.DataFrame(

@@ -11,7 +11,7 @@ import pytest
 from experiments.analysis.statistics import as_rows
 from experiments.configuration.errors import UsageError
 from experiments.report.document import report
-from experiments.runs.records import ENVIRONMENT, ROWS, SUMMARY
+from experiments.runs.files import ENVIRONMENT, ROWS, SUMMARY
 
 
 @pytest.fixture

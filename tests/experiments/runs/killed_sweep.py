@@ -78,11 +78,11 @@ def wait_for(happened):
 
 if __name__ == "__main__":
     from experiments.cli import main
-    from experiments.commands.simulate import simulate
     from experiments.configuration.compose import load
+    from experiments.runs.simulation import run_simulation
 
     folder, *arguments = sys.argv[1:]
-    simulate(
+    run_simulation(
         load("simulate", ["policy=fcfs", "workload.requests=4"])
     )  # the forks inherit the JIT's work
     for launcher, kill in KILLS:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from experiments.runs.code_closure import closure, state_of, targets
+from experiments.runs import code_closure
+from experiments.runs.code_closure import closure, code_of, leaves, modules_of, state_of, targets
 
 
 def test_targets_are_found_at_any_depth():
@@ -18,6 +19,9 @@ def test_targets_are_found_at_any_depth():
         "list": [1, "x", None],
     }
     assert targets(options) == {"a.b", "d", "f"}
+    assert dict(leaves(options))["policy", "solver", "parts", "0", "_target_"] == "f.G"
+    assert dict(leaves(options))["list", "1"] == "x"
+    assert dict(leaves({"empty": [], "none": None})) == {("empty",): [], ("none",): None}
     assert targets({}) == targets([]) == targets(None) == set()
 
 
@@ -47,6 +51,7 @@ def project(tmp_path):
             "deep": deep,
             "top": "def work():\n    from solvers import deep\n    import numpy\n",
             "shop": "from solvers import thing\n",
+            "asks": "CELL = 'solvers.other:work'\n",
             "other": other,
         }.items():
             (folder / f"{module}.py").write_text(text)
@@ -60,6 +65,35 @@ def test_what_is_imported_changes_the_state(project):
     root = project("first")
     assert closure(["solvers.top"], root) == {"solvers.top", "solvers.deep"}
     assert closure(["solvers.shop"], root) == {"solvers.shop", "solvers", "solvers.deep"}
+    assert closure(["solvers.asks"], root) == {"solvers.asks", "solvers.other"}
     state = state_of(["solvers.top"], root)
     assert state_of(["solvers.top"], project("second", other="x = 2\n")) == state
     assert state_of(["solvers.top"], project("third", deep="thing = 2\n")) != state
+
+
+def test_the_machine_counts_where_times_do(project, monkeypatch):
+    """Results with times are of one processor; a sweep of simulations may go on on another."""
+    root = project("first")
+    states = []
+    for model in ("this", "that"):
+        monkeypatch.setattr(code_closure, "cpu_model", lambda model=model: model)
+        states.append((code_of(["solvers.top"], root), state_of(["solvers.top"], root)))
+    assert states[0][0] == states[1][0]
+    assert states[0][1] != states[1][1]
+
+
+def test_all_modules_of_a_package_are_found(project):
+    """A package itself is one of its modules."""
+    found = modules_of("solvers", root=project("first"))
+    names = {f"solvers.{name}" for name in ("deep", "top", "shop", "asks", "other")}
+    assert found == {"solvers", *names}
+
+
+def test_a_command_runs_what_it_imports_and_readers_of_results_are_not_among_it():
+    """A study's own work counts though it is named by text; the report's modules never do."""
+    study = closure(["experiments.commands.study"])
+    assert "experiments.studies.hindsight_measurements" in study
+    for command in ("simulate", "quality", "tune", "live"):
+        needed = closure([f"experiments.commands.{command}"])
+        assert not any(name.startswith("experiments.report") for name in needed)
+        assert f"experiments.commands.{command}" in needed

@@ -1,78 +1,17 @@
-"""What runs write: schema, atomicity, completeness."""
+"""Which runs are complete, and what they leave."""
 
 from __future__ import annotations
 
 import json
-import math
 
-import numpy as np
 import polars as pl
 import pytest
 
 from experiments.configuration.threads import THREAD_VARIABLES
+from experiments.runs.columns import frame
 from experiments.runs.environment import environment
-from experiments.runs.records import (
-    COLUMNS,
-    ENVIRONMENT,
-    ROWS,
-    SUMMARY,
-    Run,
-    complete_runs,
-    frame,
-    read_rows,
-    recorded_run,
-    write_atomically,
-    write_json,
-)
-
-
-def test_frame_has_the_documented_types_and_order():
-    """Columns come in the schema's order and with its types, whatever was passed."""
-    rows = frame({"request": np.arange(2), "arrival_s": [0, 1]}, policy="fcfs", seed=3)
-    assert rows.columns == ["policy", "seed", "request", "arrival_s"]
-    assert rows.dtypes == [COLUMNS[name].dtype for name in rows.columns]
-    assert rows.row(1) == ("fcfs", 3, 1, 1.0)
-
-
-def test_frame_turns_what_is_no_number_into_null():
-    """NaN and infinities become null, so that means over a column are right."""
-    rows = frame({"first_token_s": [1.0, math.nan, math.inf, -math.inf]})
-    assert rows["first_token_s"].to_list() == [1.0, None, None, None]
-
-
-def test_frame_refuses_an_undocumented_column():
-    """A column that the schema does not explain is an error."""
-    with pytest.raises(ValueError, match="mystery"):
-        frame({"mystery": [1]})
-
-
-def test_every_column_is_documented():
-    """Each column has a meaning, and its unit is in the name's ending."""
-    for name, column in COLUMNS.items():
-        assert column.meaning
-        if name.endswith("_s"):
-            assert column.unit == "s"
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    """A file is replaced whole or not at all, and no partial file stays."""
-    path = tmp_path / "file.txt"
-    path.write_text("old")
-
-    def fail(partial):
-        partial.write_text("half")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, fail)
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_json_is_strict(tmp_path):
-    """Numpy scalars become numbers, NaN becomes null."""
-    write_json(tmp_path / "x.json", {"a": np.float64(1.5), "b": math.nan, "c": np.int64(2)})
-    assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1.5, "b": None, "c": 2}
+from experiments.runs.files import ENVIRONMENT, ROWS, SUMMARY
+from experiments.runs.records import Run, complete_runs, read_rows, recorded_run
 
 
 def test_only_complete_runs_are_read(tmp_path):

@@ -14,8 +14,9 @@ from omegaconf import OmegaConf
 
 from experiments.cli import main
 from experiments.configuration.compose import load
-from experiments.runs.identity import configuration_hash, current, identified, identity
-from experiments.runs.records import ENVIRONMENT, ERROR, SUMMARY, read_rows, recorded_run
+from experiments.runs.files import ENVIRONMENT, ERROR, SUMMARY
+from experiments.runs.identity import configuration_hash, contents, current, identified, identity
+from experiments.runs.records import read_rows, recorded_run
 from experiments.runs.resume import finished
 
 SWEEP = (
@@ -138,7 +139,7 @@ def test_a_defect_in_a_sweep_is_recorded_too(monkeypatch, capsys):
     def broken(*_, **__):
         raise ZeroDivisionError("a defect")
 
-    monkeypatch.setattr("experiments.commands.simulate.simulate", broken)
+    monkeypatch.setattr("experiments.commands.simulate.run_simulation", broken)
     assert main(list(SWEEP)) == 1
     (failed,) = Path("sweep").rglob(ERROR)
     account = json.loads(failed.read_text())
@@ -244,6 +245,22 @@ def test_a_table_of_lengths_counts_by_content(tmp_path):
     assert hashes[0] == hashes[1] != hashes[2]
 
 
+def test_a_table_of_ours_counts_by_content(tmp_path, monkeypatch):
+    """
+    Numbers that change in one of the tables that we ship are other results.
+
+    A regression test: the cells of studies took a table by its name alone.
+    """
+    config = load("simulate", ["lengths=sharegpt"])
+    before = configuration_hash("simulate", config)
+    (tmp_path / "sharegpt.json").write_text("[1]")
+    monkeypatch.setattr("experiments.runs.identity._TABLES", tmp_path)
+    assert configuration_hash("simulate", config) != before
+    changed = contents({"run": {"table": "sharegpt"}})
+    monkeypatch.undo()
+    assert contents({"run": {"table": "sharegpt"}}) != changed
+
+
 def test_a_module_of_the_users_identifies_a_run(tmp_path, monkeypatch):
     """
     A policy or solver of the user's own counts by its text, wherever an option names it.
@@ -288,7 +305,7 @@ def test_the_code_identifies_a_run(monkeypatch):
     config = load("simulate")
     before = identity("simulate", config)
     assert identity("simulate", config) == before
-    monkeypatch.setattr("experiments.runs.identity.versions", lambda: {"numpy": "0"})
+    monkeypatch.setattr("experiments.runs.code_closure.versions", lambda: {"numpy": "0"})
     identity.__globals__["code_hash"].cache_clear()
     after = identity("simulate", config)
     identity.__globals__["code_hash"].cache_clear()

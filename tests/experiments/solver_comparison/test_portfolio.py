@@ -1,4 +1,4 @@
-"""`andes-opt quality experiment=portfolio`: who is asked what, resuming, tables, figures."""
+"""`andes-opt study portfolio`: who is asked what, resuming, tables, figures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from experiments.solver_comparison.portfolio import Entrant, Study, give_up
 #: Small enough for seconds, with each part of the document: two sizes, a refusal, a
 #: simulated load under pressure, one batch size alone.
 TINY = (
-    "experiment=portfolio",
     "solvers=[greedy,exact,brute_force]",
     "families=[hard,subset_sum]",
     "sizes=[8,16,24]",
@@ -138,7 +137,7 @@ def test_solvers_that_fail_on_a_whole_size_are_asked_for_no_larger(tmp_path):
     log = []
     entrants = spies(log, "small", "fine")
     entrants[0].solver.error = ValueError("6 requests are too many.")
-    config = load("quality", TINY)
+    config = load("quality", ["experiment=portfolio", *TINY])
     study = Study(Cells(tmp_path / "cells.jsonl"), 1.0, 1)
     groups = [group(6, 2, 4), group(7, 2, 4)]
     stops = portfolio.run_groups(study, groups, entrants, config)
@@ -257,7 +256,7 @@ def test_fixing_the_batch_size_keeps_that_batch_sizes_optimum():
 
 def test_the_whole_command_and_its_second_run(run, tmp_path, capsys):
     """Rows, tables, document and figures; a second run reuses every answer."""
-    folder, summary = run("quality", *TINY)
+    folder, summary = run("study portfolio", *TINY)
     names = {path.name for path in folder.iterdir() if path.is_file()}
     figures = {"solvers_profile.png", "solvers_gap_vs_time.png", "solvers_time.png"}
     files = {"rows.parquet", "table.csv", "solvers.md", "cells.jsonl", "summary.json", "env.json"}
@@ -279,7 +278,7 @@ def test_the_whole_command_and_its_second_run(run, tmp_path, capsys):
     assert (alone["min_batch"] == alone["max_batch"]).all()
 
     text = (tmp_path / "docs" / "results" / "solvers.md").read_text()
-    assert "`andes-opt quality experiment=portfolio 'solvers=[greedy,exact,brute_force]'" in text
+    assert "`andes-opt study portfolio 'solvers=[greedy,exact,brute_force]'" in text
     assert str(json.loads((folder / "env.json").read_text())["cpu"]) in text
     for heading in ("One batch size", "All batch sizes", "hard, by size", "Families at N = 16"):
         assert f"## {heading}" in text
@@ -288,7 +287,7 @@ def test_the_whole_command_and_its_second_run(run, tmp_path, capsys):
         assert f"(../figures/{figure})" in text
         assert (tmp_path / "docs" / "figures" / figure).read_bytes().startswith(b"\x89PNG")
 
-    _, again = run("quality", *TINY, "portfolio.docs=null")
+    _, again = run("study portfolio", *TINY, "portfolio.docs=null")
     assert again["reused"] == again["calls"] == summary["calls"]
     assert again["calls_s"] == summary["calls_s"]
 

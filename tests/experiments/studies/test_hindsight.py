@@ -70,8 +70,7 @@ def test_user_errors(override, complaint, capsys):
 def test_the_study_puts_the_bound_beside_the_policies(run):
     """Every load has a row for each policy and the bound, which none exceeds; gaps are paired."""
     folder, summary = run(
-        "hindsight",
-        "experiment=hindsight",
+        "study hindsight",
         "study.tiny=true",
         "hydra/launcher=basic",
         "study.variants=[opt_66b_4xa100]",
@@ -89,7 +88,7 @@ def test_the_study_puts_the_bound_beside_the_policies(run):
     gap = 100 * np.mean(by_arm["fcfs"] - by_arm["bound"])
     section = text[text.index("## Gap to the bound") :]
     assert f"| fcfs  | {gap:.2f} ±" in section
-    assert "`andes-opt hindsight experiment=hindsight" in text
+    assert "`andes-opt study hindsight" in text
     assert {path.name for path in folder.glob("*.png")} == {
         "hindsight_means.png",
         "hindsight_less_bound.png",

@@ -14,7 +14,7 @@ from experiments.analysis.tables import in_points, number, wide
 from experiments.cli import main
 from experiments.configuration.compose import CONF_DIR, build, first_comment, load
 from experiments.configuration.errors import UsageError
-from experiments.runs.records import COLUMNS, RUN_COLUMNS, STUDY_COLUMNS
+from experiments.runs.columns import COLUMNS, RUN_COLUMNS, STUDY_COLUMNS
 from experiments.studies import measurements, study
 from experiments.studies.exact_vs_greedy_views import break_even_s, in_words
 from experiments.studies.settings import patched, settings_of
@@ -187,8 +187,8 @@ def test_break_even_by_hand(points, seconds, words):
 
 def test_a_study_writes_rows_tables_figures_and_its_document(run, tmp_path):
     """The numbers of the document are those of the rows, and those of the simulation."""
-    options = ("experiment=paper_rates", *TINY, "study.rates=[6.0]")
-    folder, summary = run("simulate", *options, "study.docs=pages")
+    options = (*TINY, "study.rates=[6.0]", "study.docs=pages")
+    folder, summary = run("study paper_rates", *options)
     files = {path.name for path in folder.iterdir()}
     assert {"rows.parquet", "table.csv", "paper_rates.md", "summary.json", "env.json"} <= files
     assert "paper_rates_means.png" in files
@@ -196,7 +196,7 @@ def test_a_study_writes_rows_tables_figures_and_its_document(run, tmp_path):
         assert (tmp_path / "pages" / name).stat().st_size > 0
     text = (tmp_path / "pages" / "results" / "paper_rates.md").read_text()
     assert "](../figures/paper_rates_means.png)" in text
-    assert "`andes-opt simulate experiment=paper_rates" in text
+    assert "`andes-opt study paper_rates" in text
     assert "Tiny form" in text
 
     rows = pl.read_parquet(folder / "rows.parquet")
@@ -223,7 +223,7 @@ def test_a_tiny_form_leaves_the_real_document_alone(run, tmp_path):
     document = tmp_path / "docs" / "results" / "paper_rates.md"
     document.parent.mkdir(parents=True)
     document.write_text("the result of an hour")
-    folder, _ = run("simulate", "experiment=paper_rates", *TINY, "study.rates=[6.0]")
+    folder, _ = run("study paper_rates", *TINY, "study.rates=[6.0]")
     assert document.read_text() == "the result of an hour"
     assert "Tiny form" in (folder / "paper_rates.md").read_text()
 
@@ -237,15 +237,15 @@ def test_loads_are_multiples_of_one_capacity_whatever_is_compared(run, monkeypat
         return capacities(self, points)
 
     monkeypatch.setattr(study.Lab, "capacities", watched)
-    folder, _ = run("simulate", "experiment=paper_horizon", *TINY, "study.baseline=dt 5 s")
+    folder, _ = run("study paper_horizon", *TINY, "study.baseline=dt 5 s")
     assert measured == {"fcfs"}
     assert "- Load 1 is the capacity of fcfs" in (folder / "paper_horizon.md").read_text()
 
 
 def test_a_stopped_study_goes_on(run, monkeypatch, capsys):
     """After an interrupt the same command computes what is missing, and gives the same rows."""
-    arguments = ("simulate", "experiment=paper_rates", *TINY, "study.docs=null")
-    folder, summary = run(*arguments, "study.cells=whole")
+    arguments = (*TINY, "study.docs=null")
+    folder, summary = run("study paper_rates", *arguments, "study.cells=whole")
     whole = pl.read_parquet(folder / "rows.parquet")
     cells = summary["cells"]
     assert (summary["computed"], summary["reused"]) == (cells, 0)
@@ -263,10 +263,10 @@ def test_a_stopped_study_goes_on(run, monkeypatch, capsys):
     # A context, since undo() would leave the empty folder that the test runs in, too.
     with monkeypatch.context() as patch:
         patch.setattr(measurements, "served", interrupted)
-        assert main([*arguments, *stopped]) == 130
+        assert main(["study", "paper_rates", *arguments, *stopped]) == 130
     assert not (folder / "summary.json").exists()
     capsys.readouterr()
-    folder, summary = run(*arguments, "study.cells=stopped")
+    folder, summary = run("study paper_rates", *arguments, "study.cells=stopped")
     assert (summary["computed"], summary["reused"]) == (cells - 3, 3)
     again = pl.read_parquet(folder / "rows.parquet")
     timed = ("decide_s", "solver_s", "wall_s", "solve_us")
@@ -290,7 +290,7 @@ def test_a_stopped_study_goes_on(run, monkeypatch, capsys):
 )
 def test_user_errors(override, fragments, capsys, tmp_path):
     """What the user can mend is told in one line before anything is simulated."""
-    command = ["simulate", "experiment=paper_rates", *TINY, "study.docs=null", "study.rates=[6]"]
+    command = ["study", "paper_rates", *TINY, "study.docs=null", "study.rates=[6]"]
     assert main([*command, override]) == 2
     error = capsys.readouterr().err
     assert all(fragment in error for fragment in fragments), error

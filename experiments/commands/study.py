@@ -1,0 +1,146 @@
+"""``andes-opt study``: a question of ``conf/experiment``, answered by many runs and a document."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import hydra
+
+from experiments.configuration.compose import CONF_DIR
+from experiments.configuration.errors import UsageError, not_understood
+from experiments.configuration.experiment import experiments, studies
+from experiments.configuration.hydra_run import run_by_hydra
+from experiments.configuration.overrides import config_folders, hydra_options, quoted
+from experiments.runs.resume import resumable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from omegaconf import DictConfig
+
+_USAGE = """\
+usage: andes-opt study NAME [key=value ...] [--multirun]
+
+Answer a question by a grid of runs; what is there already is not made again. Writes NAME.md,
+tables and figures.
+
+Studies
+"""
+_EXAMPLES = """
+andes-opt study NAME --help shows a study's options.
+
+Examples
+  andes-opt study paper_rates study.tiny=true
+  andes-opt study paper_capacity engine=kv_12k study.docs=null
+  andes-opt study live_overload live_study.minutes=55
+"""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """
+    Make the study that the first argument names, or list the studies.
+
+    Raises
+    ------
+    UsageError
+        If there is no such study, or an override is wrong.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_USAGE + _listed() + _EXAMPLES, end="")
+        return
+    asked, *rest = arguments
+    known = experiments([CONF_DIR, *config_folders(hydra_options(rest))])
+    ours = {name: entry for name, entry in known.items() if entry.is_study}
+    for name in asked.split(","):  # several of them in a sweep
+        if name in known and name not in ours:
+            command = known[name].command or "COMMAND"
+            raise UsageError(f"{name} is no study: andes-opt {command} experiment={name} runs it.")
+        if name not in ours:
+            raise not_understood("study", name, ours)
+    owners = {ours[name].command or "simulate" for name in asked.split(",")}
+    if len(owners) > 1:
+        raise UsageError(f"{asked} not understood: these studies have different options.")
+    _make(owners.pop(), asked, rest, ours[asked.split(",")[0]].meaning)
+
+
+def main_of_alias(command: str, arguments: Sequence[str]) -> bool:
+    """
+    Make the study that another command's ``experiment=NAME`` asks for, and say how to ask now.
+
+    Returns
+    -------
+    bool
+        False, and nothing is done, if no study of that command is asked for.
+    """
+    asked = next((word for word in arguments if word.startswith("experiment=")), "")
+    known = experiments([CONF_DIR, *config_folders(hydra_options(arguments))]) if asked else {}
+    name = asked.partition("=")[2]
+    ours = [known[part] for part in name.split(",") if part in known]
+    if not any(entry.is_study and entry.command in ("", command) for entry in ours):
+        return False
+    print(f"andes-opt {command} {asked} is now andes-opt study {name}.", file=sys.stderr)
+    rest = [word for word in arguments if word != asked]
+    if not ours[0].command:  # a file of the user's that names no command
+        _make(command, name, rest, ours[0].meaning)
+    else:
+        main([name, *rest])
+    return True
+
+
+def _listed() -> str:
+    """Return a line for each study."""
+    lines = studies()
+    width = max(map(len, lines))
+    return "".join(f"  {name:<{width}}  {meaning}\n" for name, meaning in lines.items())
+
+
+def _make(command: str, name: str, arguments: Sequence[str], meaning: str) -> None:
+    """Run Hydra on the configuration of the command that the study's file names."""
+    options = hydra_options(arguments)
+    words = [f"experiment={name}"]
+    if options.help:
+        words.append(f"hydra.help.header={quoted(f'andes-opt study {name}: {meaning}.')}")
+        words.append(f"hydra.help.footer={quoted(f'Example: andes-opt study {name}')}")
+    # Beside the other overrides: Hydra's parser takes none before an option and some after it.
+    first = arguments.index(options.overrides[0]) if options.overrides else len(arguments)
+    words = [*arguments[:first], *words, *arguments[first:]]
+    wrap = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=command)
+    run_by_hydra(command, words, lambda: wrap(run))
+
+
+@resumable
+def run(config: DictConfig) -> dict[str, float]:
+    """Make what the study lacks, write its files and documents, and return its summary."""
+    return _maker(config)(config)
+
+
+def _maker(config: DictConfig) -> Callable[[DictConfig], dict[str, float]]:
+    """
+    Return what makes the study that a configuration describes.
+
+    Imported here: studies of simulations do without the packages that live ones need.
+    """
+    if "portfolio" in config:
+        from experiments.solver_comparison import portfolio
+
+        return portfolio.run
+    if "live_study" in config:
+        from experiments.live import study as live_study
+
+        return live_study.run
+    if "live_fidelity" in config:
+        from experiments.live import fidelity
+
+        return fidelity.run
+    from experiments.studies import exact_vs_greedy, hindsight, study
+
+    kinds = {
+        "grid": study.served_rows,
+        "capacity": study.capacity_rows,
+        "jitter": study.jitter_rows,
+        "exact_vs_greedy": exact_vs_greedy.rows,
+    }
+    if "bound" in config:
+        kinds["hindsight"] = hindsight.rows_of
+    return lambda config: study.run(config, kinds)

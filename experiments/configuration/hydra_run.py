@@ -1,0 +1,64 @@
+"""A command with a configuration file run by Hydra, and its errors told in one sentence."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from experiments.configuration.errors import RunsFailed, one_line
+from experiments.configuration.launchers import lost_process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+#: Set to 1 by a user who wants tracebacks; while Hydra runs, by this module.
+TRACEBACKS = "HYDRA_FULL_ERROR"
+
+
+def run_by_hydra(
+    command: str, arguments: Sequence[str], load_main: Callable[[], Callable[[], object]]
+) -> None:
+    """
+    Check the arguments, then let Hydra compose the configuration and run.
+
+    Parameters
+    ----------
+    command
+        The command whose configuration file is composed.
+    arguments
+        Its overrides, and Hydra's own options.
+    load_main
+        Imports and returns what ``hydra.main`` made.
+
+    Raises
+    ------
+    UsageError
+        On the first argument that is wrong.
+    RunsFailed
+        If the process of a run died.
+    """
+    from experiments.configuration.compose import own_classes
+    from experiments.configuration.overrides import check_overrides, multirun_first
+
+    words = multirun_first(own_classes(command, arguments))
+    check_overrides(command, words)
+    argv, setting = sys.argv, os.environ.get(TRACEBACKS)
+    sys.argv = [f"andes-opt {command}", *words]
+    # Hydra prints errors itself, in many lines, unless this asks it to raise them.
+    os.environ[TRACEBACKS] = "1"
+    try:
+        load_main()()
+    except Exception as error:
+        if not lost_process(error):
+            raise
+        raise RunsFailed(
+            f"the process of a run died ({one_line(error).split('. ')[0]}). What is complete "
+            "stays: go on with sweep.resume=true hydra.sweep.dir=FOLDER."
+        ) from error
+    finally:
+        sys.argv = argv
+        if setting is None:
+            del os.environ[TRACEBACKS]
+        else:
+            os.environ[TRACEBACKS] = setting
