@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 #: Without a new decision, the last plan is followed for so long.
 _STALE_S = 1.0
-#: However tight the planner's share: a plan that takes at most 5 ms every so many iterations.
-_REPLAN_WITHIN, _FAST_S = 8, 0.005
+#: Whatever the limit of the planning share: a plan of at most 5 ms every so many iterations.
+FAST_PLAN_EVERY, FAST_PLAN_S = 8, 0.005
 #: Iterations for which the engine takes over when a plan moves nothing, at first and at most.
 _RESCUE, _RESCUE_MAX = 8, 256
 #: Iterations with work but without a token, beyond those that prompts need.
@@ -136,7 +136,11 @@ class StepController:
 
     def restore(self) -> None:
         """Put back everything that is out of the engine's sight; harmless if nothing is."""
+        start_s = time.perf_counter()
         self._restored = self._queues.restore()
+        took_s = time.perf_counter() - start_s
+        self.report.apply_s += took_s
+        self._own_s += took_s
 
     def after(self, output: Any) -> None:
         """Learn from what the engine scheduled."""
@@ -238,7 +242,7 @@ class StepController:
             return
         asked = self._changed or short or self._iterations_since >= self._replan_after
         pace = now_s >= self._next_plan_s or (
-            self._iterations_since >= _REPLAN_WITHIN and self._plan_cost_s <= _FAST_S
+            self._iterations_since >= FAST_PLAN_EVERY and self._plan_cost_s <= FAST_PLAN_S
         )
         if not self._guard.available:
             self._keep_last_good(now_s, short)
@@ -258,8 +262,9 @@ class StepController:
         else:
             self._follow(decision, keys, snapshot.requests_seen, now_s)
         self._plan_cost_s = time.perf_counter() - start_s
-        share = self._settings.planner_share
-        self._next_plan_s = now_s + self._plan_cost_s / share if share < 1.0 else now_s
+        self.report.planning_s += self._plan_cost_s
+        limit = self._settings.planning_share_limit
+        self._next_plan_s = now_s + self._plan_cost_s / limit if limit < 1.0 else now_s
 
     def _follow(self, decision: Decision, keys: list[str], newest: int, now_s: float) -> None:
         self._replan_after = NEVER if decision.final else min(decision.replan_after, NEVER - 1)

@@ -56,7 +56,10 @@ _COUNTERS = {
     "engine_preemptions": ("engine_preemptions", "Requests that vLLM itself preempted"),
     "held": ("held_iterations", "Requests held with their KV cache, summed over iterations"),
     "rescues": ("rescues", "Times that a plan moved nothing and vLLM took over"),
+    "planning_s": ("planning_seconds", "Time in plans on the engine's thread, which has a limit"),
 }
+#: Names of what the adapter took in all, the old one for one release; remark in the help.
+_ADAPTER_NAMES = {"adapter": "", "planner": "; old name, the next release drops it"}
 _PARTS = ("observe", "snapshot", "decide", "apply")
 _QUANTILES = {"0.5": "iteration_p50_s", "0.99": "iteration_p99_s", "1": "iteration_max_s"}
 
@@ -86,19 +89,32 @@ def families(report: Mapping[str, Any]) -> list[Family]:
             Family(f"{PREFIX}_{name}", "counter", text, "", {"": float(report[key])})
             for key, (name, text) in _COUNTERS.items()
         ),
-        Family(
-            f"{PREFIX}_planner_seconds",
-            "counter",
-            "Time that the adapter took on the engine's thread",
-            "part",
-            {part: float(report[f"{part}_s"]) for part in _PARTS},
+        *(
+            Family(
+                f"{PREFIX}_{name}_seconds",
+                "counter",
+                f"Time that the adapter took on the engine's thread{remark}",
+                "part",
+                {part: float(report[f"{part}_s"]) for part in _PARTS},
+            )
+            for name, remark in _ADAPTER_NAMES.items()
         ),
         Family(
-            f"{PREFIX}_planner_share",
+            f"{PREFIX}_planning_share",
             "gauge",
-            "Share of the engine thread's time that the adapter took",
+            "Share of the engine thread's time in plans: what planning_share_limit bounds",
             "",
-            {"": float(report["planner_share"])},
+            {"": float(report["planning_share"])},
+        ),
+        *(
+            Family(
+                f"{PREFIX}_{name}_share",
+                "gauge",
+                f"Share of the engine thread's time that the adapter took{remark}",
+                "",
+                {"": float(report["adapter_share"])},
+            )
+            for name, remark in _ADAPTER_NAMES.items()
         ),
         Family(
             f"{PREFIX}_iteration_seconds",

@@ -34,7 +34,10 @@ class Report:
         engine made on its own.
     observe_s, snapshot_s, decide_s, apply_s
         Time on the engine's thread: tracking requests and writing this report, taking snapshots,
-        asking the policy, and reordering queues.
+        asking the policy, and reordering queues. Together they are all that the adapter does.
+    planning_s
+        Time on the engine's thread for its own plans, from the snapshot to the reordered queues:
+        what ``planning_share_limit`` bounds.
     engine_s
         Time between the first and the last iteration, idle gaps and pauses of more than a
         minute left out.
@@ -66,6 +69,7 @@ class Report:
     snapshot_s: float = 0.0
     decide_s: float = 0.0
     apply_s: float = 0.0
+    planning_s: float = 0.0
     engine_s: float = 0.0
     late_age_s_sum: float = 0.0
     late_age_s_max: float = 0.0
@@ -75,8 +79,8 @@ class Report:
     _recent_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros(_RECENT))
 
     @property
-    def planner_s(self) -> float:
-        """All time spent on the engine's thread, in seconds."""
+    def adapter_s(self) -> float:
+        """All time that the adapter has taken on the engine's thread."""
         return self.observe_s + self.snapshot_s + self.decide_s + self.apply_s
 
     def add_reader(self, qoe_area: float) -> None:
@@ -101,8 +105,10 @@ class Report:
         values: dict[str, Any] = {name: getattr(self, name) for name in names}
         values["qoe_area_tenths"] = list(self.qoe_area_tenths)
         recent = np.sort(self._recent_s[: self.iterations])
-        values["planner_s"] = self.planner_s
-        values["planner_share"] = self.planner_s / self.engine_s if self.engine_s > 0 else 0.0
+        values["adapter_s"] = self.adapter_s
+        for name in ("planning", "adapter"):
+            share = values[f"{name}_s"] / self.engine_s if self.engine_s > 0 else 0.0
+            values[f"{name}_share"] = share
         for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0)):
             place = min(len(recent) - 1, int(share * len(recent)))
             values[f"iteration_{name}_s"] = float(recent[place]) if recent.size else 0.0

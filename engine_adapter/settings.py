@@ -10,6 +10,7 @@ from typing import Any
 from andes_opt import checks
 from andes_opt.latency import LatencyModel
 from andes_opt.qoe import QoETarget
+from engine_adapter.guard import LOGGER
 
 #: The adapter's entry in ``additional_config``, which vLLM shares with other plug-ins.
 KEY = "andes_opt"
@@ -76,9 +77,9 @@ class Settings:
         KV blocks that plans leave free; None for 1 % of them, at least one.
     max_candidates
         Most requests shown to the policy, >= 1.
-    planner_share
-        Planning pauses so that it takes no larger share of the engine thread's time, except
-        for one fast plan every 8 iterations, in (0, 1].
+    planning_share_limit
+        Share of the engine thread's time that planning may take, in (0, 1]; planning pauses
+        to keep it. A plan of at most 5 ms is allowed every 8 iterations all the same.
     on_mismatch
         With a vLLM that lacks what the adapter touches: ``"refuse"`` to start, or
         ``"fall_back"`` to vLLM's own scheduling.
@@ -99,7 +100,7 @@ class Settings:
     learn_latency: bool = True
     headroom_blocks: int | None = None
     max_candidates: int = 2000
-    planner_share: float = 0.01
+    planning_share_limit: float = 0.01
     on_mismatch: str = "refuse"
     report_path: str | None = None
     iterations_path: str | None = None
@@ -118,7 +119,7 @@ class Settings:
         if self.headroom_blocks is not None:
             checks.whole("headroom_blocks", self.headroom_blocks, 0)
         checks.whole("max_candidates", self.max_candidates, 1)
-        checks.share("planner_share", self.planner_share)
+        checks.share("planning_share_limit", self.planning_share_limit)
         if self.on_mismatch not in _ON_MISMATCH:
             raise ValueError(
                 f"on_mismatch = {self.on_mismatch!r} not understood: need one of "
@@ -155,6 +156,13 @@ def read_settings(additional_config: Any) -> Settings:
         raise ValueError(f"additional_config[{KEY!r}] = {config!r} not understood: need a mapping.")
     values = dict(config)
     known = [item.name for item in fields(Settings)]
+    share = values.pop("planner_share", None)
+    if share is not None:
+        LOGGER.warning(
+            "%s.planner_share is now planning_share_limit; the next release drops the old name.",
+            KEY,
+        )
+        values["planning_share_limit"] = share
     unknown = [name for name in values if name not in known]
     if unknown:
         raise ValueError(f"{KEY}.{unknown[0]} not understood: need one of {', '.join(known)}.")

@@ -15,7 +15,7 @@ from engine_adapter.report import Report, write_report
 def counters() -> dict[str, Any]:
     """What an engine reports after three readers, ten iterations and four events."""
     report = Report(plans=3, late_plans=2, held=7, evicted=5, engine_preemptions=1)
-    report.decide_s, report.engine_s = 0.25, 50.0
+    report.decide_s, report.planning_s, report.engine_s = 0.25, 0.3, 50.0
     for qoe in (0.05, 0.55, 1.0):
         report.add_reader(qoe)
     for _ in range(10):
@@ -33,8 +33,12 @@ def test_every_counter_has_its_metric() -> None:
     assert found["andes_opt_evictions"].samples == {"": 5.0}
     assert found["andes_opt_engine_preemptions"].samples == {"": 1.0}
     assert found["andes_opt_requests"].samples == {"": 4.0}
-    assert found["andes_opt_planner_seconds"].samples["decide"] == 0.25
-    assert found["andes_opt_planner_share"].samples[""] == pytest.approx(0.005)
+    assert found["andes_opt_planning_seconds"].samples == {"": 0.3}
+    assert found["andes_opt_planning_share"].samples[""] == pytest.approx(0.006)
+    for name in ("adapter", "planner"):  # the new name and the old one
+        assert found[f"andes_opt_{name}_seconds"].samples["decide"] == 0.25
+        assert found[f"andes_opt_{name}_share"].samples[""] == pytest.approx(0.005)
+    assert "old name" in found["andes_opt_planner_share"].help
     assert found["andes_opt_iteration_seconds"].samples["0.99"] == 0.002
     assert found["andes_opt_fallbacks"].label == "kind"
     assert found["andes_opt_fallbacks"].samples == {

@@ -66,7 +66,7 @@ def test_a_run_writes_what_a_simulation_writes(run, capsys):
     assert summary["preemptions"] == 2 * 6
     assert summary["preemptions_per_request"] == pytest.approx(12 / 5)
     assert summary["adapter_plans"] == 6
-    assert summary["adapter_planner_share"] == pytest.approx(0.001)
+    assert summary["adapter_share"] == summary["adapter_planner_share"] == pytest.approx(0.001)
     assert summary["adapter_resumed_cached_share"] == pytest.approx(0.4)
     assert summary["adapter_fallbacks"] == 0
     text = capsys.readouterr().out
