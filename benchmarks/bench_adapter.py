@@ -51,14 +51,14 @@ class Clock:
 
 
 @dataclass(slots=True)
-class Worker:
+class SameTokenWorker:
     """A model that answers every request with the same token."""
 
     known: dict[str, int] = field(default_factory=dict)
     done: dict[str, int] = field(default_factory=dict)
 
     def execute(self, output: Any) -> Any:
-        """Run one iteration: a token for whoever has no prompt left to compute."""
+        """Run one iteration: a token for each request that has no prompt left to compute."""
         from vllm.v1.outputs import ModelRunnerOutput
 
         for new in output.scheduled_new_reqs:
@@ -85,7 +85,7 @@ class Worker:
 
 
 @dataclass(slots=True)
-class Timed:
+class TimedController:
     """A controller whose every call is timed, in processor seconds of this thread."""
 
     controller: Any
@@ -157,9 +157,9 @@ def measure(model: str, active: int, policy: str, solver: str, iterations: int) 
     )
     clock = Clock()
     scheduler.andes.close()
-    timed = Timed(make_controller(scheduler, clock))
+    timed = TimedController(make_controller(scheduler, clock))
     scheduler.andes = timed
-    worker = Worker()
+    worker = SameTokenWorker()
     engine = Engine(scheduler, worker, depth=2)
     rng = random.Random(0)
     count = 0

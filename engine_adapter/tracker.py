@@ -148,7 +148,7 @@ class ReaderTracker:
         self._integers[_KV, place] = 0
         return int(self._integers[_NUMBER, place])
 
-    def steerable(self, key: str) -> None:
+    def mark_steerable(self, key: str) -> None:
         """Say that policies may decide about a request now; KeyError if it is not tracked."""
         self._integers[_STEERABLE, self._place[key]] = 1
 
