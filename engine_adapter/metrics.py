@@ -1,11 +1,8 @@
-"""The adapter's counters as Prometheus metrics, and the file by which a server gets them."""
+"""The adapter's counters as Prometheus metrics."""
 
 from __future__ import annotations
 
 import itertools
-import json
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client.core import (
@@ -115,27 +112,3 @@ def _labelled(
     for label, number in samples.items():
         family.add_metric([label], float(number))
     return family
-
-
-def scratch_report(instance: str) -> str:
-    """
-    Where an engine's counters are, if its settings don't say.
-
-    The engine and the server that shows its metrics are two processes; both know the
-    instance's name.
-
-    Parameters
-    ----------
-    instance
-        vLLM's name of the instance.
-    """
-    return str(Path(tempfile.gettempdir()) / f"{PREFIX}-{instance}.json")
-
-
-def read_report(path: str) -> dict[str, Any] | None:
-    """The counters in a file; None if there are none yet."""
-    try:
-        report: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return report

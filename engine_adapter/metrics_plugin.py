@@ -20,7 +20,8 @@ from vllm.v1.metrics.loggers import AggregateStatLoggerBase
 
 from engine_adapter.guard import LOGGER
 from engine_adapter.internals import instance_of
-from engine_adapter.metrics import families, read_report, scratch_report
+from engine_adapter.metrics import families
+from engine_adapter.report import read_report, scratch_report
 from engine_adapter.settings import KEY, read_settings
 
 if TYPE_CHECKING:

@@ -1,9 +1,10 @@
-"""What the adapter did and what that cost, as plain counters."""
+"""What the adapter did and what that cost: counters, and the file they are written to."""
 
 from __future__ import annotations
 
 import json
 import os
+import tempfile
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,9 +50,9 @@ class Report:
         Context of the preempted requests that came back, in tokens, and how much of it the
         prefix cache still had.
     finished, qoe_area_sum, qoe_area_tenths
-        Readers who have left after at least one token, the sum of their QoE (`area` of
-        design section 2, as far as the engine can see: the network is not in it), and how
-        many of them scored in [0, 0.1), [0.1, 0.2), ... [0.9, 1].
+        Readers who have left after at least one token, the sum of their QoE (`area`, as in
+        docs/metrics.md, as far as the engine sees it: without the network), and how many of
+        them scored in [0, 0.1), [0.1, 0.2), ... [0.9, 1].
     """
 
     iterations: int = 0
@@ -100,7 +101,7 @@ class Report:
         self.observe_s += own_s
 
     def summary(self) -> dict[str, Any]:
-        """The counters, and what follows from them, ready for JSON."""
+        """Returns the counters, and what follows from them, ready for JSON."""
         names = [item.name for item in fields(self) if not item.name.startswith("_")]
         values: dict[str, Any] = {name: getattr(self, name) for name in names}
         values["qoe_area_tenths"] = list(self.qoe_area_tenths)
@@ -121,3 +122,27 @@ def write_report(path: str, values: dict[str, Any]) -> None:
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     partial.replace(target)
+
+
+def scratch_report(instance: str) -> str:
+    """
+    Returns where an engine's counters are written, unless its settings say.
+
+    The engine and the server that shows its metrics are two processes; both know the
+    instance's name.
+
+    Parameters
+    ----------
+    instance
+        vLLM's name of the instance.
+    """
+    return str(Path(tempfile.gettempdir()) / f"andes_opt-{instance}.json")
+
+
+def read_report(path: str) -> dict[str, Any] | None:
+    """Returns the counters in a file; None if there are none yet."""
+    try:
+        report: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return report

@@ -29,7 +29,7 @@ from engine_adapter.internals import (
     shows_metrics,
 )
 from engine_adapter.latency_learning import LatencyLearner
-from engine_adapter.metrics import scratch_report
+from engine_adapter.report import scratch_report
 from engine_adapter.settings import instantiate, read_settings
 from engine_adapter.tracker import ReaderTracker
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from prometheus_client import generate_latest
 
-from engine_adapter.metrics import families, read_report, scratch_report
-from engine_adapter.report import Report, write_report
+from engine_adapter.metrics import families
+from engine_adapter.report import Report
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -90,16 +90,3 @@ def test_the_histogram_counts_readers_up_to_each_edge() -> None:
     assert [sample.value for sample in buckets] == [1, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3]
     assert (number.name, number.value) == ("andes_opt_qoe_count", 3.0)
     assert total.value == pytest.approx(1.6)
-
-
-def test_the_two_processes_meet_at_a_file(tmp_path: Path) -> None:
-    """A report that is written is read; a missing or broken one is none; instances differ."""
-    path = str(tmp_path / "report.json")
-    assert read_report(path) is None
-    write_report(path, counters())
-    read = read_report(path)
-    assert read is not None
-    assert families(read) == families(counters())
-    (tmp_path / "report.json").write_text("{")
-    assert read_report(path) is None
-    assert scratch_report("a") == scratch_report("a") != scratch_report("b")

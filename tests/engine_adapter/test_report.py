@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from engine_adapter.report import Report, write_report
+from engine_adapter.report import Report, read_report, scratch_report, write_report
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,3 +59,14 @@ def test_recent_iterations() -> None:
         report.add_iteration(1.0 if i < 5000 else 0.0)
     assert report.summary()["iteration_max_s"] == 0.0
     assert report.iterations == 10_000
+
+
+def test_the_two_processes_meet_at_a_file(tmp_path: Path) -> None:
+    """A report that is written is read; a missing or broken one is none; instances differ."""
+    path = str(tmp_path / "report.json")
+    assert read_report(path) is None
+    write_report(path, Report(plans=3).summary())
+    assert read_report(path) == Report(plans=3).summary()
+    (tmp_path / "report.json").write_text("{")
+    assert read_report(path) is None
+    assert scratch_report("a") == scratch_report("a") != scratch_report("b")
