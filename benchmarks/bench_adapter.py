@@ -51,14 +51,14 @@ class Clock:
 
 
 @dataclass(slots=True)
-class Worker:
+class SameTokenWorker:
     """A model that answers every request with the same token."""
 
     known: dict[str, int] = field(default_factory=dict)
     done: dict[str, int] = field(default_factory=dict)
 
     def execute(self, output: Any) -> Any:
-        """Run one iteration: a token for whoever has no prompt left to compute."""
+        """Run one iteration: a token for each request that has no prompt left to compute."""
         from vllm.v1.outputs import ModelRunnerOutput
 
         for new in output.scheduled_new_reqs:
@@ -85,7 +85,7 @@ class Worker:
 
 
 @dataclass(slots=True)
-class Timed:
+class TimedController:
     """A controller whose every call is timed, in processor seconds of this thread."""
 
     controller: Any
@@ -157,9 +157,9 @@ def measure(model: str, active: int, policy: str, solver: str, iterations: int) 
     )
     clock = Clock()
     scheduler.andes.close()
-    timed = Timed(make_controller(scheduler, clock))
+    timed = TimedController(make_controller(scheduler, clock))
     scheduler.andes = timed
-    worker = Worker()
+    worker = SameTokenWorker()
     engine = Engine(scheduler, worker, depth=2)
     rng = random.Random(0)
     count = 0
@@ -184,7 +184,10 @@ def measure(model: str, active: int, policy: str, solver: str, iterations: int) 
     means_ms = {
         part: 1e3 * (after[f"{part}_s"] - before[f"{part}_s"]) / iterations for part in PARTS
     }
-    planning_ms = sum(means_ms.values()) - means_ms["observe"]
+    shares = {
+        f"{name} share %": 100 * (after[f"{name}_s"] - before[f"{name}_s"]) / (iterations * STEP_S)
+        for name in ("planning", "adapter")
+    }
     return {
         "requests": active,
         "running": float(np.mean(running[-iterations:])),
@@ -193,8 +196,7 @@ def measure(model: str, active: int, policy: str, solver: str, iterations: int) 
         "iterations/plan": iterations / max(1, after["plans"] - before["plans"]),
         "CPU ms": 1e3 * float(own_s.mean()),
         "p99 ms": 1e3 * float(np.quantile(own_s, 0.99)),
-        "planner share %": planning_ms / (10 * STEP_S),
-        "with books %": 100 * float(own_s.mean()) / STEP_S,
+        **shares,
     }
 
 
@@ -220,7 +222,8 @@ def main() -> None:
         ]
     print(headline() + "\n")
     decimals = {name: 3 for name in rows[0] if name.endswith("ms")}
-    decimals |= {"running": 0, "iterations/plan": 1, "planner share %": 2, "with books %": 2}
+    decimals |= {"running": 0, "iterations/plan": 1}
+    decimals |= {name: 2 for name in rows[0] if name.endswith("share %")}
     print(markdown(pl.DataFrame(rows), decimals))
 
 

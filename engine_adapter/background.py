@@ -1,25 +1,24 @@
 """
 A slow policy beside the engine: a snapshot goes out, a plan comes back when it is ready.
 
-The engine's thread never waits: a courier thread starts the process
-(:mod:`engine_adapter.background_worker`) before the first request comes, talks to it, gives up on
-a decision at its deadline, replaces a process that died, and keeps to the duty cycle.
+The engine's thread never waits: a thread of the planner's own starts the process before the first
+request comes, talks to it, gives up on a decision at its deadline, replaces a process that died,
+and keeps to the duty cycle.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import select
 import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from engine_adapter.background_worker import receive, send
+from andes_opt.worker_process import ONE_THREAD, WorkerError, WorkerProcess, pickled
 from engine_adapter.guard import check_decision
+from engine_adapter.settings import instantiate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from engine_adapter.guard import Events
     from engine_adapter.settings import Background
 
-#: Time for a process to start and practise. Nobody waits for it, and it may compile for a minute.
+#: Time for a process to start and practise. Nothing waits for it, and it may compile for a minute.
 _START_S = 300.0
 #: Time for a process's first plan: made-up snapshots may have left something to compile.
 _FIRST_PLAN_S = 60.0
@@ -90,7 +89,7 @@ class BackgroundPlanner:
         self._events = events
         self._clock = clock
         self._practice = practice
-        self._process: subprocess.Popen[bytes] | None = None
+        self._worker: WorkerProcess | None = None
         self._job: tuple[Snapshot, list[str], list[int]] | None = None
         self._result: LatePlan | None = None
         self._finished: list[int] = []
@@ -101,7 +100,7 @@ class BackgroundPlanner:
         self._wake = threading.Condition()
         self._closed = False
         # Daemon: an engine that ends must not wait for a plan.
-        threading.Thread(target=self._carry, name="andes-courier", daemon=True).start()
+        threading.Thread(target=self._run, name="andes-background", daemon=True).start()
 
     @property
     def wants_snapshot(self) -> bool:
@@ -134,9 +133,9 @@ class BackgroundPlanner:
         with self._wake:
             self._closed = True
             self._wake.notify()
-        self._kill()
+        self._end()
 
-    def _carry(self) -> None:
+    def _run(self) -> None:
         while not self._closed and self._failures < _MAX_FAILURES:
             try:
                 self._serve(self._start())
@@ -145,7 +144,24 @@ class BackgroundPlanner:
                 if not self._closed:
                     self._rest(str(error))
 
-    def _serve(self, process: subprocess.Popen[bytes]) -> None:
+    def _start(self) -> WorkerProcess:
+        worker = WorkerProcess(
+            "engine_adapter.background:build_policy",
+            (self._settings.policy, list(self._practice)),
+            environment={**os.environ, **ONE_THREAD, "NUMBA_NUM_THREADS": "1"},
+            output=subprocess.DEVNULL,
+        )
+        self._worker = worker
+        if self._closed:
+            self._end()
+            raise RuntimeError("closed.")
+        try:
+            worker.ready(time.perf_counter() + _START_S)
+        except WorkerError as error:
+            raise RuntimeError(f"its policy can't be built: {error}") from error
+        return worker
+
+    def _serve(self, worker: WorkerProcess) -> None:
         """Answer snapshots until closed, or until something fails."""
         self._ready = True
         limit_s = max(_FIRST_PLAN_S, self._settings.deadline_s)
@@ -156,7 +172,10 @@ class BackgroundPlanner:
             if self._closed or job is None:
                 return
             snapshot, keys, finished = job
-            decision, solve_s = self._ask(process, snapshot, finished, limit_s)
+            start_s = time.perf_counter()
+            answer = worker.ask(pickled((snapshot, finished)), start_s + limit_s)
+            decision = check_decision(answer, snapshot.num_requests)
+            solve_s = time.perf_counter() - start_s
             self._result = LatePlan(
                 decision, keys, snapshot.requests_seen, snapshot.time_s, solve_s
             )
@@ -170,10 +189,10 @@ class BackgroundPlanner:
         self._ready = False
         self._failures += 1
         self._events.record("background planner failed", reason)
-        self._kill()
+        self._end()
         with self._wake:
             self._job = None
-            # The next process knows nobody.
+            # The next process knows no request.
             self._told = 0
             self._finished.clear()
         if self._failures == _MAX_FAILURES:
@@ -182,62 +201,43 @@ class BackgroundPlanner:
         with self._wake:
             self._wake.wait_for(lambda: self._closed, timeout=2.0**self._failures)
 
-    def _ask(
-        self,
-        process: subprocess.Popen[bytes],
-        snapshot: Snapshot,
-        finished: list[int],
-        limit_s: float,
-    ) -> tuple[Decision, float]:
-        assert process.stdin is not None
-        start_s = time.perf_counter()
-        send(process.stdin, (snapshot, finished))
-        answer = self._await(process, limit_s)
-        if isinstance(answer, str):
-            raise RuntimeError(answer)
-        return check_decision(answer, snapshot.num_requests), time.perf_counter() - start_s
+    def _end(self) -> None:
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.end()
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        # Not multiprocessing: the engine process is a daemon and may not have such children,
-        # and nothing of the engine needs importing there.
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "NUMBA_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        }
-        process = subprocess.Popen(
-            [sys.executable, "-m", "engine_adapter.background_worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-        )
-        self._process = process
-        if self._closed:
-            self._kill()
-            raise RuntimeError("closed.")
-        assert process.stdin is not None
-        send(process.stdin, (list(sys.path), self._settings.policy, list(self._practice)))
-        ready = self._await(process, _START_S)
-        if ready != "ready":
-            raise RuntimeError(f"its policy can't be built: {ready}")
-        return process
 
-    def _await(self, process: subprocess.Popen[bytes], limit_s: float) -> Any:
-        assert process.stdout is not None
-        if not select.select([process.stdout], [], [], limit_s)[0]:
-            raise TimeoutError(f"no answer within {limit_s:g} s.")
-        return receive(process.stdout)
+def build_policy(
+    message: tuple[Any, Sequence[Snapshot]],
+) -> tuple[None, Callable[[tuple[Snapshot, Sequence[int]]], Decision]]:
+    """
+    Build the worker's policy; see :class:`andes_opt.worker_process.WorkerProcess`.
 
-    def _kill(self) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
-        process.wait()
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                # What it could not be told any more is flushed again, and fails again.
-                with contextlib.suppress(OSError):
-                    stream.close()
+    Parameters
+    ----------
+    message
+        What to instantiate, and snapshots that another such policy decides about first: imports
+        and compilation are then over before plans have a deadline.
+
+    Returns
+    -------
+    tuple[None, Callable]
+        Nothing to say, and what answers a snapshot and the numbers of the requests that left.
+    """
+    spec, practice = message
+    os.nice(10)  # the engine comes first
+    policy = instantiate(spec)
+    if practice:
+        practising = instantiate(spec)
+        for snapshot in practice:
+            with contextlib.suppress(Exception):  # errors come again
+                practising.decide(snapshot)
+
+    def answer(asked: tuple[Snapshot, Sequence[int]]) -> Decision:
+        snapshot, finished = asked
+        for number in finished:
+            policy.finished(number)
+        decision: Decision = policy.decide(snapshot)
+        return decision
+
+    return None, answer

@@ -2,15 +2,16 @@
 One engine iteration, seen from the adapter: observe, plan, hide, and put back.
 
 :class:`StepController` is called before and after the engine's own scheduling. Before, it
-may evict requests, order the queue, and take out of the engine's sight whoever is held or has
-to wait; the engine then schedules what it sees, by its own rules; afterwards everything that
-was hidden is put back. So blocks, prefix cache, chunked prefill, token budget and output all stay
-the engine's business, and a controller that does nothing leaves plain vLLM.
+may evict requests, order the queue, and hide requests that are held or have to wait. The engine
+then schedules what it sees, by its own rules. Afterwards everything hidden is put back. So blocks,
+prefix cache, chunked prefill, token budget and output stay the engine's business, and a
+controller that does nothing leaves plain vLLM.
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +31,10 @@ if TYPE_CHECKING:
     from engine_adapter.latency_learning import LatencyLearner
     from engine_adapter.settings import Settings
 
-#: Without a new decision, the last plan is followed for so long.
+#: The last plan is followed for so long when there is no new decision.
 _STALE_S = 1.0
-#: However tight the planner's share: a plan that takes at most 5 ms every so many iterations.
-_REPLAN_WITHIN, _FAST_S = 8, 0.005
+#: Whatever the limit of the planning share: a plan of at most 5 ms every so many iterations.
+FAST_PLAN_EVERY, FAST_PLAN_S = 8, 0.005
 #: Iterations for which the engine takes over when a plan moves nothing, at first and at most.
 _RESCUE, _RESCUE_MAX = 8, 256
 #: Iterations with work but without a token, beyond those that prompts need.
@@ -101,7 +102,7 @@ class StepController:
         self._without_token = 0
         self._rescue_left = 0
         self._rescue_length = _RESCUE
-        self._last_rescue = 0
+        self._last_rescue = 0  # iteration
 
         self._failed = False
         self._own_s = 0.0
@@ -135,8 +136,12 @@ class StepController:
         self._own_s = end_s - start_s
 
     def restore(self) -> None:
-        """Put back everything that is out of the engine's sight; harmless if nothing is."""
+        """Put back everything that is hidden; harmless if nothing is."""
+        start_s = time.perf_counter()
         self._restored = self._queues.restore()
+        took_s = time.perf_counter() - start_s
+        self.report.apply_s += took_s
+        self._own_s += took_s
 
     def after(self, output: Any) -> None:
         """Learn from what the engine scheduled."""
@@ -145,17 +150,12 @@ class StepController:
         scheduled = engine.scheduled_tokens(output)
         running = list(engine.running)
 
-        # The engine takes victims out of this list and appends whom it admits.
-        lost = []
-        if running[: len(visible)] != visible:
-            lost = [request for request in visible if engine.is_preempted(request)]
-        for request in lost:
-            self._observer.lost(request)
-        self.report.engine_preemptions += len(lost)
-        self._changed |= bool(lost)
-
-        # What was hidden came back behind them.
-        admitted = running[len(visible) - len(lost) : len(running) - self._restored]
+        # The engine takes the requests that it preempts out of this list and appends those that it
+        # admits. What was hidden came back behind them.
+        lost = self._observer.note_lost(visible) if running[: len(visible)] != visible else 0
+        self.report.engine_preemptions += lost
+        self._changed |= lost > 0
+        admitted = running[len(visible) - lost : len(running) - self._restored]
         self._observer.iteration_scheduled(running, admitted, scheduled)
         self._check_progress(bool(scheduled))
 
@@ -186,8 +186,7 @@ class StepController:
             Path(self._scratch_report).unlink(missing_ok=True)
 
     def summary(self) -> dict[str, Any]:
-        """Counters, events and the latency model as learnt, ready for JSON."""
-        model = self._learner.model
+        """Returns counters, events and the latency model as learnt, ready for JSON."""
         tracker = self._observer.tracker
         return {
             **self.report.summary(),
@@ -195,13 +194,7 @@ class StepController:
             "requests": tracker.seen,
             "unfinished": len(tracker),
             "preemptions": tracker.preemptions_seen,
-            "latency": {
-                "base_s": model.base_s,
-                "per_request_s": model.per_request_s,
-                "per_context_token_s": model.per_context_token_s,
-                "per_prefill_token_s": model.per_prefill_token_s,
-                "samples": self._learner.samples,
-            },
+            "latency": {**asdict(self._learner.model), "samples": self._learner.samples},
         }
 
     def _observe(self, now_s: float) -> None:
@@ -227,18 +220,17 @@ class StepController:
                 background.offer(*self._snapshot(now_s))
             if plan is not None and plan.late:
                 if short or now_s - plan.made_s > self._late_s:
-                    self._plan = None  # too old; whoever decides now starts afresh
+                    self._plan = None  # too old: the next plan starts afresh
                 elif not (self._observer.unblocked or self._queues.newcomers_wait(plan)):
                     return
-                # Newcomers would wait for the next plan of the background; the fast policy is
-                # there to bridge that.
+                # Newcomers would wait for the background's next plan: the fast policy takes over.
                 self._changed = True
 
         if self._replan_after >= NEVER:
             return
         asked = self._changed or short or self._iterations_since >= self._replan_after
         pace = now_s >= self._next_plan_s or (
-            self._iterations_since >= _REPLAN_WITHIN and self._plan_cost_s <= _FAST_S
+            self._iterations_since >= FAST_PLAN_EVERY and self._plan_cost_s <= FAST_PLAN_S
         )
         if not self._guard.available:
             self._keep_last_good(now_s, short)
@@ -258,8 +250,9 @@ class StepController:
         else:
             self._follow(decision, keys, snapshot.requests_seen, now_s)
         self._plan_cost_s = time.perf_counter() - start_s
-        share = self._settings.planner_share
-        self._next_plan_s = now_s + self._plan_cost_s / share if share < 1.0 else now_s
+        self.report.planning_s += self._plan_cost_s
+        limit = self._settings.planning_share_limit
+        self._next_plan_s = now_s + self._plan_cost_s / limit if limit < 1.0 else now_s
 
     def _follow(self, decision: Decision, keys: list[str], newest: int, now_s: float) -> None:
         self._replan_after = NEVER if decision.final else min(decision.replan_after, NEVER - 1)
@@ -271,7 +264,7 @@ class StepController:
             self._queues.arrange(self._plan)
 
     def _follow_late(self, late: LatePlan, now_s: float) -> bool:
-        """Apply a plan from the background to those who are still here."""
+        """Apply a plan from the background to the requests that are still here."""
         if late.decision.action is None:
             return False
         age_s = now_s - late.snapshot_s
@@ -318,10 +311,10 @@ class StepController:
         prompts = -(-self._observer.longest_prompt // self._engine.token_budget)
         if self._empty < self._engine.depth and self._without_token < _PATIENCE + 4 * prompts:
             return
-        now = self.report.iterations
-        if now - self._last_rescue > 1000:
+        iteration = self._observer.iteration
+        if iteration - self._last_rescue > 1000:
             self._rescue_length = _RESCUE
-        self._rescue_left, self._last_rescue = self._rescue_length, now
+        self._rescue_left, self._last_rescue = self._rescue_length, iteration
         self._rescue_length = min(2 * self._rescue_length, _RESCUE_MAX)
         self._empty = self._without_token = 0
         self.report.rescues += 1

@@ -10,6 +10,7 @@ The four coefficients are solved for under the constraint that none is negative.
 from __future__ import annotations
 
 import math
+from dataclasses import astuple
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -63,14 +64,7 @@ class LatencyLearner:
             raise ValueError(f"seed_weight = {seed_weight} not understood: need > 0.")
         self._learn = learn
         self._forget = math.exp(-1.0 / memory_iterations)
-        self._seed = np.array(
-            [
-                seed.base_s,
-                seed.per_request_s,
-                seed.per_context_token_s,
-                seed.per_prefill_token_s,
-            ]
-        )
+        self._seed = np.array(astuple(seed))
         # Columns in units of a typical iteration, so that one weight fits all four.
         self._scale = np.array([1.0, 16.0, 8000.0, 256.0])
         self._pull = seed_weight

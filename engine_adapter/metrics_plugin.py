@@ -15,23 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import REGISTRY
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-)
 from prometheus_client.registry import Collector
 from vllm.v1.metrics.loggers import AggregateStatLoggerBase
 
 from engine_adapter.guard import LOGGER
 from engine_adapter.internals import instance_of
-from engine_adapter.metrics import Family, families, read_report, scratch_report
+from engine_adapter.metrics import families
+from engine_adapter.report import read_report, scratch_report
 from engine_adapter.settings import KEY, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from prometheus_client.metrics_core import Metric
+    from prometheus_client import Metric
 
 #: The collector that stands in the registry; a new server of the same process replaces it.
 _registered: list[ReportCollector] = []
@@ -58,7 +54,7 @@ class ReportCollector(Collector):
         """All metrics of the report; none if there is no report."""
         report = read_report(self._path)
         if report is not None:
-            yield from map(metric, families(report))
+            yield from families(report)
 
 
 class AndesStatLogger(AggregateStatLoggerBase):
@@ -112,17 +108,3 @@ def register(path: str) -> None:
     collector = ReportCollector(path)
     REGISTRY.register(collector)
     _registered.append(collector)
-
-
-def metric(family: Family) -> Metric:
-    """A family as Prometheus' client has it."""
-    if family.kind == "histogram":
-        histogram = HistogramMetricFamily(family.name, family.help)
-        histogram.add_metric([], list(family.samples.items()), family.total)
-        return histogram
-    kinds = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
-    labels = [family.label] if family.label else []
-    shown = kinds[family.kind](family.name, family.help, labels=labels)
-    for value, number in family.samples.items():
-        shown.add_metric([value] if labels else [], number)
-    return shown

@@ -45,7 +45,7 @@ class Observer:
     report
         Counts readers and the engine's time.
     events
-        Where absurd targets are counted.
+        Where targets that are not understood are counted.
 
     Attributes
     ----------
@@ -56,8 +56,9 @@ class Observer:
     longest_prompt
         Tokens of the longest prompt so far.
     unblocked
-        Whether policies see a request now that they did not see when it arrived. The planner
-        sets it to False again.
+        True once a request of an earlier iteration has become steerable; planning resets it.
+    iteration
+        Number of the engine's iteration, a clock.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Observer:
         self._usable_blocks = max(1, engine.num_blocks - headroom)
         self.headroom_blocks = engine.num_blocks - self._usable_blocks
 
+        self.iteration = 0
         self._blocked: list[Any] = []  # no policy may decide about them yet
         self.unblocked = False
         self._ran: list[Any] = []
@@ -106,13 +108,14 @@ class Observer:
         -------
         tuple[int, list[int], bool]
             Tokens that reached clients, numbers of the requests that left, and whether
-            something came into a policy's sight or lost its KV.
+            a request became steerable or lost its KV.
         """
         self._time_iteration(now_s)
         tokens = self._deliver(now_s)
         left = [self._left(key) for key in self._engine.finished_ids() if key in self.tracker]
-        changed = self._all_lost()
-        changed |= self._unblocked()
+        # The engine's owner may have preempted all requests, as for a change of weights.
+        changed = not self._engine.running and self.note_lost(self._ran) > 0
+        changed |= self._unblock()
         changed |= self._arrivals(now_s)
         return tokens, left, changed
 
@@ -127,9 +130,20 @@ class Observer:
             self._written(log.close)
 
     def lost(self, request: Any) -> None:
-        """A request's KV was taken away; its last tokens may still be on their way."""
+        """Note that a request's KV was taken away; its last tokens may still be on their way."""
         self.tracker.preempted(request.request_id, request.num_tokens, request.num_preemptions)
-        self._draining.append((self._report.iterations + self._engine.depth, request))
+        self._draining.append((self.iteration + self._engine.depth, request))
+
+    def note_lost(self, requests: list[Any]) -> int:
+        """Note which of the requests the engine has preempted; returns how many."""
+        lost = [
+            request
+            for request in requests
+            if request.request_id in self.tracker and self._engine.is_preempted(request)
+        ]
+        for request in lost:
+            self.lost(request)
+        return len(lost)
 
     def iteration_scheduled(
         self, running: list[Any], admitted: list[Any], scheduled: dict[str, int]
@@ -158,6 +172,7 @@ class Observer:
                     self._report.resumed_cached_tokens += cached
                 self._cached_share[kind] += _HIT_GAIN * (share - self._cached_share[kind])
         self._in_flight.append(self._features(scheduled))
+        self.iteration += 1
 
     def snapshot(self, now_s: float, held: set[str]) -> tuple[Snapshot, list[str]]:
         """
@@ -188,7 +203,7 @@ class Observer:
         )
 
     def refresh(self, held: set[str]) -> int:
-        """Look how far the resident requests are; how many of them are not for policies."""
+        """Look how far the resident requests are; returns how many of them are not steerable."""
         engine = self._engine
         ours = [request for request in engine.running if engine.steerable(request)]
         groups = [(State.RUNNING, ours)]
@@ -207,23 +222,23 @@ class Observer:
         return len(engine.running) - len(ours)
 
     def capacity_blocks(self) -> int:
-        """Blocks for plans: without the head-room, and without what others than ours hold."""
+        """Returns the blocks for plans: all but the head-room and what other requests hold."""
         engine = self._engine
         used = engine.num_blocks - engine.free_blocks()
         ours = self.tracker.resident_tokens() // engine.block_tokens
         return max(1, self._usable_blocks - max(0, used - ours))
 
     def room_blocks(self) -> int:
-        """Free blocks beyond the head-room."""
+        """Returns the free blocks beyond the head-room."""
         engine = self._engine
         return engine.free_blocks() - self.headroom_blocks
 
     def short_of_blocks(self, hold: set[str]) -> bool:
-        """True if the next iteration, without the requests on hold, would preempt."""
+        """Returns whether the next iteration, without the requests on hold, would preempt."""
         engine = self._engine
         free = engine.free_blocks()
         running = engine.running
-        # A decoding request takes one block at most; only prompts under way may take more.
+        # A request that decodes takes one block at most; only prompts under way may take more.
         if free >= len(running) + self._prompt_tokens // engine.block_tokens:
             return False
         if hold:
@@ -268,8 +283,7 @@ class Observer:
         ran = self._ran
         if self._draining:
             ran = [*ran, *(request for _, request in self._draining)]
-            now = self._report.iterations
-            self._draining = [item for item in self._draining if item[0] > now]
+            self._draining = [item for item in self._draining if item[0] > self.iteration]
         keys = [request.request_id for request in ran]
         return self.tracker.delivered(keys, self._engine.output_tokens(ran), now_s)
 
@@ -308,7 +322,7 @@ class Observer:
             )
         return bool(new)
 
-    def _unblocked(self) -> bool:
+    def _unblock(self) -> bool:
         """Let policies see requests that no longer wait for a grammar or for KV from elsewhere."""
         if not self._blocked:
             return False
@@ -316,27 +330,13 @@ class Observer:
         here = [request for request in self._blocked if engine.find(request.request_id) is request]
         freed = [request for request in here if engine.steerable(request)]
         for request in freed:
-            self.tracker.steerable(request.request_id)
+            self.tracker.mark_steerable(request.request_id)
         self._blocked = [request for request in here if not engine.steerable(request)]
         self.unblocked |= bool(freed)
         return bool(freed)
 
-    def _all_lost(self) -> bool:
-        """Notice that every request was preempted from outside, as for a change of weights."""
-        engine = self._engine
-        if not self._ran or engine.running:
-            return False
-        lost = [
-            request
-            for request in self._ran
-            if request.request_id in self.tracker and engine.is_preempted(request)
-        ]
-        for request in lost:
-            self.lost(request)
-        return bool(lost)
-
     def _features(self, scheduled: dict[str, int]) -> tuple[int, int, int] | None:
-        """Requests that decode, their context, and prompt tokens; None for an empty step."""
+        """Returns requests that decode, their context, and prompt tokens; None for no work."""
         if not scheduled:
             return None
         most = 1 + self._engine.lookahead_tokens

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @dataclass(slots=True, eq=False)
 class PlanInForce:
     """
-    Who is served, held and evicted until the next plan.
+    Which requests are served, held and evicted until the next plan.
 
     Parameters
     ----------
@@ -46,9 +46,9 @@ class PlanInForce:
 
     def next_spare(self) -> str | None:
         """
-        The most urgent request that has to wait, each once.
+        Returns the most urgent request that has to wait, each once; None if there are no more.
 
-        For places that become free before the next plan. None when there are no more.
+        It takes a place that becomes free before the next plan.
         """
         if self._spare is None:
             self._spare = sorted(self.wait, key=self.rank.__getitem__, reverse=True)
@@ -64,7 +64,7 @@ def plan_of(
     decision: Decision, keys: Sequence[str], newest: int, made_s: float, *, late: bool = False
 ) -> PlanInForce:
     """
-    A decision about a snapshot, as a plan about requests.
+    Returns a decision about a snapshot as a plan about requests.
 
     Parameters
     ----------
@@ -101,8 +101,8 @@ def fit(
     """
     Make a plan of the past fit the requests as they are now.
 
-    Those who left are gone already; those who stayed have grown, and whoever was let in since
-    stays. The least urgent newcomers are put back until the rest fits.
+    Requests that left are gone from it already. Residents have grown, and those that were admitted
+    since stay. The least urgent newcomers are put back until the rest fits.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Arranging an engine's queues: evict, order, take out of sight, and put back."""
+"""What a plan does to an engine's queues: evict, order, hide, and put back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 class Queues:
     """
-    Makes the engine see just what a plan wants it to see, one iteration at a time.
+    Shows the engine just the requests that a plan wants it to see, one iteration at a time.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class Queues:
     visible
         Running requests that the engine saw in this iteration, as they were before it.
     held
-        Ids of those that were out of its sight.
+        Ids of the running requests that were hidden.
     """
 
     def __init__(
@@ -49,34 +49,40 @@ class Queues:
         self.held: set[str] = set()
         self._hidden: list[Any] = []
         self._rest: deque[Any] | None = None
-        self._front: set[str] = set()  # who stands in front of the queue, to be seen
-        self._outside: set[str] = set()  # those of them that no policy could decide about
+        self._front: set[str] = set()  # ids of those in front of the queue, to be seen
+        self._outside: set[str] = set()  # those of them that were not steerable
         self._evicted: set[str] = set()  # in this iteration
         self._reordered = False
 
     def arrange(self, plan: PlanInForce) -> None:
         """
-        Evict whom a new plan lets wait, and put whom it serves in front of the queue.
+        Evict the requests that a new plan lets wait, and put those that it serves in front.
 
         Parameters
         ----------
         plan
-            The plan; holds of requests without KV become waits, and of those that the engine
+            The plan. Holds of requests without KV become waits, and of those that the engine
             has to see, serves.
         """
         engine = self._engine
         self._evict(plan)
-        running, rank = engine.running, plan.rank
-        resident = {request.request_id for request in running}
+        resident = {request.request_id for request in engine.running}
         plan.wait |= plan.hold - resident
         plan.hold &= resident
-        seen = {r.request_id for r in running if not engine.holdable(r)} & plan.hold
+        seen = {r.request_id for r in engine.running if not engine.holdable(r)} & plan.hold
         plan.hold -= seen
         plan.serve |= seen
         plan.size += len(seen)
+        self._order_running(plan.rank)
+        self._order_waiting(plan)
+        # Also those that run: if the engine preempts them, they come back to the very front.
+        self._front = self._outside | plan.serve | (resident - plan.hold)
+        self._reordered = True
 
+    def _order_running(self, rank: dict[str, int]) -> None:
         # The engine computes in this order and preempts from the end. Prompts come last, as the
         # engine has it, so that they do not take the token budget from replies under way.
+        engine, running = self._engine, self._engine.running
         urgency = [
             (context - computed > 1, rank.get(request.request_id, -1))
             for request, context, computed in zip(
@@ -89,6 +95,8 @@ class Queues:
         order = sorted(range(len(running)), key=urgency.__getitem__)
         engine.running = [running[i] for i in order]
 
+    def _order_waiting(self, plan: PlanInForce) -> None:
+        engine = self._engine
         outside, served, rest = [], [], []
         for request in engine.waiting:
             if request.request_id in plan.wait:
@@ -99,28 +107,25 @@ class Queues:
                 rest.append(request)
             else:
                 outside.append(request)
-        served.sort(key=lambda r: rank[r.request_id])
+        served.sort(key=lambda r: plan.rank[r.request_id])
         engine.waiting = engine.queue_of([*outside, *served, *rest])
         self._outside = {request.request_id for request in outside}
-        # Also who runs: if the engine preempts them, they come back to the very front.
-        self._front = self._outside | plan.serve | (resident - plan.hold)
-        self._reordered = True
 
     def idle(self, plan: PlanInForce | None) -> bool:
-        """True if a plan has nobody left to serve."""
+        """Returns whether a plan has no request left to serve."""
         if plan is None or any(r.request_id not in plan.hold for r in self._engine.running):
             return False
         waiting = self._engine.waiting
         return not (waiting and waiting[0].request_id in self._front)
 
     def newcomers_wait(self, plan: PlanInForce) -> bool:
-        """True if somebody waits who came after a plan's snapshot."""
+        """Returns whether a request waits that came after a plan's snapshot."""
         waiting = self._engine.waiting
         return bool(waiting) and self._observer.tracker.number(waiting[-1].request_id) > plan.newest
 
     def hide(self, plan: PlanInForce | None) -> None:
         """
-        Take out of the engine's sight whoever is held or has to wait.
+        Hide the requests that are held or have to wait.
 
         Parameters
         ----------
@@ -152,7 +157,7 @@ class Queues:
             self._reordered = False
 
     def restore(self) -> int:
-        """Put back everything that is hidden; how many running requests that was."""
+        """Put back everything that is hidden; returns how many running requests that was."""
         engine = self._engine
         if self._rest is not None:
             rest, self._rest = self._rest, None
@@ -161,7 +166,7 @@ class Queues:
         self._evicted.clear()
         hidden, self._hidden = self._hidden, []
         if hidden:
-            # At the end, where the engine looks for victims: they are the ones to spare.
+            # At the end, where the engine looks for requests to preempt: these can be spared.
             engine.running.extend(hidden)
             engine.limit_batch(engine.max_batch)
         return len(hidden)
@@ -191,7 +196,7 @@ class Queues:
         if not requests:
             return
         seen = [r for r in engine.running if r.request_id not in self.held]
-        # Whoever is hidden keeps a slot of the batch.
+        # A hidden request keeps its slot of the batch.
         engine.limit_batch(engine.max_batch - len(requests))
         engine.running, self._hidden = seen, requests
         self._report.held += len(requests)
@@ -207,7 +212,7 @@ class Queues:
         engine.waiting, self._rest = engine.queue_of(front), rest
 
     def _split(self, queue: deque[Any], plan: PlanInForce) -> tuple[list[Any], deque[Any]]:
-        """Those at the front whom the engine shall see, whoever else fits, and the rest."""
+        """Returns the requests that the engine shall see, and the queue of the others."""
         front, unblocked = self._take_front(queue)
         number = self._observer.tracker.number
         fresh = []
@@ -228,18 +233,18 @@ class Queues:
             admitted = self._admissible(fresh, room)
             front += admitted
             self._front.update(request.request_id for request in front)
-        # By place, not by id: an id may be that of one who was seen before.
+        # By place, not by id: an earlier request may have had the same id.
         queue.extend(list(reversed(fresh))[len(admitted) :])
         queue.extendleft(reversed(unblocked))
         return front, queue
 
     def _take_front(self, queue: deque[Any]) -> tuple[list[Any], list[Any]]:
         """
-        Take off whoever stands in front to be seen.
+        Take off the requests that stand in front to be seen.
 
-        Apart from them those who had to be seen because no policy could decide about them (their
-        grammar was not there, say) and can be decided about by now: the next plan does that, and
-        until then they must not stand in the way of those whom this plan serves.
+        Some had to be seen because they were not steerable (their grammar was not there, say), and
+        are by now. They are returned apart: the next plan decides about them, and until then they
+        must not stand in the way of requests that this plan serves.
         """
         front, unblocked = [], []
         while queue and queue[0].request_id in self._front:
@@ -253,7 +258,7 @@ class Queues:
         return front, unblocked
 
     def _spare(self, plan: PlanInForce, places: int, room: int) -> tuple[dict[str, None], int]:
-        """The next in a plan's order for the places of those who have left; room after them."""
+        """Returns the next in a plan's order for places that became free, and the room left."""
         need, engine = self._observer.tracker.need_blocks, self._engine
         chosen: dict[str, None] = {}
         later = []
@@ -276,7 +281,7 @@ class Queues:
         return chosen, room
 
     def _admissible(self, fresh: list[Any], room: int) -> list[Any]:
-        """The first to arrive of those whom the plan does not know, as far as its room goes."""
+        """Returns the newcomers that the plan's room holds, the first to arrive first."""
         need, engine = self._observer.tracker.need_blocks, self._engine
         admitted = []
         for request in reversed(fresh):

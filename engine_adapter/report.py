@@ -1,9 +1,10 @@
-"""What the adapter did and what that cost, as plain counters."""
+"""What the adapter did and what that cost: counters, and the file they are written to."""
 
 from __future__ import annotations
 
 import json
 import os
+import tempfile
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,10 @@ class Report:
         engine made on its own.
     observe_s, snapshot_s, decide_s, apply_s
         Time on the engine's thread: tracking requests and writing this report, taking snapshots,
-        asking the policy, and reordering queues.
+        asking the policy, and reordering queues. Together they are all that the adapter does.
+    planning_s
+        Time on the engine's thread for its own plans, from the snapshot to the reordered queues:
+        what ``planning_share_limit`` bounds.
     engine_s
         Time between the first and the last iteration, idle gaps and pauses of more than a
         minute left out.
@@ -46,9 +50,9 @@ class Report:
         Context of the preempted requests that came back, in tokens, and how much of it the
         prefix cache still had.
     finished, qoe_area_sum, qoe_area_tenths
-        Readers who have left after at least one token, the sum of their QoE (`area` of
-        docs/metrics.md, as far as the engine can see: the network is not in it), and how
-        many of them scored in [0, 0.1), [0.1, 0.2), ... [0.9, 1].
+        Readers who have left after at least one token, the sum of their QoE (`area`, as in
+        docs/metrics.md, as far as the engine sees it: without the network), and how many of
+        them scored in [0, 0.1), [0.1, 0.2), ... [0.9, 1].
     """
 
     iterations: int = 0
@@ -66,6 +70,7 @@ class Report:
     snapshot_s: float = 0.0
     decide_s: float = 0.0
     apply_s: float = 0.0
+    planning_s: float = 0.0
     engine_s: float = 0.0
     late_age_s_sum: float = 0.0
     late_age_s_max: float = 0.0
@@ -75,8 +80,8 @@ class Report:
     _recent_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros(_RECENT))
 
     @property
-    def planner_s(self) -> float:
-        """All time spent on the engine's thread, in seconds."""
+    def adapter_s(self) -> float:
+        """All time that the adapter has taken on the engine's thread."""
         return self.observe_s + self.snapshot_s + self.decide_s + self.apply_s
 
     def add_reader(self, qoe_area: float) -> None:
@@ -96,13 +101,15 @@ class Report:
         self.observe_s += own_s
 
     def summary(self) -> dict[str, Any]:
-        """The counters, and what follows from them, ready for JSON."""
+        """Returns the counters, and what follows from them, ready for JSON."""
         names = [item.name for item in fields(self) if not item.name.startswith("_")]
         values: dict[str, Any] = {name: getattr(self, name) for name in names}
         values["qoe_area_tenths"] = list(self.qoe_area_tenths)
         recent = np.sort(self._recent_s[: self.iterations])
-        values["planner_s"] = self.planner_s
-        values["planner_share"] = self.planner_s / self.engine_s if self.engine_s > 0 else 0.0
+        values["adapter_s"] = self.adapter_s
+        for name in ("planning", "adapter"):
+            share = values[f"{name}_s"] / self.engine_s if self.engine_s > 0 else 0.0
+            values[f"{name}_share"] = share
         for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0)):
             place = min(len(recent) - 1, int(share * len(recent)))
             values[f"iteration_{name}_s"] = float(recent[place]) if recent.size else 0.0
@@ -115,3 +122,27 @@ def write_report(path: str, values: dict[str, Any]) -> None:
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     partial.replace(target)
+
+
+def scratch_report(instance: str) -> str:
+    """
+    Returns where an engine's counters are written, unless its settings say.
+
+    The engine and the server that shows its metrics are two processes; both know the
+    instance's name.
+
+    Parameters
+    ----------
+    instance
+        vLLM's name of the instance.
+    """
+    return str(Path(tempfile.gettempdir()) / f"andes_opt-{instance}.json")
+
+
+def read_report(path: str) -> dict[str, Any] | None:
+    """Returns the counters in a file; None if there are none yet."""
+    try:
+        report: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return report

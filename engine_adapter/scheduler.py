@@ -29,7 +29,7 @@ from engine_adapter.internals import (
     shows_metrics,
 )
 from engine_adapter.latency_learning import LatencyLearner
-from engine_adapter.metrics import scratch_report
+from engine_adapter.report import scratch_report
 from engine_adapter.settings import instantiate, read_settings
 from engine_adapter.tracker import ReaderTracker
 
@@ -46,7 +46,7 @@ _MAX_ERRORS = 10
 
 
 class _Steered:
-    """What both schedulers have: ``schedule()`` under a controller, which ends with them."""
+    """What both schedulers share: ``schedule()`` under a controller, which ends with them."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -90,7 +90,7 @@ def steer(
     controller: StepController | None, schedule: Callable[[], SchedulerOutput]
 ) -> SchedulerOutput:
     """
-    One iteration of the engine under a controller, which can't make it fail.
+    Schedule one iteration under a controller, whose errors cannot reach the engine.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ def make_controller(
     scheduler: Any, clock: Callable[[], float] = time.monotonic
 ) -> StepController | None:
     """
-    The controller that a scheduler's configuration asks for.
+    Returns the controller that a scheduler's configuration asks for.
 
     Parameters
     ----------
@@ -138,12 +138,12 @@ def make_controller(
     Returns
     -------
     StepController | None
-        None if this vLLM is not understood and the settings say to fall back.
+        None if this vLLM lacks something and the settings say to fall back.
 
     Raises
     ------
     Incompatible
-        If this vLLM is not understood and the settings say to refuse.
+        If this vLLM lacks something and the settings say to refuse.
     ValueError
         If the settings are wrong.
     """
@@ -166,9 +166,9 @@ def make_controller(
     if settings.background is not None:
         background = BackgroundPlanner(settings.background, events, clock, practice)
     # Compile before the first request comes, without touching the real policy's state.
-    beginner = Guard(instantiate(settings.policy), events, slow_s=float("inf"))
+    practising = Guard(instantiate(settings.policy), events, slow_s=float("inf"))
     for snapshot in practice:
-        beginner.decide(snapshot)
+        practising.decide(snapshot)
     instance = instance_of(scheduler.vllm_config) if shows_metrics(scheduler) else ""
     LOGGER.info("Scheduling by %s", settings.policy.get("_target_"))
     return StepController(
@@ -185,10 +185,10 @@ def make_controller(
 
 def _practice(settings: Settings, engine: EngineView) -> list[Snapshot]:
     """
-    Snapshots of a made-up engine with too little room, and with plenty.
+    Returns snapshots of a made-up engine: one with too little room, one with plenty.
 
-    Deciding about them imports and compiles what a policy needs, and making them what snapshots
-    need, before the first request comes.
+    Making them compiles what snapshots need; deciding about them imports and compiles what a policy
+    needs.
     """
     tracker = ReaderTracker(engine.block_tokens)
     for number in range(4):

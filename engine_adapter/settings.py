@@ -10,11 +10,14 @@ from typing import Any
 from andes_opt import checks
 from andes_opt.latency import LatencyModel
 from andes_opt.qoe import QoETarget
+from engine_adapter.guard import LOGGER
 
 #: The adapter's entry in ``additional_config``, which vLLM shares with other plug-ins.
 KEY = "andes_opt"
 
 _ON_MISMATCH = ("refuse", "fall_back")
+#: The old name of an option that has a new one: the next release drops it.
+_RENAMED = {"planner_share": "planning_share_limit"}
 
 
 def _default_policy() -> dict[str, Any]:
@@ -58,27 +61,27 @@ class Background:
 @dataclass(frozen=True, slots=True)
 class Settings:
     """
-    What the adapter may be told.
+    The adapter's options.
 
     Parameters
     ----------
     policy
-        What decides, on the engine's thread: a mapping with ``_target_``.
+        The policy that decides on the engine's thread: a mapping with ``_target_``.
     background
         A slow policy beside it, or None.
     target
-        Expected of requests that do not say.
+        The target of requests that bring none.
     latency
-        Seed of the latency model: its four coefficients.
+        The latency model to start from: its four coefficients.
     learn_latency
         Whether to learn the latency from the engine's iterations.
     headroom_blocks
         KV blocks that plans leave free; None for 1 % of them, at least one.
     max_candidates
         Most requests shown to the policy, >= 1.
-    planner_share
-        Planning pauses so that it takes no larger share of the engine thread's time, except
-        for one fast plan every 8 iterations, in (0, 1].
+    planning_share_limit
+        Share of the engine thread's time that planning may take, in (0, 1]; planning pauses
+        to keep it. A plan of at most 5 ms is allowed every 8 iterations all the same.
     on_mismatch
         With a vLLM that lacks what the adapter touches: ``"refuse"`` to start, or
         ``"fall_back"`` to vLLM's own scheduling.
@@ -99,31 +102,30 @@ class Settings:
     learn_latency: bool = True
     headroom_blocks: int | None = None
     max_candidates: int = 2000
-    planner_share: float = 0.01
+    planning_share_limit: float = 0.01
     on_mismatch: str = "refuse"
     report_path: str | None = None
     iterations_path: str | None = None
 
     def __post_init__(self) -> None:
         _check_policy("policy", self.policy)
-        for name, kind in (
-            ("background", Background | None),
-            ("target", QoETarget),
-            ("latency", LatencyModel),
-        ):
-            if not isinstance(getattr(self, name), kind):
-                raise ValueError(
-                    f"{name} = {getattr(self, name)!r} not understood: need a mapping."
-                )
+        for name, kind in _MAPPINGS.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind) and (name, value) != ("background", None):
+                raise ValueError(f"{name} = {value!r} not understood: need a mapping.")
         if self.headroom_blocks is not None:
             checks.whole("headroom_blocks", self.headroom_blocks, 0)
         checks.whole("max_candidates", self.max_candidates, 1)
-        checks.share("planner_share", self.planner_share)
+        checks.share("planning_share_limit", self.planning_share_limit)
         if self.on_mismatch not in _ON_MISMATCH:
             raise ValueError(
                 f"on_mismatch = {self.on_mismatch!r} not understood: need one of "
                 f"{', '.join(_ON_MISMATCH)}."
             )
+
+
+#: Options that are mappings, and what they become.
+_MAPPINGS = {"background": Background, "target": QoETarget, "latency": LatencyModel}
 
 
 def _check_policy(name: str, spec: Any) -> None:
@@ -133,7 +135,7 @@ def _check_policy(name: str, spec: Any) -> None:
 
 def read_settings(additional_config: Any) -> Settings:
     """
-    Settings from vLLM's ``additional_config``.
+    Returns the settings in vLLM's ``additional_config``.
 
     Parameters
     ----------
@@ -143,7 +145,7 @@ def read_settings(additional_config: Any) -> Settings:
     Returns
     -------
     Settings
-        With the defaults for everything that is not said.
+        With the defaults for options that are not given.
 
     Raises
     ------
@@ -155,14 +157,15 @@ def read_settings(additional_config: Any) -> Settings:
         raise ValueError(f"additional_config[{KEY!r}] = {config!r} not understood: need a mapping.")
     values = dict(config)
     known = [item.name for item in fields(Settings)]
+    for old, new in _RENAMED.items():
+        value = values.pop(old, None)
+        if value is not None:
+            LOGGER.warning("%s.%s is now %s; the next release drops the old name.", KEY, old, new)
+            values[new] = value
     unknown = [name for name in values if name not in known]
     if unknown:
         raise ValueError(f"{KEY}.{unknown[0]} not understood: need one of {', '.join(known)}.")
-    for name, make in (
-        ("background", Background),
-        ("target", QoETarget),
-        ("latency", LatencyModel),
-    ):
+    for name, make in _MAPPINGS.items():
         given = values.get(name)
         if isinstance(given, Mapping):
             values[name] = (
@@ -177,10 +180,10 @@ def read_settings(additional_config: Any) -> Settings:
 
 def instantiate(spec: Any) -> Any:
     """
-    Build what a mapping with ``_target_`` describes, innermost first.
+    Returns what a mapping with ``_target_`` describes, built from the inside out.
 
-    The form that Hydra's configurations take once they are resolved, so that the files in
-    ``conf/`` serve the live engine too.
+    This is how Hydra reads a resolved configuration, so the files in ``conf/`` serve the live
+    engine too.
 
     Parameters
     ----------

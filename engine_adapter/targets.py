@@ -1,4 +1,4 @@
-"""What a request's reader expects, as the request itself says it."""
+"""The QoE target that a request brings along."""
 
 from __future__ import annotations
 
@@ -11,56 +11,46 @@ from andes_opt.qoe import QoETarget
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: Targets beyond these bounds are nobody's: a day to the first token, a token in 11 days, or
-#: faster than any engine. They also keep every forecast finite.
-MAX_TTFT_S = 86_400.0
-MIN_TDS = 1e-6
-MAX_TDS = 1e6
+#: Of each part of a target: unit, least and most. More than a day to the first token, or less than
+#: a token in 11 days, is a mistake; the bounds keep every forecast finite.
+BOUNDS = {"ttft_s": ("seconds", 0.0, 86_400.0), "tds": ("tokens/s", 1e-6, 1e6)}
 
 
 def read_target(
     extra_args: Mapping[str, Any] | None, default: QoETarget
 ) -> tuple[QoETarget, str | None]:
     """
-    The target in a request's ``extra_args`` (``vllm_xargs`` over HTTP).
+    Returns the target in a request's ``extra_args`` (``vllm_xargs`` over HTTP).
 
-    A request is never refused for its target: what can't be understood is replaced by the
-    default, and said.
+    A request is never refused for its target: the default replaces what is not understood.
 
     Parameters
     ----------
     extra_args
         May hold ``ttft_s`` (seconds, 0 to a day) and ``tds`` (tokens/s, 1e-6 to 1e6).
     default
-        Used for whatever is missing or absurd.
+        Replaces what is missing or out of bounds.
 
     Returns
     -------
     tuple[QoETarget, str | None]
-        The target, and one sentence about what was replaced; None if nothing was.
+        The target, and a sentence for each value that was not understood; None if there was none.
     """
-    if not extra_args or ("ttft_s" not in extra_args and "tds" not in extra_args):
+    if not extra_args:
         return default, None
-
+    values = {"ttft_s": default.ttft_s, "tds": default.tds}
     complaints = []
-    ttft_s, tds = default.ttft_s, default.tds
-    if "ttft_s" in extra_args:
-        value = extra_args["ttft_s"]
-        if _is_number(value) and 0 <= value <= MAX_TTFT_S:
-            ttft_s = float(value)
+    for name, (unit, least, most) in BOUNDS.items():
+        if name not in extra_args:
+            continue
+        value = extra_args[name]
+        if _is_number(value) and least <= value <= most:
+            values[name] = float(value)
         else:
             complaints.append(
-                f"ttft_s = {value!r:.80} not understood: need seconds in [0, {MAX_TTFT_S:g}]."
+                f"{name} = {value!r:.80} not understood: need {unit} in [{least:g}, {most:g}]."
             )
-    if "tds" in extra_args:
-        value = extra_args["tds"]
-        if _is_number(value) and MIN_TDS <= value <= MAX_TDS:
-            tds = float(value)
-        else:
-            complaints.append(
-                f"tds = {value!r:.80} not understood: need tokens/s in [{MIN_TDS:g}, {MAX_TDS:g}]."
-            )
-    return QoETarget(ttft_s, tds), " ".join(complaints) or None
+    return QoETarget(**values), " ".join(complaints) or None
 
 
 def _is_number(value: object) -> bool:

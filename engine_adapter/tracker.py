@@ -142,7 +142,7 @@ class ReaderTracker:
         request["num_blocks"] = 0
         return int(request["request_id"])
 
-    def steerable(self, key: str) -> None:
+    def mark_steerable(self, key: str) -> None:
         """Say that policies may decide about a request now; KeyError if it is not tracked."""
         self._requests[self._place[key]]["steerable"] = True
 

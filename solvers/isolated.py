@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
-import signal
-import socket
-import subprocess
-import sys
 import time
-import weakref
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from andes_opt.instance import GainTable
 from andes_opt.plan import InvalidPlan, verify
-from solvers.isolated_worker import Inbox, construct, pickled, send, warm_up
+from andes_opt.worker_process import (
+    ONE_THREAD,
+    MessageUnreadable,
+    WorkerError,
+    WorkerProcess,
+    pickled,
+)
+from solvers.isolated_worker import construct, warm_up
 
 if TYPE_CHECKING:
     from andes_opt.instance import Instance
@@ -31,15 +32,6 @@ if TYPE_CHECKING:
 _GRACE_SHARE = 0.1
 _GRACE_S = 0.0025
 _LONGEST_PAUSE_S = 60.0
-
-_PROGRAM = """
-import json, sys
-sys.path[:] = json.loads(sys.argv[3])
-from solvers.isolated_worker import work
-work(int(sys.argv[1]), int(sys.argv[2]))
-"""
-#: What a worker's numeric libraries must not do: start a thread per core each.
-_ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
 
 
 class Isolated:
@@ -115,10 +107,10 @@ class Isolated:
         self._unreadable: set[type] = set()  # gain models that the worker can't read
         self._failed_in_a_row = 0
         self._start_after = -math.inf
-        self._worker: _Worker | None = self._start()
+        self._worker: WorkerProcess | None = self._start()
         warm_up(self.fallback)  # while the worker starts
         try:
-            self._exact = self._worker.ready(time.perf_counter() + startup_s)
+            self._exact: bool = self._worker.ready(time.perf_counter() + startup_s)
         except TimeoutError:
             self.close()
             raise RuntimeError(
@@ -131,9 +123,9 @@ class Isolated:
                 f"the worker for {target} died on starting (exit status "
                 f"{worker.process.returncode})."
             ) from None
-        except _Refused as refused:
+        except WorkerError as error:
             self.close()
-            raise refused.as_builtin() from None
+            raise _as_builtin(error) from None
 
     @property
     def exact(self) -> bool:
@@ -203,8 +195,13 @@ class Isolated:
             self._worker.end()
             self._worker = None
 
-    def _start(self) -> _Worker:
-        return _Worker(self.solver, self.memory_limit_mb)
+    def _start(self) -> WorkerProcess:
+        described = self.solver if isinstance(self.solver, str) else dict(self.solver)
+        return WorkerProcess(
+            "solvers.isolated_worker:build",
+            (described, self.memory_limit_mb),
+            environment={**ONE_THREAD, **os.environ},
+        )
 
     def _ask(self, instance: Instance, limit_s: float | None, deadline: float) -> Plan:
         """The worker's plan, verified; or a _Failure, with a new worker under way."""
@@ -213,7 +210,7 @@ class Isolated:
             worker.ready(min(deadline, time.perf_counter() + self.startup_s))
         except TimeoutError:
             raise _Failure("starting", "the worker was not ready in time.") from None
-        except (EOFError, OSError, _Refused) as error:
+        except (EOFError, OSError, WorkerError) as error:
             self._replace_worker()
             raise _Failure("starting", f"the worker died on starting: {error}") from None
 
@@ -221,7 +218,7 @@ class Isolated:
             asked = time.perf_counter()
             if limit_s is not None:
                 limit_s = max(1e-3, min(limit_s, (deadline - asked) / (1 + _GRACE_SHARE)))
-            kind, *content = self._answer(worker, instance, limit_s, deadline)
+            plan = self._answer(worker, instance, limit_s, deadline)
         except TimeoutError:
             self._replace_worker()
             raise _Failure("deadline", f"the worker had no plan after {limit_s} s.") from None
@@ -229,17 +226,15 @@ class Isolated:
             status = worker.end()
             self._replace_worker()
             raise _Failure("crash", f"the worker died (exit status {status}).") from None
+        except WorkerError as error:
+            memory = error.kind == "MemoryError"
+            raise _Failure("out_of_memory" if memory else "error", str(error)) from None
         except BaseException:
             # An interrupt, say: an answer to this call may still come, and must not be
             # taken for the answer to the next one.
             self._replace_worker()
             raise
 
-        if kind == "error":
-            name, sentence = content
-            memory = name == "MemoryError"
-            raise _Failure("out_of_memory" if memory else "error", f"{name}: {sentence}")
-        plan: Plan = content[0]
         try:
             verify(instance, plan)
         except InvalidPlan as error:
@@ -249,21 +244,22 @@ class Isolated:
         return plan
 
     def _answer(
-        self, worker: _Worker, instance: Instance, limit_s: float | None, deadline: float
-    ) -> tuple[Any, ...]:
+        self, worker: WorkerProcess, instance: Instance, limit_s: float | None, deadline: float
+    ) -> Plan:
         """The worker's answer; a gain model that it can't read goes as its numbers."""
+        plan: Plan
         model = type(instance.gains)
         if model not in self._unreadable:
-            send(worker.channel, _pickled(instance, limit_s), deadline)
-            answer: tuple[Any, ...] = worker.inbox.receive(deadline)
-            if answer[0] != "unreadable":
-                return answer
-            # A class of the main program, say, which the worker has not got.
-            self._unreadable.add(model)
-        send(worker.channel, _pickled(_as_numbers(instance), limit_s), deadline)
-        return tuple(worker.inbox.receive(deadline))
+            try:
+                plan = worker.ask(_pickled(instance, limit_s), deadline)
+                return plan
+            except MessageUnreadable:
+                # A class of the main program, say, which the worker has not got.
+                self._unreadable.add(model)
+        plan = worker.ask(_pickled(_as_numbers(instance), limit_s), deadline)
+        return plan
 
-    def _current_worker(self) -> _Worker:
+    def _current_worker(self) -> WorkerProcess:
         if self._worker is not None and not self._worker.is_ours():
             self._worker = None  # this process was forked: the worker is its parent's
         if self._worker is None:
@@ -297,96 +293,17 @@ class _Failure(Exception):
         self.sentence = sentence
 
 
-class _Refused(Exception):
-    """The solver could not be built in the worker."""
-
-    def __init__(self, name: str, sentence: str) -> None:
-        super().__init__(sentence)
-        self.name = name
-        self.sentence = sentence
-
-    def as_builtin(self) -> Exception:
-        """The error that building the solver in this process would have raised."""
-        known: dict[str, type[Exception]] = {
-            "ImportError": ImportError,
-            "ModuleNotFoundError": ImportError,
-            "TypeError": ValueError,  # an option that the solver does not have
-            "ValueError": ValueError,
-        }
-        if self.name in known:
-            return known[self.name](self.sentence)
-        return RuntimeError(f"{self.name}: {self.sentence}")
-
-
-class _Worker:
-    """One worker process and the socket to it."""
-
-    def __init__(self, solver: str | Mapping[str, Any], memory_limit_mb: int | None) -> None:
-        ours, theirs = socket.socketpair()
-        lifeline, ours_only = os.pipe()
-        environment = {**_ONE_THREAD, **os.environ}
-        self._owner = os.getpid()
-        self._exact: bool | None = None
-        self.channel = ours
-        self.inbox = Inbox(ours)
-        try:
-            # Not multiprocessing: that imports the main module again (in vLLM: the server),
-            # and refuses to start children from daemon processes, where engines run.
-            self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-c",
-                    _PROGRAM,
-                    str(theirs.fileno()),
-                    str(lifeline),
-                    json.dumps(sys.path),
-                ],
-                pass_fds=(theirs.fileno(), lifeline),
-                stdin=subprocess.DEVNULL,
-                stdout=2,  # chatter of back-ends must not end up among our results
-                start_new_session=True,  # a group to kill, and no Ctrl-C from the terminal
-                env=environment,
-            )
-        finally:
-            theirs.close()
-            os.close(lifeline)
-        self._end = weakref.finalize(self, _end, self.process, ours, ours_only, self._owner)
-        with contextlib.suppress(OSError):  # if it is dead, `ready` will say so
-            described = solver if isinstance(solver, str) else dict(solver)
-            send(ours, (described, memory_limit_mb), math.inf)
-
-    def is_ours(self) -> bool:
-        """Whether this process started the worker."""
-        return self._owner == os.getpid()
-
-    def ready(self, deadline: float) -> bool:
-        """Wait until the solver is built; whether it is exact. Raises as :class:`Inbox`."""
-        if self._exact is None:
-            kind, *content = self.inbox.receive(deadline)
-            if kind == "error":
-                raise _Refused(*content)
-            self._exact = bool(content[0])
-        return self._exact
-
-    def end(self) -> int | None:
-        """Kill the worker's process group; its exit status."""
-        self._end()
-        return self.process.returncode
-
-
-def _end(
-    process: subprocess.Popen[bytes], channel: socket.socket, lifeline: int, owner: int
-) -> None:
-    """Kill and reap a worker; in a forked child only let go of it."""
-    if owner == os.getpid() and process.returncode is None:
-        # The group also where the worker is dead already: it may have left a child (CBC).
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=5)
-    channel.close()
-    with contextlib.suppress(OSError):
-        os.close(lifeline)
+def _as_builtin(error: WorkerError) -> Exception:
+    """Returns the error that building the solver in this process would have raised."""
+    known: dict[str, type[Exception]] = {
+        "ImportError": ImportError,
+        "ModuleNotFoundError": ImportError,
+        "TypeError": ValueError,  # an option that the solver does not have
+        "ValueError": ValueError,
+    }
+    if error.kind in known:
+        return known[error.kind](error.sentence)
+    return RuntimeError(str(error))
 
 
 def _pickled(instance: Instance, limit_s: float | None) -> bytes:

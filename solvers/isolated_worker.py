@@ -1,5 +1,5 @@
 """
-The worker's side of :mod:`solvers.isolated`: build a solver, answer instances, die with the parent.
+The worker's side of :mod:`solvers.isolated`: build a solver, then answer instances.
 
 Imports little, so that a worker starts in a fraction of a second; the solver's own imports are
 what it pays for.
@@ -8,12 +8,6 @@ what it pays for.
 from __future__ import annotations
 
 import importlib
-import io
-import os
-import pickle
-import socket
-import struct
-import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,120 +15,10 @@ import numpy as np
 from andes_opt.instance import GainTable, Instance
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from numpy.typing import NDArray
-
+    from andes_opt.plan import Plan
     from andes_opt.solver import Solver
-
-_LENGTH = struct.Struct("!Q")
-_MOST_AT_ONCE = 2**20  # bytes per read
-
-
-def send(channel: socket.socket, message: object, deadline: float) -> None:
-    """
-    Send a message.
-
-    Parameters
-    ----------
-    channel
-        A stream socket.
-    message
-        Anything that can be pickled, or bytes that have been.
-    deadline
-        When to give up, on the clock of ``time.perf_counter``; inf for never.
-
-    Raises
-    ------
-    TimeoutError
-        At the deadline.
-    OSError
-        If the other side is gone.
-    """
-    data = message if isinstance(message, bytes) else pickled(message)
-    _limit(channel, deadline)
-    channel.sendall(_LENGTH.pack(len(data)) + data)
-
-
-class _Pickler(pickle.Pickler):
-    """
-    Keeps read-only arrays read-only.
-
-    NumPy forgets that flag, and to compiled code the two are different types: a solver
-    would be compiled all over again for what arrives in the worker.
-    """
-
-    def reducer_override(self, obj: object) -> Any:
-        if type(obj) is np.ndarray and not obj.flags.writeable and obj.size:
-            return _frozen, (obj.copy(),)
-        return NotImplemented
-
-
-def _frozen(array: NDArray[Any]) -> NDArray[Any]:
-    array.flags.writeable = False
-    return array
-
-
-def pickled(message: object) -> bytes:
-    """
-    A message as bytes, for :func:`send`.
-
-    Parameters
-    ----------
-    message
-        What to send. Read-only arrays arrive read-only.
-    """
-    file = io.BytesIO()
-    _Pickler(file, protocol=pickle.HIGHEST_PROTOCOL).dump(message)
-    return file.getvalue()
-
-
-class Inbox:
-    """
-    Messages from a socket. One that had come in part when time ran out is completed later.
-
-    Parameters
-    ----------
-    channel
-        The socket.
-    """
-
-    def __init__(self, channel: socket.socket) -> None:
-        self._channel = channel
-        self._data = bytearray()
-
-    def receive(self, deadline: float) -> Any:
-        """
-        Receive a message; parameters and errors as :func:`send`.
-
-        Raises
-        ------
-        EOFError
-            If the other side is gone.
-        """
-        self._fill(_LENGTH.size, deadline)
-        (length,) = _LENGTH.unpack_from(self._data)
-        self._fill(_LENGTH.size + length, deadline)
-        message, self._data = self._data, bytearray()
-        return pickle.loads(memoryview(message)[_LENGTH.size :])
-
-    def _fill(self, size: int, deadline: float) -> None:
-        while len(self._data) < size:
-            _limit(self._channel, deadline)
-            part = self._channel.recv(min(size - len(self._data), _MOST_AT_ONCE))
-            if not part:
-                raise EOFError("the other side is gone.")
-            self._data += part
-
-
-def _limit(channel: socket.socket, deadline: float) -> None:
-    if deadline == float("inf"):
-        channel.settimeout(None)
-        return
-    left_s = deadline - time.perf_counter()
-    if left_s <= 0:
-        raise TimeoutError
-    channel.settimeout(left_s)
 
 
 def construct(described: str | Mapping[str, Any]) -> Solver:
@@ -162,78 +46,33 @@ def construct(described: str | Mapping[str, Any]) -> Solver:
     return solver
 
 
-def work(channel_fd: int, lifeline_fd: int) -> None:
+def build(
+    message: tuple[str | Mapping[str, Any], int | None],
+) -> tuple[bool, Callable[[tuple[Instance, float | None]], Plan]]:
     """
-    Serve one parent until it goes away. The worker's main function.
+    Build the worker's solver; see :class:`andes_opt.worker_process.WorkerProcess`.
 
     Parameters
     ----------
-    channel_fd
-        File descriptor of the socket to the parent. Its first message is (solver, as for
-        :func:`construct`, memory limit in MB or None), each further one (instance, time limit);
-        the answers are ("ready", exact), ("plan", plan), ("error", exception type, sentence) and
-        ("unreadable", exception type, sentence).
-    lifeline_fd
-        Read end of a pipe whose write end only the parent holds.
+    message
+        The solver, as for :func:`construct`, and the memory limit in MB or None.
+
+    Returns
+    -------
+    tuple[bool, Callable]
+        Whether the solver is exact, and what answers an instance and its time limit.
     """
-    _die_with_parent(lifeline_fd)
-    channel = socket.socket(fileno=channel_fd)
-    forever = float("inf")
-    try:
-        inbox = Inbox(channel)
-        described, memory_limit_mb = inbox.receive(forever)
-        try:
-            solver = construct(described)
-            warm_up(solver)
-            if memory_limit_mb is not None:
-                _limit_memory(memory_limit_mb)
-        except Exception as error:
-            send(channel, ("error", type(error).__name__, str(error)), forever)
-            return
-        send(channel, ("ready", bool(solver.exact)), forever)
+    described, memory_limit_mb = message
+    solver = construct(described)
+    warm_up(solver)
+    if memory_limit_mb is not None:
+        _limit_memory(memory_limit_mb)
 
-        while True:
-            answer: tuple[object, ...]
-            try:
-                instance, time_limit_s = inbox.receive(forever)
-            except (EOFError, OSError):
-                raise
-            except Exception as error:
-                send(channel, ("unreadable", type(error).__name__, str(error)), forever)
-                continue
-            try:
-                answer = ("plan", solver.solve(instance, time_limit_s=time_limit_s))
-            except Exception as error:
-                kind = "MemoryError" if isinstance(error, MemoryError) else type(error).__name__
-                answer = ("error", kind, str(error))
-            send(channel, answer, forever)
-            del instance, answer
-    except (EOFError, OSError):
-        return  # the parent is gone, or done with us
+    def answer(asked: tuple[Instance, float | None]) -> Plan:
+        instance, time_limit_s = asked
+        return solver.solve(instance, time_limit_s=time_limit_s)
 
-
-def _die_with_parent(lifeline_fd: int) -> None:
-    """
-    Have the kernel end this process and its children when the parent's end of a pipe closes.
-
-    A parent that is killed can't tell its workers to stop, and a solver deep in native code
-    would not listen. The signal's default action needs no cooperation. Elsewhere than on
-    Linux an idle worker notices at its next read, a busy one when it has finished.
-    """
-    try:
-        import fcntl
-
-        fcntl.fcntl(lifeline_fd, fcntl.F_SETOWN, -os.getpgrp())  # the group: CBC's process too
-        flags = fcntl.fcntl(lifeline_fd, fcntl.F_GETFL)
-        fcntl.fcntl(lifeline_fd, fcntl.F_SETFL, flags | os.O_ASYNC | os.O_NONBLOCK)
-    except (ImportError, AttributeError, OSError):
-        return
-    try:
-        gone = os.read(lifeline_fd, 1) == b""
-    except BlockingIOError:
-        gone = False
-    if gone:  # before the signal was armed
-        os._exit(1)
+    return bool(solver.exact), answer
 
 
 def warm_up(solver: Solver) -> None:

@@ -20,10 +20,10 @@ class Paced:
     """
     Ask a policy at most once in ``pause_s`` seconds, and follow its last plan meanwhile.
 
-    The simulator asks a policy whenever something happens; the vLLM adapter keeps its share of
-    the engine's time and may have to wait (``planner_share``). This wrapper does in simulation
-    what the adapter does between plans: residents stay, waiting requests take the
-    places of finished ones in order of urgency, and new arrivals get the room that is left.
+    The simulator asks a policy whenever something happens; the vLLM adapter may have to wait
+    (``planning_share_limit``). This wrapper does in simulation what the adapter does between
+    plans: residents stay, the most urgent who had to wait take the places of those who finish,
+    and newcomers get what room is left.
 
     Parameters
     ----------

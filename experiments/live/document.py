@@ -19,7 +19,6 @@ from andes_opt.metrics import mean_ci, paired_difference
 from experiments.analysis.markdown import markdown
 from experiments.live.document_header import COMMAND, header, several_seeds
 from experiments.live.figures import draw
-from experiments.live.run import PLANNING
 from experiments.runs.files import write_atomically, write_text
 
 if TYPE_CHECKING:
@@ -55,8 +54,8 @@ _THROUGHPUT = {
 _DIFFERS = "differs from 0"
 #: Column of the third table -> metric, factor, decimals.
 COST = {
-    "planner share %": ("adapter_plan_share", 100.0, 2),
-    "with books %": ("adapter_planner_share", 100.0, 2),
+    "planning share %": ("planning_share", 100.0, 2),
+    "adapter share %": ("adapter_share", 100.0, 2),
     "p99 ms": ("adapter_iteration_p99_s", 1000.0, 2),
     "engine's iteration ms": ("adapter_engine_iteration_s", 1000.0, 1),
     "plans on the engine's thread": ("adapter_plans", 1.0, 0),
@@ -71,11 +70,12 @@ COST = {
     "client late p99 ms": ("send_lag_p99_s", 1000.0, 1),
 }
 _COST_WORDS = """\
-What planning took. Planner share: of the engine thread's time, for snapshots, deciding and
-applying plans; *with books*: also for following who got which token, all that the adapter does;
-*p99*: of the latter in one iteration. The engine's own iterations are longer for a larger batch,
-for more recomputation, and on a slower machine. Where there are background plans, those on the
-engine's thread are the fast policy's, greedy packing, which takes in newcomers meanwhile.
+What planning took. Both shares are of the engine thread's time. *Planning share*: the plans that
+this thread makes itself, which `planning_share_limit` bounds. *Adapter share*: all that the adapter
+does there, tracking requests and applying plans included; *p99*: the same in one iteration. The
+engine's own iterations are longer for a larger batch, for more recomputation, and on a slower
+machine. Where there are background plans, those on the engine's thread are the fast policy's,
+greedy packing, which takes in newcomers meanwhile.
 Turned down: background plans that came too late or did not fit any more.
 Fallbacks: events such as errors, after which vLLM's own order or an older plan was followed, and
 slow plans. Rescues: plans that moved nothing. A client that is late measures itself."""
@@ -258,7 +258,6 @@ def difference_table(rows: pl.DataFrame, baseline: str, half_width: float) -> pl
 def cost_table(rows: pl.DataFrame) -> pl.DataFrame:
     """What the adapter and the client took, for each arm at each load."""
     rows = rows.filter(pl.col("adapter_plans").is_not_null()).with_columns(
-        (pl.sum_horizontal(PLANNING) / pl.col("adapter_engine_s")).alias("adapter_plan_share"),
         (pl.col("adapter_engine_s") / pl.col("adapter_iterations")).alias(
             "adapter_engine_iteration_s"
         ),
@@ -272,9 +271,9 @@ def cost_table(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def summary(results: pl.DataFrame) -> dict[str, float]:
-    """Flat metrics: mean QoE, tokens/s and planner share of each arm at each load."""
+    """Flat metrics: mean QoE, tokens/s and adapter share of each arm at each load."""
     found: dict[str, float] = {}
-    metrics = ["qoe_area_mean", "qoe_window_mean", "tokens_per_s", "adapter_planner_share"]
+    metrics = ["qoe_area_mean", "qoe_window_mean", "tokens_per_s", "adapter_share"]
     present = [metric for metric in metrics if metric in results.columns]
     means = results.group_by("part", "arm", "load", maintain_order=True).agg(
         pl.col(present).cast(pl.Float64).mean()

@@ -6,7 +6,6 @@ import fcntl
 import importlib.util
 import json
 import os
-import re
 import subprocess
 import tempfile
 from contextlib import contextmanager, suppress
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 
 #: How long a server may take to end after its engine has.
 DYING_S = 5.0
-_SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][\w:]*)(?:\{[^}]*\})? (?P<value>\S+)$")
 
 
 class EngineFailed(RuntimeError):
@@ -248,10 +246,10 @@ def parse_metrics(text: str) -> dict[str, float]:
     text
         What ``/metrics`` answers.
     """
+    from prometheus_client.parser import text_string_to_metric_families
+
     values: dict[str, float] = {}
-    for line in text.splitlines():
-        match = _SAMPLE.match(line)
-        if match:
-            name = match["name"]
-            values[name] = values.get(name, 0.0) + float(match["value"])
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            values[sample.name] = values.get(sample.name, 0.0) + sample.value
     return values

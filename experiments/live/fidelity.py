@@ -16,10 +16,13 @@ import numpy as np
 import polars as pl
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 from andes_opt.calibration import fit_latency, read_iterations
 from andes_opt.metrics import summarise
 from andes_opt.policy import Paced
+from engine_adapter.controller import FAST_PLAN_EVERY, FAST_PLAN_S
+from engine_adapter.settings import KEY, read_settings
 from experiments.analysis.markdown import markdown
 from experiments.configuration.compose import build
 from experiments.configuration.errors import RunRefused, RunsFailed, UsageError
@@ -179,9 +182,9 @@ def hit_share(results: pl.DataFrame, arm: str) -> float:
     return cached / resumed if resumed else 0.0
 
 
-def pause_between_plans_s(results: pl.DataFrame, arm: str, planner_share: float) -> float:
+def pause_between_plans_s(results: pl.DataFrame, arm: str, limit: float) -> float:
     """
-    How long the adapter waits after a plan, to stay within its share of the engine's time.
+    How long the adapter waits after a plan to keep its planning share within the limit.
 
     Parameters
     ----------
@@ -189,8 +192,8 @@ def pause_between_plans_s(results: pl.DataFrame, arm: str, planner_share: float)
         The live runs' summaries.
     arm
         Whose.
-    planner_share
-        As the adapter was told.
+    limit
+        The adapter's ``planning_share_limit``.
 
     Returns
     -------
@@ -199,10 +202,14 @@ def pause_between_plans_s(results: pl.DataFrame, arm: str, planner_share: float)
     """
     rows = results.filter(pl.col("arm") == arm)
     plans = float(rows["adapter_plans"].sum())
-    if not plans or planner_share >= 1.0:
+    if not plans or limit >= 1.0:
         return 0.0
-    spent_s = float((rows["adapter_snapshot_s"] + rows["adapter_decide_s"]).sum())
-    return spent_s / plans / planner_share
+    plan_s = float(rows["adapter_planning_s"].sum()) / plans
+    pause_s = plan_s / limit
+    if plan_s > FAST_PLAN_S:
+        return pause_s
+    iteration_s = float(rows["adapter_engine_s"].sum()) / float(rows["adapter_iterations"].sum())
+    return min(pause_s, FAST_PLAN_EVERY * iteration_s)
 
 
 def run(config: DictConfig) -> dict[str, float]:
@@ -246,8 +253,9 @@ def run(config: DictConfig) -> dict[str, float]:
             raise RunsFailed(f"no run was made; {lab.why_lacking}.")
         live = pl.DataFrame(lines, infer_schema_length=None)
         shares = {arm: hit_share(live, arm) for arm in settings.arms}
-        planner_share = float(config.live.planner_share)
-        pauses_s = {arm: pause_between_plans_s(live, arm, planner_share) for arm in settings.arms}
+        adapter = read_settings({KEY: OmegaConf.to_container(config.live, resolve=True)})
+        limit = adapter.planning_share_limit
+        pauses_s = {arm: pause_between_plans_s(live, arm, limit) for arm in settings.arms}
         both = []
         for item, line in zip(items, lines, strict=True):
             engine = replace(profile, latency=fit.latency, recompute_hit_share=shares[item.arm])
@@ -343,8 +351,8 @@ def _document(
         f"- Load 1 = {saturated:.0f} tokens/s of stock vLLM.",
         "- Two inputs of the simulator are from the very runs that it is compared with, each a "
         f"mean over loads and seeds: the share of a resumed request's context that the prefix "
-        f"cache still had, {listed}; and the wait between two plans for the sake of the planner's "
-        f"share, {waits}.",
+        f"cache still had, {listed}; and the pause between two plans that `planning_share_limit` "
+        f"makes, {waits}.",
         f"- Processor: {environment['cpu']}, {environment['cores_usable']} cores usable; load "
         f"average at the start {environment['load']}.",
         f"- Commit of the live runs: {'; '.join(commits)}. Simulated by "

@@ -41,8 +41,6 @@ STOCK = "stock"
 _WARM_UP_SEED = 1_000_003
 #: Draws that tell the mean length of replies to a thousandth.
 _MEAN_DRAWS = 200_000
-#: Parts of the adapter's work that the planner share counts: all but the books.
-PLANNING = ("adapter_snapshot_s", "adapter_decide_s", "adapter_apply_s")
 #: The adapter writes its counters once a second, in the next iteration.
 _REPORT_S = 1.1
 
@@ -63,7 +61,8 @@ _COUNTERS = (
     "snapshot_s",
     "decide_s",
     "apply_s",
-    "planner_s",
+    "planning_s",
+    "adapter_s",
     "engine_s",
 )
 
@@ -217,8 +216,9 @@ def engine_numbers(
     Returns
     -------
     dict[str, float]
-        ``preemptions`` and ``preemptions_per_request`` as vLLM counts them, and the adapter's
-        counters with ``adapter_`` before their names; none of these for stock vLLM.
+        ``preemptions`` and ``preemptions_per_request`` as vLLM counts them; the adapter's
+        counters with ``adapter_`` before their names, ``planning_share`` and ``adapter_share``,
+        none of these for stock vLLM.
     """
     vllm = after["vllm"], before["vllm"]
     preemptions = _grown(*vllm, "vllm:num_preemptions_total")
@@ -232,8 +232,11 @@ def engine_numbers(
     if not new:
         return values
     grown = {name: _grown(new, old, name) for name in _COUNTERS}
-    values |= {f"adapter_{name}": value for name, value in grown.items()}
-    values["adapter_planner_share"] = _ratio(grown["planner_s"], grown["engine_s"])
+    values |= {f"adapter_{name.removeprefix('adapter_')}": value for name, value in grown.items()}
+    values["planning_share"] = _ratio(grown["planning_s"], grown["engine_s"])
+    values["adapter_share"] = _ratio(grown["adapter_s"], grown["engine_s"])
+    # The old name of the adapter's share, for one release.
+    values["adapter_planner_share"] = values["adapter_share"]
     # Over the last 4,096 iterations, which may reach into the warm-up.
     for percentile in ("p50", "p99", "max"):
         values[f"adapter_iteration_{percentile}_s"] = float(new[f"iteration_{percentile}_s"])
@@ -252,12 +255,11 @@ def adapter_sentence(values: Mapping[str, float]) -> str:
     """The adapter's part of a run in a line; empty for stock vLLM."""
     if "adapter_plans" not in values:
         return ""
-    planning_s = sum(values[name] for name in PLANNING)
     text = (
         f"{values['adapter_plans'] + values['adapter_late_plans']:.0f} plans, "
-        f"{values['preemptions']:.0f} preemptions, planner share "
-        f"{100 * _ratio(planning_s, values['adapter_engine_s']):.2f} %, with books "
-        f"{100 * values['adapter_planner_share']:.2f} %, "
+        f"{values['preemptions']:.0f} preemptions, planning share "
+        f"{100 * values['planning_share']:.2f} %, adapter share "
+        f"{100 * values['adapter_share']:.2f} %, "
         f"{values['adapter_fallbacks']:.0f} fallbacks"
     )
     if values["adapter_late_plans"]:

@@ -206,7 +206,7 @@ def identification_of(config: DictConfig) -> dict[str, str]:
     options = {part: OmegaConf.to_container(config[part], resolve=True) for part in parts}
     modules = {"experiments.live.run", *targets(options)}
     if not config.stock:
-        modules |= {"engine_adapter.scheduler", "engine_adapter.background_worker"}
+        modules |= {"engine_adapter.scheduler"}
     return {"configuration": configuration_hash("live", config), "code": state_of(modules)[:16]}
 
 

@@ -32,7 +32,8 @@ def adapter_settings(overrides: Sequence[str] = ()) -> dict[str, Any]:
     Parameters
     ----------
     overrides
-        Of ``conf/serve.yaml``: ``policy=andes``, ``solver=exact``, ``live.planner_share=0.02``.
+        Of ``conf/serve.yaml``: ``policy=andes``, ``solver=exact``,
+        ``live.planning_share_limit=0.02``.
 
     Returns
     -------

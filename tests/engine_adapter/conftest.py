@@ -83,7 +83,9 @@ def start(tiny_model: str) -> Iterator[Start]:
 
         config = {}
         if policy is not None:
-            config = {"andes_opt": {"policy": policy, "planner_share": 1.0, **(adapter or {})}}
+            config = {
+                "andes_opt": {"policy": policy, "planning_share_limit": 1.0, **(adapter or {})}
+            }
             scheduler_class = scheduler_class or AndesScheduler
         stock = AsyncScheduler if asynchronous else Scheduler
         engine = Engine.around(

@@ -99,7 +99,7 @@ def main(model: str, result: str, options: dict[str, Any]) -> None:
         seed=0,
         async_scheduling=options["asynchronous"],
         scheduler_cls="engine_adapter.scheduler.AndesScheduler",
-        additional_config={"andes_opt": {"planner_share": 1.0, "policy": options["policy"]}},
+        additional_config={"andes_opt": {"planning_share_limit": 1.0, "policy": options["policy"]}},
     )
     engine = llm.llm_engine
     core = engine.engine_core.engine_core

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -111,7 +114,7 @@ def test_ready_before_the_first_request(start: Any) -> None:
     planner, events = start()
     assert not planner.wants_snapshot
     wait_for(lambda: planner.wants_snapshot)
-    assert planner._process is not None  # noqa: SLF001
+    assert planner._worker is not None  # noqa: SLF001
     assert not events.counts
 
 
@@ -131,12 +134,11 @@ def test_a_process_that_ends_while_idle_is_replaced(
     """
     If the process is killed between two plans, the next snapshot finds out, and another starts.
 
-    A regression test: closing the pipe failed again, and the courier ended for good.
+    A regression test: closing the pipe failed again, and the planner's thread ended for good.
     """
     planner, events = start({}, duty_cycle=1.0)
     plan_for(planner, make_snapshot(3))
-    process = planner._process  # noqa: SLF001
-    assert process is not None
+    process = planner._worker.process  # noqa: SLF001
     process.kill()
     process.wait()
     planner.offer(make_snapshot(3), ["a", "b", "c"])
@@ -166,8 +168,7 @@ def test_deadline(start: Any, make_snapshot: Callable[..., Snapshot]) -> None:
     """A decision that misses its deadline is given up, and its process is gone."""
     planner, events = start({"sleep_s": 0.0}, duty_cycle=1.0, deadline_s=0.2)
     plan_for(planner, make_snapshot(3))  # starts the process
-    process = planner._process  # noqa: SLF001
-    assert process is not None
+    process = planner._worker.process  # noqa: SLF001
     os.kill(process.pid, signal.SIGSTOP)  # a solver that hangs
     wait_for(lambda: planner.wants_snapshot)
     planner.offer(make_snapshot(3), ["a", "b", "c"])
@@ -182,11 +183,39 @@ def test_unbuildable(start: Any, make_snapshot: Callable[..., Snapshot]) -> None
     wait_for(lambda: events.counts["background planner failed"] == 1)
 
 
+PARENT = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from engine_adapter.background import BackgroundPlanner
+from engine_adapter.guard import Events
+from engine_adapter.settings import Background
+
+policy = {"_target_": "live_policies.Sleepy"}
+planner = BackgroundPlanner(Background(policy), Events())
+while not planner.wants_snapshot:
+    time.sleep(0.01)
+print(planner._worker.process.pid, flush=True)
+time.sleep(3600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="relies on signals from closed pipes")
+def test_no_orphan_when_the_engine_is_killed() -> None:
+    """SIGKILL to the engine's process ends the policy's process too."""
+    command = [sys.executable, "-c", PARENT, str(Path(__file__).parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        process = Path("/proc") / parent.stdout.readline().strip()
+        assert "State:\tZ" not in (process / "status").read_text()
+        parent.kill()
+    wait_for(lambda: not process.exists() or "State:\tZ" in (process / "status").read_text())
+
+
 def test_close_ends_the_process(start: Any, make_snapshot: Callable[..., Snapshot]) -> None:
     """After closing, even in the middle of a plan, no process is left."""
     planner, events = start({"sleep_s": 30.0})
     planner.offer(make_snapshot(3), ["a", "b", "c"])
-    process = wait_for(lambda: planner._process)  # noqa: SLF001
+    process = wait_for(lambda: planner._worker).process  # noqa: SLF001
     planner.close()
     assert process.wait(timeout=5) is not None
     assert not planner.wants_snapshot

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from prometheus_client import generate_latest
 
-from engine_adapter.metrics import families, read_report, scratch_report
-from engine_adapter.report import Report, write_report
+from engine_adapter.metrics import families
+from engine_adapter.report import Report
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
+
+
+def shown() -> dict[str, dict[str, float]]:
+    """Samples of each metric: value of its label, "" for none, to number."""
+    return {
+        family.name: {"".join(sample.labels.values()): sample.value for sample in family.samples}
+        for family in families(counters())
+        if family.type != "histogram"
+    }
 
 
 def counters() -> dict[str, Any]:
     """What an engine reports after three readers, ten iterations and four events."""
     report = Report(plans=3, late_plans=2, held=7, evicted=5, engine_preemptions=1)
-    report.decide_s, report.engine_s = 0.25, 50.0
+    report.decide_s, report.planning_s, report.engine_s = 0.25, 0.3, 50.0
     for qoe in (0.05, 0.55, 1.0):
         report.add_reader(qoe)
     for _ in range(10):
@@ -26,22 +39,37 @@ def counters() -> dict[str, Any]:
 
 def test_every_counter_has_its_metric() -> None:
     """Planned, held and preempted requests, plan seconds and fallbacks are what was counted."""
-    found = {family.name: family for family in families(counters())}
-    assert found["andes_opt_plans"].samples == {"": 3.0}
-    assert found["andes_opt_background_plans"].samples == {"": 2.0}
-    assert found["andes_opt_held_iterations"].samples == {"": 7.0}
-    assert found["andes_opt_evictions"].samples == {"": 5.0}
-    assert found["andes_opt_engine_preemptions"].samples == {"": 1.0}
-    assert found["andes_opt_requests"].samples == {"": 4.0}
-    assert found["andes_opt_planner_seconds"].samples["decide"] == 0.25
-    assert found["andes_opt_planner_share"].samples[""] == pytest.approx(0.005)
-    assert found["andes_opt_iteration_seconds"].samples["0.99"] == 0.002
-    assert found["andes_opt_fallbacks"].label == "kind"
-    assert found["andes_opt_fallbacks"].samples == {
-        "planner failed": 3.0,
-        "target not understood": 1.0,
-    }
-    assert all(family.help and family.kind for family in found.values())
+    found = shown()
+    assert found["andes_opt_plans"] == {"": 3.0}
+    assert found["andes_opt_background_plans"] == {"": 2.0}
+    assert found["andes_opt_held_iterations"] == {"": 7.0}
+    assert found["andes_opt_evictions"] == {"": 5.0}
+    assert found["andes_opt_engine_preemptions"] == {"": 1.0}
+    assert found["andes_opt_requests"] == {"": 4.0}
+    assert found["andes_opt_planning_seconds"] == {"": 0.3}
+    assert found["andes_opt_planning_share"][""] == pytest.approx(0.006)
+    for name in ("adapter", "planner"):  # the new name and the old one
+        assert found[f"andes_opt_{name}_seconds"]["decide"] == 0.25
+        assert found[f"andes_opt_{name}_share"][""] == pytest.approx(0.005)
+    assert found["andes_opt_iteration_seconds"]["0.99"] == 0.002
+    assert found["andes_opt_fallbacks"] == {"planner failed": 3.0, "target not understood": 1.0}
+
+
+def test_every_metric_is_explained_and_old_names_say_so() -> None:
+    """Each has a line of help; in that of an old name stands that it goes."""
+    text = generate_latest(Shown()).decode()
+    assert text.count("# HELP andes_opt_") == len(families(counters()))
+    assert "# HELP andes_opt_planner_share Share of the engine thread's time" in text
+    assert text.count("old name, the next release drops it") == 2
+    assert 'andes_opt_fallbacks_total{kind="planner failed"} 3.0' in text
+
+
+class Shown:
+    """A registry with the metrics of one engine."""
+
+    def collect(self) -> list[Metric]:
+        """All of them."""
+        return families(counters())
 
 
 def test_the_documentation_names_every_metric_and_no_other() -> None:
@@ -49,29 +77,16 @@ def test_the_documentation_names_every_metric_and_no_other() -> None:
     text = (Path(__file__).parents[2] / "docs" / "live.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`(andes_opt_[a-z_]+)", text))
     ends = {"counter": "_total"}
-    shown = {family.name + ends.get(family.kind, "") for family in families(counters())}
-    assert named == shown
+    assert named == {family.name + ends.get(family.type, "") for family in families(counters())}
 
 
 def test_the_histogram_counts_readers_up_to_each_edge() -> None:
     """Buckets are cumulative, the last one holds all readers, and the sum is that of their QoE."""
     histogram = families(counters())[0]
-    assert histogram.kind == "histogram"
-    assert list(histogram.samples) == [*(f"{i / 10:g}" for i in range(1, 11)), "+Inf"]
-    counts = list(histogram.samples.values())
-    assert counts == sorted(counts)
-    assert (histogram.samples["0.1"], histogram.samples["0.6"], counts[-1]) == (1.0, 2.0, 3.0)
-    assert histogram.total == pytest.approx(1.6)
-
-
-def test_the_two_processes_meet_at_a_file(tmp_path: Path) -> None:
-    """A report that is written is read; a missing or broken one is none; instances differ."""
-    path = str(tmp_path / "report.json")
-    assert read_report(path) is None
-    write_report(path, counters())
-    read = read_report(path)
-    assert read is not None
-    assert families(read) == families(counters())
-    (tmp_path / "report.json").write_text("{")
-    assert read_report(path) is None
-    assert scratch_report("a") == scratch_report("a") != scratch_report("b")
+    assert histogram.type == "histogram"
+    *buckets, number, total = histogram.samples
+    edges = [sample.labels["le"] for sample in buckets]
+    assert edges == [*(f"{i / 10:g}" for i in range(1, 11)), "+Inf"]
+    assert [sample.value for sample in buckets] == [1, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3]
+    assert (number.name, number.value) == ("andes_opt_qoe_count", 3.0)
+    assert total.value == pytest.approx(1.6)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from engine_adapter.report import Report, write_report
+from engine_adapter.report import Report, read_report, scratch_report, write_report
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 def test_summary(tmp_path: Path) -> None:
     """Shares and percentiles follow from the counters, and the file holds them."""
     report = Report(observe_s=0.5, snapshot_s=0.1, decide_s=0.3, apply_s=0.1, engine_s=100.0)
+    report.planning_s = 0.45
     for i in range(200):
         report.add_iteration(i / 1000)
     for qoe in (0.0, 0.05, 0.95, 1.0):
         report.add_reader(qoe)
     summary = report.summary()
-    assert summary["planner_s"] == pytest.approx(1.0)
-    assert summary["planner_share"] == pytest.approx(0.01)
+    assert summary["adapter_s"] == pytest.approx(1.0)
+    assert summary["adapter_share"] == pytest.approx(0.01)
+    assert summary["planning_share"] == pytest.approx(0.0045)
     assert summary["iterations"] == 200
     assert summary["iteration_p50_s"] == 0.1 and summary["iteration_p99_s"] == 0.198
     assert summary["iteration_max_s"] == 0.199
@@ -40,13 +42,14 @@ def test_the_report_itself_counts() -> None:
     report.add_iteration(0.001)
     report.add_to_iteration(0.5)
     assert report.summary()["iteration_max_s"] == pytest.approx(0.501)
-    assert report.planner_s == 0.5
+    assert report.adapter_s == 0.5
 
 
 def test_empty() -> None:
     """Nothing done, nothing divided by zero."""
     summary = Report().summary()
-    assert summary["planner_share"] == 0.0 and summary["iteration_p99_s"] == 0.0
+    for name in ("planning_share", "adapter_share", "iteration_p99_s"):
+        assert summary[name] == 0.0
 
 
 def test_recent_iterations() -> None:
@@ -56,3 +59,14 @@ def test_recent_iterations() -> None:
         report.add_iteration(1.0 if i < 5000 else 0.0)
     assert report.summary()["iteration_max_s"] == 0.0
     assert report.iterations == 10_000
+
+
+def test_the_two_processes_meet_at_a_file(tmp_path: Path) -> None:
+    """A report that is written is read; a missing or broken one is none; instances differ."""
+    path = str(tmp_path / "report.json")
+    assert read_report(path) is None
+    write_report(path, Report(plans=3).summary())
+    assert read_report(path) == Report(plans=3).summary()
+    (tmp_path / "report.json").write_text("{")
+    assert read_report(path) is None
+    assert scratch_report("a") == scratch_report("a") != scratch_report("b")

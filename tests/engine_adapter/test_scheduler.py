@@ -152,7 +152,7 @@ def test_every_solver(start: Start, solver: str) -> None:
         )
         # Brute force takes 20 requests at most; 8 arrive. Slow back-ends are asked less often.
         engine = start(
-            settings["policy"], asynchronous=True, adapter={"planner_share": 0.2}, blocks=14
+            settings["policy"], asynchronous=True, adapter={"planning_share_limit": 0.2}, blocks=14
         )
         counters = serve(engine, Traffic(13, requests=8, rate=0.5, aborts=0.0))
         assert counters["plans"] > 0 and counters["decide_s"] > 0
@@ -293,7 +293,7 @@ def test_the_prefix_cache_is_reset(start: Start, asynchronous: bool) -> None:
 def test_places_are_filled_between_plans(start: Start) -> None:
     """While planning pauses, whoever is next in the plan's order takes the places that get free."""
     policy = {"_target_": "live_policies.Batch", "size": 4}
-    engine = start(policy, adapter={"planner_share": 1e-9})
+    engine = start(policy, adapter={"planning_share_limit": 1e-9})
     for i in range(40):
         engine.add(str(i), [i] * 10, 3 + i % 7)
     batches = []

@@ -78,7 +78,7 @@ def test_a_grammar_that_comes_does_not_block_those_whom_a_plan_serves(start: Sta
     from vllm.v1.request import RequestStatus
 
     batch = {"_target_": "live_policies.Batch", "size": 3}
-    engine = start(batch, adapter={"planner_share": 1e-9}, blocks=20)
+    engine = start(batch, adapter={"planning_share_limit": 1e-9}, blocks=20)
     requests = engine.scheduler.requests
     engine.add("grammar", [7] * 250, 20)
     request = requests["grammar"]

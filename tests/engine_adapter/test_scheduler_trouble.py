@@ -74,11 +74,12 @@ def test_a_solver_that_runs_out_of_time(start: Start) -> None:
 def test_a_planner_that_dawdles(start: Start) -> None:
     """Slow decisions are counted, and planning pauses so that it keeps to its share."""
     policy = {"_target_": "live_policies.Broken", "how": "slow"}
-    engine = start(policy, adapter={"planner_share": 0.05})
+    engine = start(policy, adapter={"planning_share_limit": 0.05})
     engine.on_step = lambda _: time.sleep(0.002)
     counters = serve(engine, Traffic(4, requests=20))
     assert counters["events"]["planner slow"] == counters["plans"] > 0
     assert counters["plans"] < 0.2 * counters["iterations"]
+    assert counters["decide_s"] < counters["planning_s"] < counters["adapter_s"]
 
 
 def test_absurd_targets(start: Start) -> None:
@@ -94,18 +95,23 @@ def test_absurd_targets(start: Start) -> None:
 
 
 def test_ten_thousand_waiting(start: Start) -> None:
-    """With 10,000 requests in the queue tokens flow, and the adapter's time stays bounded."""
-    engine = start(ROUND_ROBIN, adapter={"planner_share": 0.01}, blocks=200, max_batch=32)
+    """
+    With 10,000 requests in the queue tokens flow, and the adapter's time stays bounded.
+
+    A regression test: it asked for finished requests, and on a fast machine plans follow each
+    other so closely that everybody's turn ends before the reply does.
+    """
+    engine = start(ROUND_ROBIN, adapter={"planning_share_limit": 0.01}, blocks=200, max_batch=32)
     for i in range(10_000):
         engine.add(str(i), [i % 250] * 20, 20)
     begin_s = time.perf_counter()
     for _ in range(100):
         engine.step()
     assert time.perf_counter() - begin_s < 30.0
-    assert len(engine.finished) > 50
+    assert sum(map(len, engine.replies.values())) > 2000
     counters = summary(engine)
     assert counters["rescues"] == 0
-    assert counters["planner_s"] / counters["iterations"] < 0.03
+    assert counters["adapter_s"] / counters["iterations"] < 0.03
     engine.abort(None)
     engine.drain(10)
     assert summary(engine)["unfinished"] == 0
@@ -184,7 +190,9 @@ def test_an_id_that_was_seen_before_is_not_lost(start: Start) -> None:
     A regression test: as its id had stood in front once, it was in no queue any more.
     """
     engine = start(
-        {"_target_": "live_policies.Batch", "size": 2}, adapter={"planner_share": 1e-9}, blocks=14
+        {"_target_": "live_policies.Batch", "size": 2},
+        adapter={"planning_share_limit": 1e-9},
+        blocks=14,
     )
     prompts = {"c": [3] * 200, "a": [1] * 60, "b": [2] * 60}
     for key, prompt in prompts.items():

@@ -44,7 +44,7 @@ def test_all() -> None:
         "learn_latency": False,
         "headroom_blocks": 3,
         "max_candidates": 10,
-        "planner_share": 0.5,
+        "planning_share_limit": 0.5,
         "on_mismatch": "fall_back",
         "report_path": "adapter.json",
     }
@@ -60,8 +60,8 @@ def test_all() -> None:
     [
         ("fast", "need a mapping"),
         ({"polciy": {}}, "polciy not understood: need one of policy"),
-        ({"planner_share": 0.0}, "planner_share = 0.0 not understood"),
-        ({"planner_share": 1.5}, "planner_share = 1.5 not understood"),
+        ({"planning_share_limit": 0.0}, "planning_share_limit = 0.0 not understood"),
+        ({"planning_share_limit": 1.5}, "planning_share_limit = 1.5 not understood"),
         ({"headroom_blocks": -1}, "headroom_blocks = -1 not understood"),
         ({"max_candidates": 0}, "max_candidates = 0 not understood"),
         ({"on_mismatch": "hope"}, "need one of refuse, fall_back"),
@@ -101,7 +101,7 @@ def test_conf(name: str) -> None:
     assert isinstance(config, dict)
     options = config["live"]
     settings = read_settings({KEY: options})
-    assert set(options) == {item.name for item in fields(Settings)}
+    assert set(options) == {item.name for item in fields(Settings)} | {"planner_share"}
     for item in fields(Settings):
         if item.name not in {"policy", "background"}:
             assert getattr(settings, item.name) == getattr(Settings(), item.name), item.name
@@ -111,6 +111,16 @@ def test_conf(name: str) -> None:
     else:
         assert isinstance(instantiate(settings.policy), Andes)
         assert settings.background == Background(config["policy"])
+
+
+def test_the_old_name_of_the_limit(caplog: pytest.LogCaptureFixture) -> None:
+    """For one release ``planner_share`` is taken for ``planning_share_limit``, and says so once."""
+    assert read_settings({KEY: {"planner_share": None}}) == Settings()
+    assert not caplog.messages
+    assert read_settings({KEY: {"planner_share": 0.2}}) == Settings(planning_share_limit=0.2)
+    assert caplog.messages == [
+        "andes_opt.planner_share is now planning_share_limit; the next release drops the old name."
+    ]
 
 
 def test_default_policy() -> None:

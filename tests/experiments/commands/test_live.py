@@ -66,7 +66,7 @@ def test_a_run_writes_what_a_simulation_writes(run, capsys):
     assert summary["preemptions"] == 2 * 6
     assert summary["preemptions_per_request"] == pytest.approx(12 / 5)
     assert summary["adapter_plans"] == 6
-    assert summary["adapter_planner_share"] == pytest.approx(0.001)
+    assert summary["adapter_share"] == summary["adapter_planner_share"] == pytest.approx(0.001)
     assert summary["adapter_resumed_cached_share"] == pytest.approx(0.4)
     assert summary["adapter_fallbacks"] == 0
     text = capsys.readouterr().out
@@ -234,8 +234,8 @@ def test_counters_are_differences():
 
 def test_metrics_are_summed_over_labels():
     """Comments are passed over, labels do not matter, numbers in any notation count."""
-    text = '# TYPE a counter\na{x="1"} 1e2\na{x="2"} 5\nb 0.5\n\nnot a sample at all\n'
-    assert parse_metrics(text) == {"a": 105.0, "b": 0.5}
+    text = '# HELP a ...\n# TYPE a counter\na_total{x="1"} 1e2\na_total{x="}"} 5\n\nb 0.5\n'
+    assert parse_metrics(text) == {"a_total": 105.0, "b": 0.5}
 
 
 def test_ending_the_command_ends_the_engine(tmp_path):

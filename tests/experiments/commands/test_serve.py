@@ -92,12 +92,12 @@ def test_the_adapter_reads_what_conf_says(live, policy, solver):
 def test_the_command_has_scheduler_configuration_and_flags():
     """vLLM gets the model, our scheduler, our configuration, and the user's flags untouched."""
     flags = ["--dtype", "float32", "--port=9"]
-    command = server_command("m", {"planner_share": 0.5}, flags)
+    command = server_command("m", {"planning_share_limit": 0.5}, flags)
     assert command[:4] == [sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server"]
     assert command[4:6] == ["--model", "m"]
     assert command[command.index("--scheduler-cls") + 1] == SCHEDULER
     config = json.loads(command[command.index("--additional-config") + 1])
-    assert config == {KEY: {"planner_share": 0.5}}
+    assert config == {KEY: {"planning_share_limit": 0.5}}
     assert command[-3:] == flags
     assert server_command("m", None, flags) == [*command[:6], *flags]
 
@@ -128,7 +128,7 @@ def test_additional_config_of_other_plug_ins_is_kept(join):
         (["m", "solver=gredy"], ["gredy", "did you mean greedy?"]),
         (["m", "polcy=fcfs"], ["polcy", "did you mean policy?"]),
         (["m", "policy.kv_pressure=7"], ["kv_pressure", "7"]),
-        (["m", "live.planner_share=5"], ["planner_share", "5"]),
+        (["m", "live.planning_share_limit=5"], ["planning_share_limit", "5"]),
         (["m", "policy._target_=no.such.Policy"], ["no.such"]),
         (["m", "--scheduler-cls", "mine.Scheduler"], ["mine.Scheduler"]),
         (["m", "--scheduler_cls=mine.Scheduler"], ["mine.Scheduler"]),

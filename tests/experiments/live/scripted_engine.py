@@ -60,7 +60,7 @@ class Engine:
     async def metrics(self, _request: web.Request) -> web.Response:
         """Two preemptions for each request."""
         return web.Response(
-            text="# HELP ...\n"
+            text="# HELP vllm:num_preemptions Cumulative number of preemptions.\n"
             f'vllm:num_preemptions_total{{model="a"}} {self.requests}.0\n'
             f'vllm:num_preemptions_total{{model="b"}} {self.requests}.0\n'
             f"vllm:prefix_cache_queries_total {10 * self.requests}\n"

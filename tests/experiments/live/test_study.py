@@ -214,35 +214,32 @@ def test_a_part_has_its_own_baselines():
         assert options.title
 
 
-def test_the_planner_share_is_planning_without_the_books():
-    """The share counts snapshots, deciding and applying; the second column all that is done."""
+def test_the_costs_of_planning_are_told_apart():
+    """What the limit bounds has a column, and what the adapter takes in all has another."""
     rows = pl.DataFrame(
         {
             **{metric: [0.0] for metric, _, _ in document.COST.values()},
-            "adapter_snapshot_s": [0.1],
-            "adapter_decide_s": [0.2],
-            "adapter_apply_s": [0.1],
             "adapter_engine_s": [100.0],
             "adapter_iterations": [2000],
-            "adapter_planner_share": [0.009],
+            "planning_share": [0.004],
+            "adapter_share": [0.009],
         }
         | {"part": ["p"], "arm": ["andes"], "load": [1.6], "seed": [0]}
     )
     line = document.cost_table(rows).row(0, named=True)
-    assert line["planner share %"] == pytest.approx(0.4)
-    assert line["with books %"] == pytest.approx(0.9)
+    assert line["planning share %"] == pytest.approx(0.4)
+    assert line["adapter share %"] == pytest.approx(0.9)
     assert line["engine's iteration ms"] == pytest.approx(50.0)
 
 
-def test_a_run_s_line_tells_the_planner_share_from_that_with_the_books():
+def test_a_run_s_line_tells_both_shares():
     """The words are those of the tables: planning alone, and all that the adapter does."""
     from experiments.live.run import adapter_sentence
 
-    values = {"plans": 7.0, "late_plans": 0.0, "snapshot_s": 0.1, "decide_s": 0.2, "apply_s": 0.1}
-    values |= {"engine_s": 100.0, "planner_share": 0.009, "fallbacks": 0.0}
-    values = {f"adapter_{name}": value for name, value in values.items()} | {"preemptions": 3.0}
+    values = {"adapter_plans": 7.0, "adapter_late_plans": 0.0, "adapter_fallbacks": 0.0}
+    values |= {"preemptions": 3.0, "planning_share": 0.004, "adapter_share": 0.009}
     assert adapter_sentence(values) == (
-        "7 plans, 3 preemptions, planner share 0.40 %, with books 0.90 %, 0 fallbacks."
+        "7 plans, 3 preemptions, planning share 0.40 %, adapter share 0.90 %, 0 fallbacks."
     )
     assert adapter_sentence({}) == ""
 
