@@ -11,7 +11,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 
 from experiments.configuration.compose import CONF_DIR, build
-from experiments.configuration.errors import UsageError, not_installed
+from experiments.configuration.errors import UsageError, require
 from experiments.runs.columns import frame
 from experiments.runs.files import ROWS, TOKENS, write_atomically, write_json
 from experiments.runs.progress import bar
@@ -50,10 +50,9 @@ def bench(config: DictConfig, prompt_seed: int, *, description: str = "streaming
         If a constructor or the trace refuses its options, no server answers, or the HTTP
         client is not installed.
     """
-    try:
-        from experiments.client.open_loop import replay
-    except ImportError as error:
-        raise not_installed(str(error.name), "live") from error
+    require("aiohttp", "live")
+    from experiments.client.open_loop import replay
+
     requests = build(config, "workload").generate(config.seed)
     endpoint = build(config, "endpoint")
     with bar(requests.num_requests, description) as progress:

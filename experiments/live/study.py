@@ -22,7 +22,7 @@ from andes_opt.metrics import paired_difference
 from experiments.configuration.errors import RunRefused, RunsFailed, UsageError, not_understood
 from experiments.live import document
 from experiments.live.document_header import Facts, Lacking, unit_of
-from experiments.live.engine_file import check_engine
+from experiments.live.engine import check_engine
 from experiments.live.process import exit_on_signals
 from experiments.live.run_store import Lab
 from experiments.runs.environment import commit_words

