@@ -20,7 +20,7 @@ from experiments.live.engine import only_engine
 from experiments.live.models import SmolLM2
 from experiments.live.process import exit_on_signals
 from experiments.live.run import first, scored, send
-from experiments.live.run_store import steady_rate
+from experiments.live.saturation import steady_rate
 from experiments.live.server import EngineFailed, address, free_port, on_cpu, running
 from experiments.live.vllm_command import adapter_settings, require_vllm, server_command
 from experiments.runs.files import printable, write_atomically

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from omegaconf import DictConfig
 
-    from experiments.live.document_header import Facts
+    from experiments.live.document_header import LiveStudyFacts
 
 _NAME = "live"
 #: Column of the first table -> metric, decimals.
@@ -99,7 +99,7 @@ def baselines(study: DictConfig, part: str) -> list[str]:
     return list(study.parts[part].get("against") or [study.baseline])
 
 
-def write(results: pl.DataFrame, facts: Facts, folder: Path) -> str:
+def write(results: pl.DataFrame, facts: LiveStudyFacts, folder: Path) -> str:
     """
     Write ``live_PART.md`` and its figure for each part, ``live.md`` and ``table.csv``.
 
@@ -137,13 +137,13 @@ def write(results: pl.DataFrame, facts: Facts, folder: Path) -> str:
         texts += sections
         whole = [*header(rows, part, facts), *sections]
         for place, figures in homes:
-            _write(place / f"{name}.md", [*whole, f"![{part}]({figures}{picture.name})"])
+            write_paragraphs(place / f"{name}.md", [*whole, f"![{part}]({figures}{picture.name})"])
     for place, _ in homes:
-        _write(place / f"{_NAME}.md", _index(facts.study, place))
+        write_paragraphs(place / f"{_NAME}.md", _index(facts.study, place))
     return "\n\n".join(texts)
 
 
-def _sections(rows: pl.DataFrame, part: str, facts: Facts) -> list[str]:
+def _sections(rows: pl.DataFrame, part: str, facts: LiveStudyFacts) -> list[str]:
     half_width = facts.study.half_width
     qoe = qoe_table(rows)
     numbers = {
@@ -317,5 +317,6 @@ def _yes(true: bool) -> str:
     return "yes" if true else "no"
 
 
-def _write(path: Path, paragraphs: Sequence[str]) -> None:
+def write_paragraphs(path: Path, paragraphs: Sequence[str]) -> None:
+    """Write a Markdown document, whole or not at all."""
     write_text(path, "\n\n".join(paragraphs) + "\n")

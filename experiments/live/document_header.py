@@ -1,15 +1,17 @@
-"""What stands above the results of a live study: what was run, where, when, from what."""
+"""The header of a live study's documents: what was run, where, when, by which commit."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from statistics import median_low
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.live.saturation import load_unit
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     import polars as pl
     from omegaconf import DictConfig
@@ -20,24 +22,31 @@ _LATE_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Lacking:
+class MadePart:
     """
-    Runs that a part has not got.
+    A part of a study as far as it was made.
 
     Parameters
     ----------
-    left
-        For lack of time.
-    failed
-        That failed.
+    saturated_tokens_per_s
+        Its engine's saturated tokens/s, one for each saturation run, rising.
+    lines
+        Each run's place, provenance and summary.
+    folders
+        Where the runs lie.
+    left, failed
+        Runs for which there was no time, and runs that failed.
     """
 
+    saturated_tokens_per_s: Sequence[float]
+    lines: Sequence[Mapping[str, Any]]
+    folders: Sequence[Path]
     left: int = 0
     failed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class LiveStudyFacts:
     """
     What the documents say beside the results.
 
@@ -47,30 +56,21 @@ class Facts:
         Node ``live_study`` of the configuration.
     environment
         Of :func:`experiments.runs.environment.environment`.
-    floods
-        Part -> its engine's saturated tokens/s as measured, rising; the one in the middle makes
-        the load.
-    lacking
-        Part -> runs that it has not got.
+    made
+        Name -> what was made of each part.
     words
         Overrides of the command line that bear on results.
     """
 
     study: DictConfig
     environment: Mapping[str, Any]
-    floods: Mapping[str, Sequence[float]]
-    lacking: Mapping[str, Lacking]
+    made: Mapping[str, MadePart]
     words: str = ""
-
-
-def unit_of(floods: Sequence[float]) -> float:
-    """The tokens/s at which the load is 1: the middle flood's, of two the lower one's."""
-    return median_low(floods)
 
 
 def several_seeds(rows: pl.DataFrame) -> bool:
     """
-    Whether some arm ran under more than one seed at some load, and so has an interval.
+    Return whether some arm ran under more than one seed at some load, and so has an interval.
 
     Parameters
     ----------
@@ -80,9 +80,9 @@ def several_seeds(rows: pl.DataFrame) -> bool:
     return bool((rows.group_by("arm", "load").len()["len"] > 1).any())
 
 
-def header(rows: pl.DataFrame, part: str, facts: Facts) -> list[str]:
+def header(rows: pl.DataFrame, part: str, facts: LiveStudyFacts) -> list[str]:
     """
-    Title, command and facts of a part's document.
+    Return the title, the command and the facts of a part's document.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def header(rows: pl.DataFrame, part: str, facts: Facts) -> list[str]:
         "\n".join(
             f"- {line}"
             for line in (
-                *_what_was_run(rows, options, facts.floods[part]),
+                *_what_was_run(rows, options, facts.made[part].saturated_tokens_per_s),
                 *_where_it_ran(rows, facts.environment),
                 *_reservations(rows, part, facts),
             )
@@ -110,10 +110,12 @@ def header(rows: pl.DataFrame, part: str, facts: Facts) -> list[str]:
     ]
 
 
-def _what_was_run(rows: pl.DataFrame, options: DictConfig, floods: Sequence[float]) -> list[str]:
+def _what_was_run(rows: pl.DataFrame, options: DictConfig, saturated: Sequence[float]) -> list[str]:
     minutes = float((rows["wall_s"] + rows["engine_start_s"]).sum()) / 60
-    unit = f"{unit_of(floods):.0f} tokens/s"
-    how = "a single flood" if len(floods) == 1 else f"{len(floods)} floods from {floods[0]:.0f} on"
+    how = "a single saturation run"
+    if len(saturated) > 1:
+        how = f"the middle of {len(saturated)} saturation runs, of which the lowest made "
+        how += f"{saturated[0]:.0f}"
     arriving_s = rows["arriving_s"].to_numpy()
     seeds = "One seed, so that no number has an interval"
     if several_seeds(rows):
@@ -126,8 +128,9 @@ def _what_was_run(rows: pl.DataFrame, options: DictConfig, floods: Sequence[floa
         f"{_mean(rows, 'wanted_tokens_mean'):.0f} tokens in the mean, for readers who want the "
         f"first token within {_middle(rows, 'target_ttft_s'):g} s and "
         f"{_middle(rows, 'target_tds'):g} tokens/s. They arrive within {arriving_s.min():.0f} to "
-        f"{arriving_s.max():.0f} s, by the load; a longer overload is worse for whoever queues.",
-        f"Load 1 = {unit} asked for: what stock vLLM makes of {how}.",
+        f"{arriving_s.max():.0f} s, by the load; a longer overload is worse for all who queue.",
+        f"Load 1 = {load_unit(saturated):.0f} tokens/s: what stock vLLM makes when all requests "
+        f"come at once, by {how}.",
     ]
 
 
@@ -156,13 +159,13 @@ def _when(rows: pl.DataFrame) -> str:
     return ", ".join(words)
 
 
-def _reservations(rows: pl.DataFrame, part: str, facts: Facts) -> list[str]:
-    options, lacking = facts.study.parts[part], facts.lacking[part]
+def _reservations(rows: pl.DataFrame, part: str, facts: LiveStudyFacts) -> list[str]:
+    options, made = facts.study.parts[part], facts.made[part]
     lines = []
-    if lacking.left or lacking.failed:
+    if made.left or made.failed:
         lines.append(
-            f"**{lacking.left + lacking.failed} runs are lacking**: {lacking.left} for lack of "
-            f"time, {lacking.failed} failed."
+            f"**{made.left + made.failed} runs are lacking**: {made.left} for lack of "
+            f"time, {made.failed} failed."
         )
     if any("with changes" in words for words in rows["commit"]):
         lines.append(

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
-from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
@@ -26,14 +25,14 @@ from engine_adapter.settings import KEY, read_settings
 from experiments.analysis.markdown import markdown
 from experiments.configuration.compose import build
 from experiments.configuration.errors import RunRefused, RunsFailed, UsageError
-from experiments.live.document_header import unit_of
+from experiments.live.document import write_paragraphs
 from experiments.live.engine import check_chosen, check_engine
 from experiments.live.process import exit_on_signals
-from experiments.live.run import request_rate
-from experiments.live.run_store import Lab
+from experiments.live.run_store import RunStore, composed
+from experiments.live.saturation import load_unit, saturated_tokens_per_s
 from experiments.live.study import planned
 from experiments.runs.environment import commit_words
-from experiments.runs.files import ROWS, printable, write_atomically, write_text
+from experiments.runs.files import ROWS, printable, write_atomically
 from experiments.runs.records import read_environment, recorded_run
 from experiments.runs.simulation import run_simulation
 
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
     from andes_opt.calibration import Fit
     from andes_opt.engine import EngineProfile
     from andes_opt.latency import LatencyModel
-    from experiments.live.study import Run
+    from experiments.live.study import PlannedRun
 
 #: Overrides that say nothing about the sweep.
 _OF_WORKLOADS = ("workload", "lengths", "readers", "warm_up")
@@ -60,7 +59,7 @@ _COMPARED = {
 
 
 @dataclass(frozen=True, slots=True)
-class Sweep:
+class CalibrationSweep:
     """
     Bursts of requests, in random order: batch, context and prefill vary on their own.
 
@@ -122,9 +121,11 @@ def _duration_s(latency: LatencyModel, prompts: Sequence[int], replies: Sequence
     return steps * step_s + sum(prompts) * latency.per_prefill_token_s
 
 
-def calibrated(lab: Lab, settings: DictConfig, folder: Path, profile: EngineProfile) -> Fit | None:
-    """Fit the engine's latency to the sweep; None if the engine failed."""
-    sweep = Sweep(
+def calibrated(
+    store: RunStore, settings: DictConfig, folder: Path, profile: EngineProfile
+) -> Fit | None:
+    """Fit the engine's latency to the sweep; None if the engine failed or there was no time."""
+    sweep = CalibrationSweep(
         list(settings.sweep.batches),
         list(settings.sweep.prompt_tokens),
         settings.sweep.output_tokens,
@@ -141,22 +142,22 @@ def calibrated(lab: Lab, settings: DictConfig, folder: Path, profile: EngineProf
         "warm_up=0",
         "seed=0",
     ]
-    given = [word for word in lab.given if not word.startswith(_OF_WORKLOADS)]
-    result = lab.result(overrides, "designed sweep", given)
-    if result is None:
+    given = [word for word in store.given if not word.startswith(_OF_WORKLOADS)]
+    made = store.result(overrides, "designed sweep", given)
+    if made is None:
         return None
-    return fit_latency(read_iterations(result[0] / "iterations.csv"), weighting="absolute")
+    return fit_latency(read_iterations(made.folder / "iterations.csv"), weighting="absolute")
 
 
 def simulated(
-    item: Run, profile: EngineProfile, pause_s: float, given: Sequence[str]
+    run: PlannedRun, profile: EngineProfile, pause_s: float, given: Sequence[str]
 ) -> dict[str, float]:
     """
-    The same requests under the same policy, at the pace that it had live, in the simulator.
+    Simulate a live run: the same requests under the same policy, at the pace that it had live.
 
     Parameters
     ----------
-    item
+    run
         The live run.
     profile
         The engine as calibrated.
@@ -165,17 +166,13 @@ def simulated(
     given
         Overrides that all runs share.
     """
-    words = {word.split("=")[0]: word for word in [*given, *item.overrides]}
-    config = compose("live", overrides=list(words.values()))
-    rate = request_rate(config)
-    if rate is not None:
-        config.workload.rate = rate
+    config, _ = composed([*given, *run.overrides])
     policy = Paced(build(config, "policy"), pause_s)
     return summarise(run_simulation(config, engine=profile, policy=policy))
 
 
 def hit_share(results: pl.DataFrame, arm: str) -> float:
-    """Share of the resumed requests' context that the prefix cache had, over an arm's runs."""
+    """Return the share of resumed requests' context that the prefix cache had in an arm's runs."""
     rows = results.filter(pl.col("arm") == arm)
     resumed = float(rows["adapter_resumed_tokens"].sum())
     cached = float(rows["adapter_resumed_cached_tokens"].sum())
@@ -184,7 +181,7 @@ def hit_share(results: pl.DataFrame, arm: str) -> float:
 
 def pause_between_plans_s(results: pl.DataFrame, arm: str, limit: float) -> float:
     """
-    How long the adapter waits after a plan to keep its planning share within the limit.
+    Return how long the adapter waits after a plan to keep its planning share within the limit.
 
     Parameters
     ----------
@@ -231,65 +228,65 @@ def run(config: DictConfig) -> dict[str, float]:
         raise RunRefused from error
     folder = Path(HydraConfig.get().runtime.output_dir)
     with exit_on_signals(), recorded_run(folder) as record:
-        lab = Lab(Path(settings.runs), settings.minutes)
+        store = RunStore(Path(settings.runs), settings.minutes)
         profile: EngineProfile = build(config, "live_engine").profile
-        floods = lab.saturated_tokens_per_s(settings.engine, settings.floods)
-        fit = calibrated(lab, settings, folder, profile)
-        if not floods or fit is None:
-            raise RunsFailed(f"the engine was not calibrated; {lab.why_lacking}.")
-        saturated = unit_of(floods)
-        lines, folders, items = [], [], []
-        for item in planned("fidelity", settings, settings.arms, saturated, range(settings.seeds)):
-            result = lab.result(item.overrides, f"{item.arm} at {item.load}, seed {item.seed}")
-            if result is None and lab.failed:
-                raise RunsFailed(f"{item.arm} at {item.load} failed; {lab.why_lacking}.")
-            if result is None:
-                continue  # out of time
-            place = {"arm": item.arm, "load": item.load, "seed": item.seed}
-            lines.append({**place, **result[1]})
-            folders.append(result[0])
-            items.append(item)
-        if not lines:
-            raise RunsFailed(f"no run was made; {lab.why_lacking}.")
-        live = pl.DataFrame(lines, infer_schema_length=None)
+        rates = saturated_tokens_per_s(store, settings.engine, settings.saturation_runs)
+        fit = calibrated(store, settings, folder, profile)
+        if not rates or fit is None:
+            raise RunsFailed(f"the engine was not calibrated; {store.why_lacking}.")
+        runs = _served(store, settings, load_unit(rates))
+        live = pl.DataFrame([line for _, line, _ in runs], infer_schema_length=None)
         shares = {arm: hit_share(live, arm) for arm in settings.arms}
         adapter = read_settings({KEY: OmegaConf.to_container(config.live, resolve=True)})
         limit = adapter.planning_share_limit
         pauses_s = {arm: pause_between_plans_s(live, arm, limit) for arm in settings.arms}
         both = []
-        for item, line in zip(items, lines, strict=True):
-            engine = replace(profile, latency=fit.latency, recompute_hit_share=shares[item.arm])
-            twin = simulated(item, engine, pauses_s[item.arm], lab.given)
+        for planned_run, line, _ in runs:
+            arm = planned_run.arm
+            engine = replace(profile, latency=fit.latency, recompute_hit_share=shares[arm])
+            twin = simulated(planned_run, engine, pauses_s[arm], store.given)
             both.append({**line, **{f"sim_{name}": twin[name] for name in _COMPARED}})
-        results = pl.DataFrame(both, infer_schema_length=None)
-        table = comparison(results)
-        write_atomically(folder / "table.csv", table.write_csv)
-        made_by = {commit_words(read_environment(path)) for path in folders}
-        text = _document(
-            table, fit, shares, pauses_s, saturated, record.environment, sorted(made_by), lab
-        )
-        write_text(folder / "live_fidelity.md", text)
-        if settings.docs is not None:
-            (Path(settings.docs) / "results").mkdir(parents=True, exist_ok=True)
-            write_text(Path(settings.docs) / "results" / "live_fidelity.md", text)
-        print(text)
+        table = comparison(pl.DataFrame(both, infer_schema_length=None))
+        folders = [path for _, _, path in runs]
+        facts = _facts(fit, shares, pauses_s, load_unit(rates), record.environment, folders)
+        if store.left:
+            facts.append("**Out of time before all runs were made.**")
+        _write(table, facts, folder, settings.docs)
         rows = pl.concat([pl.read_parquet(path / ROWS) for path in folders], how="diagonal")
         summary = {
             "r2": fit.r2,
-            "area_difference_max": float(np.abs(table["area difference"].to_numpy()).max()),
-            "ttft_p90_difference_max_percent": float(
-                np.abs(table["TTFT p90 difference %"].to_numpy()).max()
-            ),
+            "area_difference_max": _largest(table, "area difference"),
+            "ttft_p90_difference_max_percent": _largest(table, "TTFT p90 difference %"),
         }
         record.finish(rows, summary)
-    print(f"{lab.made} runs made, {lab.reused} found complete.")
+    print(f"{store.made} runs made, {store.reused} found complete.")
     print(printable(folder))
     return summary
 
 
+def _served(
+    store: RunStore, settings: DictConfig, saturated: float
+) -> list[tuple[PlannedRun, dict[str, Any], Path]]:
+    """Each live run, its place and summary, and its folder; without those that time left out."""
+    found = []
+    for item in planned("fidelity", settings, settings.arms, saturated, range(settings.seeds)):
+        made = store.result(item.overrides, str(item))
+        if made is not None:
+            found.append((item, {**item.place, **made.summary}, made.folder))
+        elif store.failed:
+            raise RunsFailed(f"{item.arm} at {item.load} failed; {store.why_lacking}.")
+    if not found:
+        raise RunsFailed(f"no run was made; {store.why_lacking}.")
+    return found
+
+
+def _largest(table: pl.DataFrame, column: str) -> float:
+    return float(np.abs(table[column].to_numpy()).max())
+
+
 def comparison(results: pl.DataFrame) -> pl.DataFrame:
     """
-    Live beside simulated at each load for each arm, means over seeds.
+    Return live beside simulated at each load for each arm, means over seeds.
 
     Parameters
     ----------
@@ -326,52 +323,59 @@ def comparison(results: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _document(
-    table: pl.DataFrame,
+def _facts(
     fit: Fit,
     shares: Mapping[str, float],
     pauses_s: Mapping[str, float],
     saturated: float,
     environment: Mapping[str, Any],
-    commits: Sequence[str],
-    lab: Lab,
-) -> str:
+    folders: Sequence[Path],
+) -> list[str]:
+    """Sentences on what was fitted, and what was run where and by which commit."""
     latency, numbers = fit.latency, fit.summary()
     listed = ", ".join(f"{arm} {share:.2f}" for arm, share in shares.items())
     waits = ", ".join(f"{arm} {1e3 * pause_s:.0f} ms" for arm, pause_s in pauses_s.items())
-    decimals = {name: 3 for name in table.columns if name.startswith(("area", "window"))}
-    decimals |= {name: 2 for name in table.columns if name.startswith(("TTFT", "preempt"))}
-    decimals |= {"TTFT p90 difference %": 1, "tokens/s difference %": 1}
-    lines = [
-        f"- Iteration = {1e3 * latency.base_s:.2f} ms + {1e3 * latency.per_request_s:.3f} ms a "
+    commits = sorted({commit_words(read_environment(path)) for path in folders})
+    return [
+        f"Iteration = {1e3 * latency.base_s:.2f} ms + {1e3 * latency.per_request_s:.3f} ms a "
         f"request + {1e6 * latency.per_context_token_s:.3f} us a context token + "
         f"{1e3 * latency.per_prefill_token_s:.3f} ms a prompt token: R2 {fit.r2:.3f}, mean "
         f"relative error {100 * numbers['relative_error_mean']:.1f} %, "
         f"{numbers['iterations']:.0f} iterations.",
-        f"- Load 1 = {saturated:.0f} tokens/s of stock vLLM.",
-        "- Two inputs of the simulator are from the very runs that it is compared with, each a "
+        f"Load 1 = {saturated:.0f} tokens/s of stock vLLM.",
+        "Two inputs of the simulator are from the very runs that it is compared with, each a "
         f"mean over loads and seeds: the share of a resumed request's context that the prefix "
         f"cache still had, {listed}; and the pause between two plans that `planning_share_limit` "
         f"makes, {waits}.",
-        f"- Processor: {environment['cpu']}, {environment['cores_usable']} cores usable; load "
+        f"Processor: {environment['cpu']}, {environment['cores_usable']} cores usable; load "
         f"average at the start {environment['load']}.",
-        f"- Commit of the live runs: {'; '.join(commits)}. Simulated by "
+        f"Commit of the live runs: {'; '.join(commits)}. Simulated by "
         f"{commit_words(environment)}, {environment['started']}.",
     ]
-    if lab.left:
-        lines.append("- **Out of time before all runs were made.**")
-    return "\n\n".join(
-        [
-            "# Live against simulated",
-            "Written by `andes-opt study live_fidelity`; do not edit.",
-            "\n".join(lines),
-            "Differences are simulated less live, on the same requests under the same policy; "
-            "means over seeds. Andes' cap counts the live run's warm-up requests, too, so it "
-            "preempts a little more often there.",
-            markdown(table, decimals),
-            "",
-        ]
-    )
+
+
+def _write(table: pl.DataFrame, facts: Sequence[str], folder: Path, docs: str | None) -> None:
+    """Print the document, and write it to the run's folder and the documents' one."""
+    write_atomically(folder / "table.csv", table.write_csv)
+    decimals = {name: 3 for name in table.columns if name.startswith(("area", "window"))}
+    decimals |= {name: 2 for name in table.columns if name.startswith(("TTFT", "preempt"))}
+    decimals |= {"TTFT p90 difference %": 1, "tokens/s difference %": 1}
+    paragraphs = [
+        "# Live against simulated",
+        "Written by `andes-opt study live_fidelity`; do not edit.",
+        "\n".join(f"- {fact}" for fact in facts),
+        "Differences are simulated less live, on the same requests under the same policy; "
+        "means over seeds. Andes' cap counts the live run's warm-up requests, too, so it "
+        "preempts a little more often there.",
+        markdown(table, decimals),
+    ]
+    homes = [folder]
+    if docs is not None:
+        homes.append(Path(docs) / "results")
+    for home in homes:
+        home.mkdir(parents=True, exist_ok=True)
+        write_paragraphs(home / "live_fidelity.md", paragraphs)
+    print("\n\n".join(paragraphs))
 
 
 def _shrunk(config: DictConfig) -> DictConfig:
@@ -381,6 +385,6 @@ def _shrunk(config: DictConfig) -> DictConfig:
     if settings.tiny:
         settings.arms = dict([next(iter(settings.arms.items()))])
         settings.loads = list(settings.loads)[-1:]
-        settings.seeds = settings.floods = 1
+        settings.seeds = settings.saturation_runs = 1
         settings.sweep.batches, settings.sweep.prompt_tokens = [1, 2], [8]
     return config

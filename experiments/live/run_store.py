@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import polars as pl
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
@@ -21,26 +20,39 @@ from experiments.configuration.errors import UsageError, one_line
 from experiments.live.run import request_rate, run_columns, serve
 from experiments.live.server import EngineFailed
 from experiments.runs.code_closure import state_of, targets
-from experiments.runs.files import ERROR, ROWS, TOKENS, printable, write_json
+from experiments.runs.files import ERROR, printable, write_json
 from experiments.runs.identity import configuration_hash, identified
 from experiments.runs.records import recorded_run
 from experiments.runs.resume import finished
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from omegaconf import DictConfig
 
-#: What is measured between these shares of all tokens is neither ramp-up nor ramp-down.
-_STEADY = (0.1, 0.8)
-#: Arrivals beyond what any engine here serves.
-_FLOOD_RATE = 1000.0
 #: Overrides with these beginnings are the study's own.
 _NOT_SHARED = ("experiment", "live_study", "live_fidelity", "seed=", "load=")
 
 
-class Lab:
+@dataclass(frozen=True, slots=True)
+class FinishedRun:
+    """
+    A complete run.
+
+    Parameters
+    ----------
+    folder
+        With its files.
+    summary
+        Its metrics.
+    """
+
+    folder: Path
+    summary: Mapping[str, float]
+
+
+class RunStore:
     """
     Makes runs, or finds them made.
 
@@ -65,11 +77,9 @@ class Lab:
         self._folder = folder
         self._minutes = minutes
         self._began_s = time.monotonic()
-        hydra = HydraConfig.get()
-        self._choices = dict(hydra.runtime.choices)
         self.given = [
             override
-            for override in hydra.overrides.task
+            for override in HydraConfig.get().overrides.task
             if not override.lstrip("+~").startswith(_NOT_SHARED)
         ]
         self.made = self.reused = self.left = 0
@@ -78,7 +88,7 @@ class Lab:
 
     @property
     def why_lacking(self) -> str:
-        """Why runs that were asked for are not there."""
+        """The reason why runs that were asked for are not there."""
         if self.failed:
             named = ", ".join(str(printable(path)) for path in self.failed[:3])
             return f"{ERROR} says why: {named}"
@@ -91,9 +101,9 @@ class Lab:
 
     def result(
         self, overrides: Sequence[str], description: str, given: Sequence[str] | None = None
-    ) -> tuple[Path, Any] | None:
+    ) -> FinishedRun | None:
         """
-        Folder and summary of a run; None if it failed, or there was no time for it.
+        Make a run, or find it made; None if it failed, or there was no time for it.
 
         Parameters
         ----------
@@ -104,19 +114,14 @@ class Lab:
         given
             In place of :attr:`given`.
         """
-        words = [*(self.given if given is None else given), *overrides]
-        # The last one counts, and Hydra takes each group once.
-        words = list({word.split("=")[0]: word for word in words}.values())
-        config = compose("live", overrides=words)
-        rate = request_rate(config)
-        if rate is not None:
-            config.workload.rate = rate
+        words = _last_of_each([*(self.given if given is None else given), *overrides])
+        config, choices = composed(words)
         identification = identification_of(config)
         folder = self._folder / identification["configuration"]
         summary = finished(folder, identification)
         if summary is not None:
             self.reused += 1
-            return folder, summary
+            return FinishedRun(folder, summary)
         if self._out_of_time():
             self.left += 1
             return None
@@ -126,7 +131,6 @@ class Lab:
             )
         folder.mkdir(parents=True, exist_ok=True)
         print(description, file=sys.stderr, flush=True)
-        choices = {**self._choices, **dict(word.split("=", 1) for word in words if "." not in word)}
         columns = run_columns(config, words, choices)
         try:
             with identified(identification), recorded_run(folder) as record:
@@ -138,48 +142,31 @@ class Lab:
             self.failed.append(folder)
             return None
         self.made += 1
-        return folder, summary
+        return FinishedRun(folder, summary)
 
-    def saturated_tokens_per_s(
-        self, engine: str, floods: int, workload: Sequence[str] = ()
-    ) -> list[float]:
-        """
-        Tokens/s of stock vLLM when all requests come at once.
 
-        Parameters
-        ----------
-        engine
-            Name in ``conf/live_engine``.
-        floods
-            How often to measure, with other requests each time.
-        workload
-            Overrides that make what is sent, before those of the command line.
+def composed(words: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
+    """
+    Return the configuration of a run, its rate settled, and the choice of each group.
 
-        Returns
-        -------
-        list[float]
-            Of each flood, rising; the one in the middle makes the load. Empty if one failed, or
-            there was no time.
-        """
-        found = []
-        for seed in range(floods):
-            overrides = [
-                f"live_engine={engine}",
-                "stock=true",
-                f"workload.rate={_FLOOD_RATE}",
-                "tokens=true",
-                f"seed={seed}",
-            ]
-            result = self.result(
-                overrides, f"{engine}: saturated token rate, seed {seed}", [*workload, *self.given]
-            )
-            if result is None:
-                return []
-            folder, _ = result
-            rows = pl.read_parquet(folder / ROWS).select("request", "arrival_s")
-            tokens = pl.read_parquet(folder / TOKENS).join(rows, on="request")
-            found.append(steady_rate((tokens["time_s"] + tokens["arrival_s"]).to_numpy()))
-        return sorted(found)
+    Parameters
+    ----------
+    words
+        Overrides of ``andes-opt live``; of several for one key the last counts.
+    """
+    config = compose("live", overrides=_last_of_each(words), return_hydra_config=True)
+    OmegaConf.set_struct(config, False)
+    choices = dict(config.pop("hydra").runtime.choices)
+    OmegaConf.set_struct(config, True)
+    rate = request_rate(config)
+    if rate is not None:
+        config.workload.rate = rate
+    return config, choices
+
+
+def _last_of_each(words: Sequence[str]) -> list[str]:
+    """Overrides without those that a later one replaces: Hydra takes each group once."""
+    return list({word.split("=")[0]: word for word in words}.values())
 
 
 def _harness() -> str:
@@ -189,7 +176,7 @@ def _harness() -> str:
 
 def identification_of(config: DictConfig) -> dict[str, str]:
     """
-    What identifies a run: its configuration, and the code that it can run.
+    Return what identifies a run: its configuration, and the code that it can run.
 
     Narrower than :func:`experiments.runs.identity.identity`, since a run takes minutes: code that
     it never touches does not count. For stock vLLM that is the adapter and the policies, for the
@@ -208,17 +195,3 @@ def identification_of(config: DictConfig) -> dict[str, str]:
     if not config.stock:
         modules |= {"engine_adapter.scheduler"}
     return {"configuration": configuration_hash("live", config), "code": state_of(modules)[:16]}
-
-
-def steady_rate(times_s: Any) -> float:
-    """
-    Tokens/s in the steady part of a run.
-
-    Parameters
-    ----------
-    times_s
-        When each token of a run came, (n,), in any order.
-    """
-    ordered = np.sort(times_s)
-    first, last = (int(share * (ordered.size - 1)) for share in _STEADY)
-    return float((last - first) / (ordered[last] - ordered[first]))

@@ -2,10 +2,10 @@
 ``andes-opt study live_*``: arms, loads and seeds on live engines, and documents.
 
 Every run is what ``andes-opt live`` with the arm's overrides would be. Runs of a seed and a load
-lie next to each other in time, in an order that alternates, so that a machine that drifts favours
-nobody; but what several parts share is made with the first of them, and documents say when each
-arm's runs were made. Where a difference has to be resolved, seeds are added until it is, or to
-the most that the study allows.
+follow each other in time, in an order that alternates, so that a machine that drifts favours no
+arm. What several parts share is made with the first of them; documents say when each arm's runs
+were made. Where a difference has to be resolved, seeds are added until it is, or to the most that
+the study allows.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from hydra.core.hydra_config import HydraConfig
 from andes_opt.metrics import paired_difference
 from experiments.configuration.errors import RunRefused, RunsFailed, UsageError, not_understood
 from experiments.live import document
-from experiments.live.document_header import Facts, Lacking, unit_of
+from experiments.live.document_header import LiveStudyFacts, MadePart
 from experiments.live.engine import check_engine
 from experiments.live.process import exit_on_signals
-from experiments.live.run_store import Lab
+from experiments.live.run_store import RunStore
+from experiments.live.saturation import load_unit, saturated_tokens_per_s
 from experiments.runs.environment import commit_words
 from experiments.runs.files import ROWS, printable
 from experiments.runs.records import read_environment, recorded_run
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class PlannedRun:
     """
     One run of a study.
 
@@ -58,6 +59,14 @@ class Run:
     seed: int
     overrides: tuple[str, ...]
 
+    @property
+    def place(self) -> dict[str, Any]:
+        """The run's columns in the table of all runs."""
+        return {"part": self.part, "arm": self.arm, "load": self.load, "seed": self.seed}
+
+    def __str__(self) -> str:
+        return f"{self.part}: {self.arm} at {self.load}, seed {self.seed}"
+
 
 def planned(
     part: str,
@@ -65,9 +74,9 @@ def planned(
     arms: Mapping[str, Sequence[str]],
     saturated: float,
     seeds: Iterable[int],
-) -> Iterator[Run]:
+) -> Iterator[PlannedRun]:
     """
-    The runs of a part, in the order in which they are made.
+    Yield the runs of a part, in the order in which they are made.
 
     Parameters
     ----------
@@ -101,14 +110,14 @@ def planned(
                     f"load={load}",
                     f"seed={seed}",
                 )
-                yield Run(part, arm, float(load), int(seed), overrides)
+                yield PlannedRun(part, arm, float(load), int(seed), overrides)
 
 
 def unresolved(
     results: pl.DataFrame, baseline: str, loads: Sequence[float], half_width: float
 ) -> set[tuple[str, float]]:
     """
-    Arms and loads whose paired difference to the baseline is not known well enough.
+    Return arms and loads whose paired difference to the baseline is not known well enough.
 
     Parameters
     ----------
@@ -125,14 +134,11 @@ def unresolved(
     for arm in results["arm"].unique().to_list():
         for load in loads:
             pair = document.paired(results, arm, baseline, load, "qoe_area_mean")
-            if arm != baseline and pair[0].size and not _resolved(pair, half_width):
+            if arm == baseline or not pair[0].size:
+                continue
+            if not paired_difference(*pair).half_width <= half_width:
                 found.add((arm, float(load)))
     return found
-
-
-def _resolved(pair: tuple[Any, Any], half_width: float) -> bool:
-    _, width = paired_difference(*pair)
-    return bool(width <= half_width)
 
 
 def run(config: DictConfig) -> dict[str, float]:
@@ -154,28 +160,23 @@ def run(config: DictConfig) -> dict[str, float]:
         raise RunRefused from error
     folder = Path(HydraConfig.get().runtime.output_dir)
     with exit_on_signals(), recorded_run(folder) as record:
-        lab = Lab(Path(study.runs), study.minutes)
-        lines: list[dict[str, Any]] = []
-        folders: list[Path] = []
-        floods: dict[str, list[float]] = {}
-        lacking: dict[str, Lacking] = {}
-        for part, options in parts.items():
-            left, failed = lab.left, len(lab.failed)
-            _work(lab, study, part, options, floods, lines, folders)
-            lacking[part] = Lacking(lab.left - left, len(lab.failed) - failed)
+        store = RunStore(Path(study.runs), study.minutes)
+        made = {part: make_part(store, study, part, options) for part, options in parts.items()}
+        lines = [line for part in made.values() for line in part.lines]
         if not lines:
-            raise RunsFailed(f"no run was made; {lab.why_lacking}")
+            raise RunsFailed(f"no run was made; {store.why_lacking}")
         results = pl.DataFrame(lines, infer_schema_length=None)
-        facts = Facts(study, record.environment, floods, lacking, _words())
+        facts = LiveStudyFacts(study, record.environment, made, _words())
         print(document.write(results, facts, folder))
+        folders = [path for part in made.values() for path in part.folders]
         rows = pl.concat([pl.read_parquet(path / ROWS) for path in folders], how="diagonal")
         record.finish(rows, {"runs": len(lines), **document.summary(results)})
-    print(f"{lab.made} runs made, {lab.reused} found complete.")
+    print(f"{store.made} runs made, {store.reused} found complete.")
     print(printable(folder))
-    if lab.left:
-        print(f"Out of time for {lab.left} runs: the same command goes on from here.")
-    if lab.failed:
-        raise RunsFailed(f"{len(lab.failed)} failed; {lab.why_lacking}")
+    if store.left:
+        print(f"Out of time for {store.left} runs: the same command goes on from here.")
+    if store.failed:
+        raise RunsFailed(f"{len(store.failed)} failed; {store.why_lacking}")
     return {"runs": float(len(lines))}
 
 
@@ -193,49 +194,64 @@ def _parts(study: DictConfig) -> dict[str, DictConfig]:
     return parts
 
 
-def _work(
-    lab: Lab,
-    study: DictConfig,
-    part: str,
-    options: DictConfig,
-    floods: dict[str, list[float]],
-    lines: list[dict[str, Any]],
-    folders: list[Path],
-) -> None:
-    """Make the runs of a part; its lines and folders are added."""
+def make_part(store: RunStore, study: DictConfig, part: str, options: DictConfig) -> MadePart:
+    """
+    Make the runs of a part, with more seeds where differences are not resolved yet.
+
+    Parameters
+    ----------
+    store
+        Makes the runs.
+    study
+        Node ``live_study`` of the configuration.
+    part, options
+        Name of the part, and its node.
+    """
+    left, failed = store.left, len(store.failed)
     workload = list(options.get("workload", []))
-    measured = lab.saturated_tokens_per_s(options.engine, study.floods, workload)
-    if not measured:
-        return
-    floods[part] = measured
-    baseline = document.baselines(study, part)[0]
-    wanted: set[float] | None = None  # loads at which another seed is needed; None for all
-    mine: list[dict[str, Any]] = []
-    for seed in range(max(options.seeds, options.get("most_seeds", 0))):
+    saturated = saturated_tokens_per_s(store, options.engine, study.saturation_runs, workload)
+    lines: list[dict[str, Any]] = []
+    folders: list[Path] = []
+    for seed in range(max(options.seeds, options.get("most_seeds", 0)) if saturated else 0):
+        loads = list(options.loads)
         if seed >= options.seeds:
-            if not mine:  # nothing to resolve: no time, or all failed
-                break
-            found = pl.DataFrame(mine, infer_schema_length=None)
-            loads = [load for load in options.resolve_loads if load in options.loads]
-            open_pairs = unresolved(found, baseline, loads, study.half_width)
-            if not open_pairs:
-                break
-            # All arms, so that those of a load are means over the same requests.
-            wanted = {load for _, load in open_pairs}
-        for item in planned(part, options, study.arms, unit_of(measured), [seed]):
-            if wanted is not None and item.load not in wanted:
+            # Of such a load all arms, so that their means are over the same requests.
+            loads = unresolved_loads(lines, study, part, options)
+        for run in planned(part, options, study.arms, load_unit(saturated), [seed]):
+            if run.load not in loads:
                 continue
-            name = f"{part}: {item.arm} at {item.load}, seed {item.seed}"
-            result = lab.result(item.overrides, name, [*workload, *lab.given])
-            if result is not None:
-                place = {"part": part, "arm": item.arm, "load": item.load, "seed": item.seed}
-                mine.append({**place, **_provenance(result[0]), **result[1]})
-                folders.append(result[0])
-    lines += mine
+            made = store.result(run.overrides, str(run), [*workload, *store.given])
+            if made is not None:
+                lines.append({**run.place, **_provenance(made.folder), **made.summary})
+                folders.append(made.folder)
+    return MadePart(saturated, lines, folders, store.left - left, len(store.failed) - failed)
+
+
+def unresolved_loads(
+    lines: Sequence[Mapping[str, Any]], study: DictConfig, part: str, options: DictConfig
+) -> list[float]:
+    """
+    Return the loads of a part at which another seed is needed; none if nothing was made yet.
+
+    Parameters
+    ----------
+    lines
+        Of the runs so far.
+    study
+        Node ``live_study`` of the configuration.
+    part, options
+        Name of the part, and its node.
+    """
+    if not lines:
+        return []
+    loads = [load for load in options.get("resolve_loads", []) if load in options.loads]
+    baseline = document.baselines(study, part)[0]
+    results = pl.DataFrame(lines, infer_schema_length=None)
+    return sorted({load for _, load in unresolved(results, baseline, loads, study.half_width)})
 
 
 def _provenance(folder: Path) -> dict[str, Any]:
-    """Where, when and from what a run was made: kept ones may be older than what reports them."""
+    """Where, when and by which commit a run was made: kept ones may be older than the document."""
     recorded = read_environment(folder)
     rows = pl.read_parquet(folder / ROWS)
     arrival_s = rows["arrival_s"].to_numpy()
@@ -266,7 +282,7 @@ def _words() -> str:
 
 
 def shrunk(config: DictConfig) -> DictConfig:
-    """The configuration; with ``live_study.tiny`` cut down to its form."""
+    """Return the configuration; with ``live_study.tiny`` cut down to its form."""
     config = config.copy()
     study = config.live_study
     if study.tiny:
@@ -276,5 +292,5 @@ def shrunk(config: DictConfig) -> DictConfig:
         part.loads = list(part.loads)[-1:]
         part.seeds, part.most_seeds = 1, 1
         study.parts = {first: part}
-        study.floods = 1
+        study.saturation_runs = 1
     return config

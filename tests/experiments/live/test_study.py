@@ -18,8 +18,8 @@ from experiments.cli import main
 from experiments.configuration.compose import groups, load
 from experiments.configuration.errors import UsageError
 from experiments.live import document, figures, run_store, study
-from experiments.live.fidelity import Sweep, comparison, hit_share
-from experiments.live.run_store import steady_rate
+from experiments.live.fidelity import CalibrationSweep, comparison, hit_share
+from experiments.live.saturation import load_unit, steady_rate
 from experiments.live.study import planned, shrunk, unresolved
 from experiments.runs.code_closure import closure
 
@@ -305,7 +305,7 @@ def test_a_study_resumes_and_survives_a_failed_run(monkeypatch, tmp_path, capsys
     assert "live_study.tiny=true 'live_engine.server=[" in text
     assert re.search(r"4 requests a run: prompts of \d+ and replies of 6 tokens", text)
     assert "within 1 s and 4.8 tokens/s" in text
-    assert "what stock vLLM makes of a single flood" in text
+    assert "requests come at once, by a single saturation run." in text.replace("\n", " ")
     assert "lacking" not in text
     assert (tmp_path / "docs" / "figures" / "live_overload.png").stat().st_size > 0
     index = (tmp_path / "docs" / "results" / "live.md").read_text()
@@ -331,23 +331,25 @@ def test_another_seed_is_for_all_arms_of_a_load(monkeypatch):
     noise = iter([0.0, 0.1, -0.1, 0.05, 0.2, 0.0, 0.1])
     made = []
 
-    class FakeLab:
-        given = ("tokens=true",)
+    def saturated_tokens_per_s(store, engine, runs, workload):
+        assert (engine, runs, workload) == ("e", 1, ["workload.requests=7"])
+        return [300.0]
 
-        def saturated_tokens_per_s(self, engine, floods, workload):
-            assert (engine, floods, workload) == ("e", 1, ["workload.requests=7"])
-            return [300.0]
+    class FakeStore:
+        given = ("tokens=true",)
+        left, failed = 0, ()
 
         def result(self, overrides, name, given):
             # What the command line says counts before what the part says.
             assert given == ["workload.requests=7", "tokens=true"]
-            arm, _, rest = name.removeprefix("p: ").partition(" at ")
-            load, seed = rest.split(", seed ")
-            made.append((arm, float(load), int(seed)))
-            qoe = 0.9 + (next(noise) if arm == "loud" and load == "1.1" else 0.0)
-            return "folder", {"qoe_area_mean": qoe}
+            words = dict(word.split("=") for word in overrides)
+            arm, load = words["policy"], float(words["load"])
+            made.append((arm, load, int(words["seed"])))
+            qoe = 0.9 + (next(noise) if (arm, load) == ("loud", 1.1) else 0.0)
+            return run_store.FinishedRun("folder", {"qoe_area_mean": qoe})
 
     monkeypatch.setattr(study, "_provenance", lambda _: {})
+    monkeypatch.setattr(study, "saturated_tokens_per_s", saturated_tokens_per_s)
     options = {
         "engine": "e",
         "workload": ["workload.requests=7"],
@@ -358,12 +360,12 @@ def test_another_seed_is_for_all_arms_of_a_load(monkeypatch):
         "resolve_loads": [0.8, 1.1],
     }
     node = OmegaConf.create(
-        {"baseline": "stock", "half_width": 0.01, "floods": 1, "parts": {"p": options}}
-        | {"arms": {arm: [] for arm in options["arms"]}}
+        {"baseline": "stock", "half_width": 0.01, "saturation_runs": 1, "parts": {"p": options}}
+        | {"arms": {arm: [f"policy={arm}"] for arm in options["arms"]}}
     )
-    floods = {}
-    study._work(FakeLab(), node, "p", node.parts.p, floods, [], [])  # noqa: SLF001
-    assert floods == {"p": [300.0]}
+    part = study.make_part(FakeStore(), node, "p", node.parts.p)
+    assert part.saturated_tokens_per_s == [300.0]
+    assert len(part.lines) == len(made)
     added = {item for item in made if item[2] >= 2}
     assert added == {(arm, 1.1, seed) for arm in options["arms"] for seed in (2, 3)}
 
@@ -372,10 +374,11 @@ def test_a_part_on_request_is_made_only_when_it_is_named(monkeypatch):
     """What needs a GPU is left out of the whole study; named, it has its own workload."""
     made = []
 
-    def work(lab, study, part, *_):
+    def make_part(store, node, part, *_):
         made.append(part)
+        return study.MadePart([], [], [])
 
-    monkeypatch.setattr(study, "_work", work)
+    monkeypatch.setattr(study, "make_part", make_part)
     command = ["study", "live_overload", *SCRIPTED]
     assert main(command) == 1
     assert "overload" in made and "gpu" not in made
@@ -406,11 +409,11 @@ def test_a_shape_becomes_a_folder_that_vllm_reads(tmp_path):
         Shape("small", {"architectures": []})
 
 
-def test_the_middle_flood_makes_the_load():
+def test_the_middle_saturation_run_makes_the_load():
     """The unit of load is one that was measured."""
-    assert study.unit_of([200.0, 300.0, 310.0]) == 300.0
-    assert study.unit_of([200.0, 300.0]) == 200.0
-    assert study.unit_of([200.0]) == 200.0
+    assert load_unit([200.0, 300.0, 310.0]) == 300.0
+    assert load_unit([200.0, 300.0]) == 200.0
+    assert load_unit([200.0]) == 200.0
 
 
 def test_a_study_ends_when_its_code_changes(monkeypatch, tmp_path, capsys):
@@ -458,7 +461,7 @@ def test_out_of_time_what_is_finished_counts(tmp_path, capsys):
 
 def test_no_seeds_are_added_to_nothing(monkeypatch, capsys):
     """A study that has its token rate but no time for a single run says so, and adds no seeds."""
-    monkeypatch.setattr(run_store.Lab, "saturated_tokens_per_s", lambda *_: [300.0])
+    monkeypatch.setattr(study, "saturated_tokens_per_s", lambda *_: [300.0])
     command = ["study", "live_overload", *SCRIPTED, "live_study.minutes=0"]
     assert main([*command, "live_study.part=overload"]) == 1
     assert "no run was made; minutes = 0 left no time" in capsys.readouterr().err
@@ -499,13 +502,13 @@ def test_tiny_keeps_the_form():
     assert list(study.parts) == ["overload"]
     assert list(study.parts.overload.arms) == ["stock", "andes"]
     assert (study.parts.overload.seeds, study.parts.overload.loads) == (1, [1.9])
-    assert study.floods == 1
+    assert study.saturation_runs == 1
 
 
 def test_the_sweep_varies_batch_and_context_and_never_fills_the_cache(tmp_path):
     """Every batch with every prompt length that fits, mixed around it, as a trace that is read."""
     engine = EngineProfile("x", LatencyModel(0.01, 0.001, 0.0, 0.0005), capacity_tokens=4000)
-    sweep = Sweep([1, 4, 16], [16, 256], 24, 0.5)
+    sweep = CalibrationSweep([1, 4, 16], [16, 256], 24, 0.5)
     requests = sweep.requests(engine)
     bursts = {}
     for arrival_s, *lengths in requests:
