@@ -130,15 +130,15 @@ def summarise(outcomes: Outcomes) -> dict[str, float]:
         qoe = np.where(outcomes.rejected, 0.0, getattr(outcomes, f"qoe_{definition}"))
         summary |= _qoe_metrics(f"qoe_{definition}", qoe)
     for percent in TTFT_PERCENTILES:
-        value = _percentile(outcomes.first_token_s[started], percent)
+        value = percentile(outcomes.first_token_s[started], percent)
         summary[f"ttft_p{percent}_s"] = value
     speed = _delivery_speed(outcomes, finished)
     for percent in TDS_PERCENTILES:
-        summary[f"tds_p{percent}"] = _percentile(speed, percent)
+        summary[f"tds_p{percent}"] = percentile(speed, percent)
 
     late_s = completion_delay_s(outcomes)[finished]
     summary["completion_delay_max_s"] = float(late_s.max()) if late_s.size else math.nan
-    summary["completion_delay_p99_s"] = _percentile(late_s, 99)
+    summary["completion_delay_p99_s"] = percentile(late_s, 99)
     summary["completion_delay_mean_s"] = float(late_s.mean()) if late_s.size else math.nan
 
     summary |= _throughput(outcomes, finished)
@@ -244,7 +244,7 @@ _ARRAYS = tuple(name for name in vars(Outcomes) if isinstance(vars(Outcomes)[nam
 def _qoe_metrics(name: str, qoe: NDArray[np.float64]) -> dict[str, float]:
     return {
         f"{name}_mean": float(qoe.mean()),
-        **{f"{name}_p{percent}": _percentile(qoe, percent) for percent in QOE_PERCENTILES},
+        **{f"{name}_p{percent}": percentile(qoe, percent) for percent in QOE_PERCENTILES},
         f"{name}_share_ge_0p9": float((qoe >= 0.9).mean()),
         f"{name}_share_0": float((qoe == 0).mean()),
         f"{name}_share_1": float((qoe >= _PERFECT).mean()),
@@ -252,7 +252,8 @@ def _qoe_metrics(name: str, qoe: NDArray[np.float64]) -> dict[str, float]:
     }
 
 
-def _percentile(values: NDArray[np.float64], percent: float) -> float:
+def percentile(values: NDArray[np.float64], percent: float) -> float:
+    """Return a percentile; NaN if there are no values."""
     return float(np.percentile(values, percent)) if values.size else math.nan
 
 
@@ -273,8 +274,8 @@ def _throughput(outcomes: Outcomes, finished: NDArray[np.bool_]) -> dict[str, fl
         until_last = _tokens_by(outcomes, finished, last_arrival_s)
     return {
         "makespan_s": end_s - start_s,
-        "tokens_per_s": _per_second(tokens, end_s - start_s),
-        "tokens_per_s_arriving": _per_second(until_last, last_arrival_s - start_s),
+        "tokens_per_s": ratio(tokens, end_s - start_s),
+        "tokens_per_s_arriving": ratio(until_last, last_arrival_s - start_s),
     }
 
 
@@ -288,5 +289,6 @@ def _tokens_by(outcomes: Outcomes, finished: NDArray[np.bool_], time_s: float) -
     return float(np.where(elapsed >= last, tokens, np.where(elapsed >= first, between, 0.0)).sum())
 
 
-def _per_second(tokens: float, seconds: float) -> float:
-    return tokens / seconds if seconds > 0 else math.nan
+def ratio(part: float, whole: float) -> float:
+    """Return part / whole; NaN if the whole is 0."""
+    return part / whole if whole > 0 else math.nan

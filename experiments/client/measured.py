@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from andes_opt import qoe
-from andes_opt.metrics import summarise
+from andes_opt.metrics import percentile, ratio, summarise
 from andes_opt.qoe import QoETarget
 from experiments.client.open_loop import Outcome
 from experiments.client.stream_metrics import (
@@ -190,9 +190,9 @@ def measure(log: ClientLog, idle_cost: float) -> Measured:
 
 def summary(measured: Measured, log: ClientLog) -> dict[str, float]:
     """
-    All metrics of a run: the simulator's names, then those of live streams, then the client's.
+    Return all metrics of a run: those of the simulator, of live streams, and of the client.
 
-    ``docs/metrics.md`` defines the former and ``docs/live.md`` the others. NaN where nothing is
+    ``docs/metrics.md`` defines the first and ``docs/live.md`` the others. NaN where nothing is
     left to measure, and for what a client can't see.
     """
     complete = measured.ended(Outcome.COMPLETED)
@@ -205,8 +205,8 @@ def summary(measured: Measured, log: ClientLog) -> dict[str, float]:
     itl_s = np.concatenate(gaps_s) if gaps_s else np.empty(0)
     tpot = measured.tpot_s[complete & np.isfinite(measured.tpot_s)]
     for percent in _PERCENTILES:
-        values[f"tpot_p{percent}_s"] = _percentile(tpot, percent)
-        values[f"itl_p{percent}_s"] = _percentile(itl_s, percent)
+        values[f"tpot_p{percent}_s"] = percentile(tpot, percent)
+        values[f"itl_p{percent}_s"] = percentile(itl_s, percent)
     values["itl_max_s"] = float(itl_s.max()) if itl_s.size else math.nan
 
     # What DistServe (arXiv 2401.09670) counts: requests that meet both of their targets, here
@@ -216,28 +216,32 @@ def summary(measured: Measured, log: ClientLog) -> dict[str, float]:
     good = complete & ~late & ~slow
     span_s = values["makespan_s"]
     values["goodput_share"] = float(good.mean())
-    values["goodput_requests_per_s"] = float(good.sum()) / span_s if span_s > 0 else math.nan
+    values["goodput_requests_per_s"] = ratio(float(good.sum()), span_s)
     benefit = float(measured.smooth_benefit_tokens.sum())
-    values["smooth_goodput_tokens_per_s"] = benefit / span_s if span_s > 0 else math.nan
+    values["smooth_goodput_tokens_per_s"] = ratio(benefit, span_s)
     values["idle_mean_s"] = float(measured.idle_s[complete].mean()) if complete.any() else math.nan
     values["fluidity_mean"] = float(measured.fluidity.mean())
     for percent in (1, 10, 50):
-        values[f"fluidity_p{percent}"] = _percentile(measured.fluidity, percent)
+        values[f"fluidity_p{percent}"] = percentile(measured.fluidity, percent)
     values["fluidity_share_ge_0p9"] = float((measured.fluidity >= _FLUID).mean())
+    return values | _client_numbers(measured, log)
 
+
+def _client_numbers(measured: Measured, log: ClientLog) -> dict[str, float]:
+    """How late and how busy the client itself was, and how its tokens were counted."""
+    values = {}
     for name, lag_s in (
         ("send_lag", measured.send_lag_s[np.isfinite(measured.send_lag_s)]),
         ("connect", measured.connect_s[np.isfinite(measured.connect_s)]),
         ("loop_lag", log.loop_lag_s),
     ):
         for percent in (50, 99):
-            values[f"{name}_p{percent}_s"] = _percentile(lag_s, percent)
+            values[f"{name}_p{percent}_s"] = percentile(lag_s, percent)
         values[f"{name}_max_s"] = float(lag_s.max()) if lag_s.size else math.nan
-    values["client_cpu_share"] = log.cpu_s / log.wall_s if log.wall_s > 0 else math.nan
+    values["client_cpu_share"] = ratio(log.cpu_s, log.wall_s)
     values["in_flight_max"] = float(log.in_flight_max)
-    events = float(measured.events.sum())
-    tokens = float(measured.output_tokens.sum())
-    values["tokens_per_event"] = tokens / events if events else math.nan
+    tokens, events = measured.output_tokens.sum(), measured.events.sum()
+    values["tokens_per_event"] = ratio(float(tokens), float(events))
     values["estimated_streams"] = float(measured.estimated.sum())
     values["malformed_events"] = float(measured.malformed.sum())
     return values
@@ -276,7 +280,3 @@ def row_columns(measured: Measured) -> dict[str, Any]:
         "outcome": [str(outcome) for outcome in measured.outcome],
         "error": [text or None for text in measured.error],
     }
-
-
-def _percentile(values: NDArray[np.float64], percent: float) -> float:
-    return float(np.percentile(values, percent)) if values.size else math.nan
