@@ -139,18 +139,9 @@ def measure(log: ClientLog, idle_cost: float) -> Measured:
     def completed(values: list[float]) -> NDArray[np.float64]:
         return np.where(complete, np.array(values, dtype=np.float64), 0.0)
 
-    last_arrival_s = float(arrival_s.max())
     return Measured(
         arrival_s=arrival_s,
-        prompt_tokens=np.array(
-            [
-                planned if reply.prompt_tokens is None else reply.prompt_tokens
-                for reply, planned in zip(
-                    log.replies, requests.prompt_tokens[:n].tolist(), strict=True
-                )
-            ],
-            dtype=np.int64,
-        ),
+        prompt_tokens=_prompt_tokens(log),
         output_tokens=np.array([t.size for t in times_s], dtype=np.int64),
         wanted_tokens=requests.output_tokens[:n],
         ttft_s=requests.ttft_s[:n],
@@ -177,14 +168,23 @@ def measure(log: ClientLog, idle_cost: float) -> Measured:
         malformed=np.array([r.malformed for r in log.replies], dtype=np.int64),
         estimated=np.array([r.estimated for r in log.replies], dtype=np.bool_),
         token_times_s=times_s,
-        tokens_by_last_arrival=float(
-            sum(
-                np.searchsorted(r.token_times_s, last_arrival_s, side="right")
-                for r, done in zip(log.replies, complete, strict=True)
-                if done
-            )
-        ),
+        tokens_by_last_arrival=_completed_tokens_by(log, float(arrival_s.max())),
         wall_s=log.wall_s,
+    )
+
+
+def _prompt_tokens(log: ClientLog) -> NDArray[np.int64]:
+    """Prompt lengths as the server counted them, as planned where it did not."""
+    planned = log.requests.prompt_tokens.tolist()
+    counted = [reply.prompt_tokens for reply in log.replies]
+    return np.array([planned[i] if c is None else c for i, c in enumerate(counted)], np.int64)
+
+
+def _completed_tokens_by(log: ClientLog, time_s: float) -> float:
+    """Tokens of completed replies that had come by a time on the run's clock."""
+    completed = (reply for reply in log.replies if reply.outcome is Outcome.COMPLETED)
+    return float(
+        sum(np.searchsorted(reply.token_times_s, time_s, side="right") for reply in completed)
     )
 
 
