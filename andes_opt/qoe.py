@@ -214,7 +214,11 @@ def area(token_times_s: ArrayLike, target: QoETarget) -> float:
         If the times are not (n,), finite, >= 0 and non-decreasing.
     """
     times = _checked(token_times_s)
-    return _area(times, target.ttft_s, target.tds) if times.size else 0.0
+    if not times.size:
+        return 0.0
+    last_s = float(times[-1])
+    read, _, _ = _follow(times, last_s, target.ttft_s, target.tds)
+    return _ratio(read, ideal_area_capped(last_s, target.ttft_s, target.tds, times.size))
 
 
 def delay(token_times_s: ArrayLike, target: QoETarget) -> float:
@@ -243,7 +247,12 @@ def delay(token_times_s: ArrayLike, target: QoETarget) -> float:
         If the times are not (n,), finite, >= 0 and non-decreasing.
     """
     times = _checked(token_times_s)
-    return _delay(times, target.ttft_s, target.tds) if times.size else 0.0
+    n = times.size
+    if not n:
+        return 0.0
+    _, last_s, sum_s = _follow(times, 0.0, target.ttft_s, target.tds)
+    due_sum_s = 0.5 * n * (n - 1) / target.tds
+    return 1.0 - _ratio(sum_s - due_sum_s, n * last_s - due_sum_s) if last_s > 0.0 else 1.0
 
 
 def window(token_times_s: ArrayLike, target: QoETarget) -> float:
@@ -268,7 +277,11 @@ def window(token_times_s: ArrayLike, target: QoETarget) -> float:
         If the times are not (n,), finite, >= 0 and non-decreasing.
     """
     times = _checked(token_times_s)
-    return _window(times, target.ttft_s, target.tds) if times.size else 0.0
+    n = times.size
+    if not n:
+        return 0.0
+    read, _, _ = _follow(times, target.window_s(n), target.ttft_s, target.tds)
+    return _ratio(read, 0.5 * n * n / target.tds)
 
 
 def _checked(token_times_s: ArrayLike) -> NDArray[np.float64]:
@@ -282,48 +295,25 @@ def _checked(token_times_s: ArrayLike) -> NDArray[np.float64]:
     return np.ascontiguousarray(times)
 
 
-@jit
 def _ratio(part: float, whole: float) -> float:
     # Rounding may leave [0, 1] by an ulp; the definitions can't.
-    if whole <= 0.0:
-        return 1.0
-    return min(1.0, max(0.0, part / whole))
+    return min(1.0, max(0.0, float(part / whole))) if whole > 0.0 else 1.0
 
 
 @jit
-def _delay_ratio(starts_sum_s: float, last_s: float, n: int, tds: float) -> float:
-    # All times relative to ttft_s, so that the due times are 0, 1/tds, 2/tds, ...
-    due_sum_s = 0.5 * n * (n - 1) / tds
-    return 1.0 - _ratio(starts_sum_s - due_sum_s, n * last_s - due_sum_s) if last_s > 0.0 else 1.0
+def _follow(
+    times: NDArray[np.float64], end_s: float, ttft_s: float, tds: float
+) -> tuple[float, float, float]:
+    """
+    Follow a stream token by token.
 
-
-@jit
-def _area(times: NDArray[np.float64], ttft_s: float, tds: float) -> float:
-    last_s = times[-1]
-    total = 0.0
+    Returns the area by ``end_s``, and c_j of the last token and the sum of all c_j, both less
+    ``ttft_s``: then the tokens are due at 0, 1/tds, 2/tds, ...
+    """
+    read, sum_s = 0.0, 0.0
     start_s = -np.inf
     for time_s in times:
         start_s = digestion_start(time_s, start_s, ttft_s, tds)
-        total += token_window_area(last_s - start_s, tds)
-    return _ratio(total, ideal_area_capped(last_s, ttft_s, tds, times.size))
-
-
-@jit
-def _delay(times: NDArray[np.float64], ttft_s: float, tds: float) -> float:
-    total_s = 0.0
-    start_s = -np.inf
-    for time_s in times:
-        start_s = digestion_start(time_s, start_s, ttft_s, tds)
-        total_s += start_s - ttft_s
-    return _delay_ratio(total_s, start_s - ttft_s, times.size, tds)
-
-
-@jit
-def _window(times: NDArray[np.float64], ttft_s: float, tds: float) -> float:
-    end_s = ttft_s + times.size / tds
-    total = 0.0
-    start_s = -np.inf
-    for time_s in times:
-        start_s = digestion_start(time_s, start_s, ttft_s, tds)
-        total += token_window_area(end_s - start_s, tds)
-    return _ratio(total, 0.5 * times.size * times.size / tds)
+        read += token_window_area(end_s - start_s, tds)
+        sum_s += start_s - ttft_s
+    return read, start_s - ttft_s, sum_s
