@@ -38,8 +38,8 @@ _MOST_AT_ONCE = 2**20  # bytes per read
 _PROGRAM = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
-from andes_opt.worker_process import serve
-serve(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+from andes_opt.worker_process import answer_parent
+answer_parent(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
 """
 
 
@@ -264,7 +264,7 @@ def pickled(message: object) -> bytes:
     return file.getvalue()
 
 
-def serve(build: str, socket_fd: int, lifeline_fd: int) -> None:
+def answer_parent(build: str, socket_fd: int, lifeline_fd: int) -> None:
     """Answer a parent until it goes away: what a :class:`WorkerProcess` runs."""
     _die_with_parent(lifeline_fd)
     channel = Channel(socket.socket(fileno=socket_fd))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from andes_opt.snapshot import NEVER
 from engine_adapter.observer import Observer
-from engine_adapter.plan_in_force import PlanInForce, fit, plan_of
+from engine_adapter.plan_in_force import PlanInForce, fit_to_now, plan_of
 from engine_adapter.queues import Queues
 from engine_adapter.report import Report, write_report
 
@@ -275,7 +275,7 @@ class StepController:
             group.intersection_update([key for key in group if key in tracker])
         engine = self._engine
         resident = {r.request_id for r in engine.running if engine.steerable(r)}
-        if age_s > self._late_s or not fit(
+        if age_s > self._late_s or not fit_to_now(
             plan,
             resident,
             tracker.need_blocks,

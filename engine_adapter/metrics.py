@@ -39,7 +39,7 @@ _PARTS = ("observe", "snapshot", "decide", "apply")
 _QUANTILES = {"0.5": "iteration_p50_s", "0.99": "iteration_p99_s", "1": "iteration_max_s"}
 
 
-def families(report: Mapping[str, Any]) -> list[Metric]:
+def metric_families(report: Mapping[str, Any]) -> list[Metric]:
     """
     Returns the metrics of one engine.
 

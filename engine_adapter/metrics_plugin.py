@@ -20,7 +20,7 @@ from vllm.v1.metrics.loggers import AggregateStatLoggerBase
 
 from engine_adapter.guard import LOGGER
 from engine_adapter.internals import instance_of
-from engine_adapter.metrics import families
+from engine_adapter.metrics import metric_families
 from engine_adapter.report import read_report, scratch_report
 from engine_adapter.settings import KEY, read_settings
 
@@ -54,7 +54,7 @@ class ReportCollector(Collector):
         """All metrics of the report; none if there is no report."""
         report = read_report(self._path)
         if report is not None:
-            yield from families(report)
+            yield from metric_families(report)
 
 
 class AndesStatLogger(AggregateStatLoggerBase):

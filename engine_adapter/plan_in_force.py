@@ -91,7 +91,7 @@ def plan_of(
     )
 
 
-def fit(
+def fit_to_now(
     plan: PlanInForce,
     resident: set[str],
     need_blocks: Callable[[str], int],

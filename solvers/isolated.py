@@ -20,7 +20,7 @@ from andes_opt.worker_process import (
     WorkerProcess,
     pickled,
 )
-from solvers.isolated_worker import construct, warm_up
+from solvers.isolated_worker import construct, warm_up_solver
 
 if TYPE_CHECKING:
     from andes_opt.instance import Instance
@@ -108,7 +108,7 @@ class Isolated:
         self._failed_in_a_row = 0
         self._start_after = -math.inf
         self._worker: WorkerProcess | None = self._start()
-        warm_up(self.fallback)  # while the worker starts
+        warm_up_solver(self.fallback)  # while the worker starts
         try:
             self._exact: bool = self._worker.ready(time.perf_counter() + startup_s)
         except TimeoutError:
@@ -198,7 +198,7 @@ class Isolated:
     def _start(self) -> WorkerProcess:
         described = self.solver if isinstance(self.solver, str) else dict(self.solver)
         return WorkerProcess(
-            "solvers.isolated_worker:build",
+            "solvers.isolated_worker:build_solver",
             (described, self.memory_limit_mb),
             environment={**ONE_THREAD, **os.environ},
         )

@@ -46,7 +46,7 @@ def construct(described: str | Mapping[str, Any]) -> Solver:
     return solver
 
 
-def build(
+def build_solver(
     message: tuple[str | Mapping[str, Any], int | None],
 ) -> tuple[bool, Callable[[tuple[Instance, float | None]], Plan]]:
     """
@@ -64,7 +64,7 @@ def build(
     """
     described, memory_limit_mb = message
     solver = construct(described)
-    warm_up(solver)
+    warm_up_solver(solver)
     if memory_limit_mb is not None:
         _limit_memory(memory_limit_mb)
 
@@ -75,7 +75,7 @@ def build(
     return bool(solver.exact), answer
 
 
-def warm_up(solver: Solver) -> None:
+def warm_up_solver(solver: Solver) -> None:
     """
     Solve two tiny instances, so that compilation is over before the first deadline runs.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from prometheus_client import generate_latest
 
-from engine_adapter.metrics import families
+from engine_adapter.metrics import metric_families
 from engine_adapter.report import Report
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def shown() -> dict[str, dict[str, float]]:
     """Samples of each metric: value of its label, "" for none, to number."""
     return {
         family.name: {"".join(sample.labels.values()): sample.value for sample in family.samples}
-        for family in families(counters())
+        for family in metric_families(counters())
         if family.type != "histogram"
     }
 
@@ -58,7 +58,7 @@ def test_every_counter_has_its_metric() -> None:
 def test_every_metric_is_explained_and_old_names_say_so() -> None:
     """Each has a line of help; in that of an old name stands that it goes."""
     text = generate_latest(Shown()).decode()
-    assert text.count("# HELP andes_opt_") == len(families(counters()))
+    assert text.count("# HELP andes_opt_") == len(metric_families(counters()))
     assert "# HELP andes_opt_planner_share Share of the engine thread's time" in text
     assert text.count("old name, the next release drops it") == 2
     assert 'andes_opt_fallbacks_total{kind="planner failed"} 3.0' in text
@@ -69,7 +69,7 @@ class Shown:
 
     def collect(self) -> list[Metric]:
         """All of them."""
-        return families(counters())
+        return metric_families(counters())
 
 
 def test_the_documentation_names_every_metric_and_no_other() -> None:
@@ -77,12 +77,14 @@ def test_the_documentation_names_every_metric_and_no_other() -> None:
     text = (Path(__file__).parents[2] / "docs" / "live.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`(andes_opt_[a-z_]+)", text))
     ends = {"counter": "_total"}
-    assert named == {family.name + ends.get(family.type, "") for family in families(counters())}
+    assert named == {
+        family.name + ends.get(family.type, "") for family in metric_families(counters())
+    }
 
 
 def test_the_histogram_counts_readers_up_to_each_edge() -> None:
     """Buckets are cumulative, the last one holds all readers, and the sum is that of their QoE."""
-    histogram = families(counters())[0]
+    histogram = metric_families(counters())[0]
     assert histogram.type == "histogram"
     *buckets, number, total = histogram.samples
     edges = [sample.labels["le"] for sample in buckets]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from andes_opt.snapshot import Decision
-from engine_adapter.plan_in_force import fit, plan_of
+from engine_adapter.plan_in_force import fit_to_now, plan_of
 
 
 def test_plan_of() -> None:
@@ -36,9 +36,9 @@ def test_whoever_was_let_in_since_keeps_room() -> None:
     decision = Decision(action=np.array([1, 1, 0], dtype=np.int8), order=np.arange(3))
     plan = plan_of(decision, ["a", "b", "c"], newest=3, made_s=0.0)
     need = {"a": 4, "b": 4, "c": 4, "new": 4}
-    assert fit(plan, {"a", "c", "new"}, need.__getitem__, 8)
+    assert fit_to_now(plan, {"a", "c", "new"}, need.__getitem__, 8)
     assert (plan.serve, plan.wait) == ({"a"}, {"b", "c"})
-    assert not fit(plan, {"a", "new"}, need.__getitem__, 7)
+    assert not fit_to_now(plan, {"a", "new"}, need.__getitem__, 7)
 
 
 @given(
@@ -61,7 +61,7 @@ def test_fit(requests: list[tuple[int, int, bool]], headroom: int) -> None:
     plan = plan_of(decision, keys, newest=n, made_s=0.0)
     before = set(plan.serve)
     stay = sum(need[key] for key in (plan.serve | plan.hold) & resident)
-    ok = fit(plan, resident, need.__getitem__, capacity, headroom)
+    ok = fit_to_now(plan, resident, need.__getitem__, capacity, headroom)
     assert ok == (stay <= capacity + headroom)
     if ok:
         served = sum(need[key] for key in plan.serve | (plan.hold & resident))
