@@ -1,17 +1,27 @@
-"""From numbers of cells to rows; from rows to means and paired comparisons over seeds."""
+"""
+Means with intervals, paired comparisons, tests: over seeds, or over whatever repeats.
+
+The units that repeat are independent: seeds of the workload, or instances. Arms meet the same
+requests under one seed, so that they are compared unit by unit.
+"""
 
 from __future__ import annotations
 
 import math
+import warnings
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
+from scipy import stats
 
 from andes_opt.metrics import mean_ci
 from experiments.runs.columns import RUN_COLUMNS, STUDY_COLUMNS, frame
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
 #: What tells the points of a study apart, the arm aside.
 PLACE = ("variant", "at", "x")
@@ -21,6 +31,115 @@ _GROUP = (*PLACE, "arm", "metric", "part")
 
 #: Kinds of numbers over seeds.
 MEAN, DIFFERENCE, RATIO = "mean", "difference", "ratio"
+
+
+def means(
+    table: pl.DataFrame, by: Sequence[str], column: str = "number", *, tested: bool = False
+) -> pl.DataFrame:
+    """
+    Mean and 95 % interval (Student's t) of a column in each group.
+
+    Parameters
+    ----------
+    table
+        A line per group and unit.
+    by
+        Columns that make a group.
+    column
+        The numbers; null, NaN and infinities are left out, groups without any other as well.
+    tested
+        Whether to add column ``p``: that of the t-test that the true mean is 0.
+
+    Returns
+    -------
+    polars.DataFrame
+        ``by``, ``mean``, ``half_width`` (null for a single unit) and ``units``.
+    """
+    numbers = pl.col(column)
+    groups = (
+        table.group_by(*by, maintain_order=True)
+        .agg(numbers.filter(numbers.is_finite()))
+        .filter(numbers.list.len() > 0)
+    )
+    lists = [found.to_numpy() for found in groups[column]]
+    intervals = [mean_ci(found) for found in lists]
+    half = [i.half_width if math.isfinite(i.half_width) else None for i in intervals]
+    found = groups.select(*by).with_columns(
+        pl.Series("mean", [i.mean for i in intervals], pl.Float64),
+        pl.Series("half_width", half, pl.Float64),
+        pl.Series("units", [len(found) for found in lists], pl.Int64),
+    )
+    if not tested:
+        return found
+    p = pl.Series("p", [p_value(found) for found in lists], pl.Float64)
+    return found.with_columns(p.fill_nan(None))
+
+
+def with_baseline(
+    table: pl.DataFrame,
+    baseline: str,
+    by: Sequence[str],
+    *,
+    arm: str = "arm",
+    column: str = "number",
+) -> pl.DataFrame:
+    """
+    Return the lines of the other arms, each with the baseline's number of the same unit.
+
+    Parameters
+    ----------
+    table
+        A line per group, arm and unit.
+    baseline
+        The arm that the others are compared with.
+    by
+        Columns that a line has in common with the baseline's, the unit among them.
+    arm
+        Column that names the arm.
+    column
+        The numbers.
+
+    Returns
+    -------
+    polars.DataFrame
+        The lines in their order, with column ``base``; null where the baseline has none.
+    """
+    base = table.filter(pl.col(arm) == baseline).select(*by, pl.col(column).alias("base"))
+    others = table.filter(pl.col(arm) != baseline)
+    return others.join(base, on=by, how="left", maintain_order="left", nulls_equal=True)
+
+
+def p_value(differences: NDArray[np.float64]) -> float:
+    """
+    Two-sided p of the t-test that differences have mean 0: the paired t-test.
+
+    NaN for fewer than two differences; 1 if all are 0, 0 if all are alike and not 0.
+    """
+    if differences.size < 2:
+        return math.nan
+    if np.ptp(differences) == 0:
+        return 1.0 if differences[0] == 0 else 0.0
+    with warnings.catch_warnings():
+        # Differences that are nearly equal: the test says p = 0, and that it is unsure.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return float(stats.ttest_1samp(differences, 0.0).pvalue)
+
+
+def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    """
+    p-values corrected for their number (Holm, 1979).
+
+    Parameters
+    ----------
+    p
+        p-values, (k,); NaN for tests that were not made.
+    """
+    corrected = np.full(p.shape, math.nan)
+    made = np.flatnonzero(~np.isnan(p))
+    order = made[np.argsort(p[made], kind="stable")]
+    factors = np.arange(order.size, 0, -1)
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(factors * p[order]))
+    return corrected
 
 
 def as_rows(found: Iterable[tuple[Mapping[str, Any], Iterable[Sequence[Any]]]]) -> pl.DataFrame:
@@ -91,8 +210,7 @@ def over_seeds(rows: pl.DataFrame, metrics: Sequence[str] | None = None) -> pl.D
         ``variant, at, x, arm, metric, part, kind, mean, half_width, seeds``; the half-width
         of the 95 % interval is null for a single seed.
     """
-    found = _by_seed(_chosen(rows, metrics))
-    return _with_intervals(found, "number", MEAN)
+    return _as_study(means(_by_seed(_chosen(rows, metrics)), _GROUP), MEAN)
 
 
 def against(
@@ -119,17 +237,10 @@ def against(
         As for :func:`over_seeds`, without the baseline itself.
     """
     found = _by_seed(_chosen(rows, metrics))
-    keys = [*PLACE, "metric", "part", "seed"]
-    base = found.filter(pl.col("arm") == baseline).select(*keys, pl.col("number").alias("base"))
+    pairs = with_baseline(found, baseline, [*PLACE, "metric", "part", "seed"])
     number, other = pl.col("number"), pl.col("base")
     paired = number - other if kind == DIFFERENCE else number / other
-    # A left join keeps the order of the groups; what lacks a partner is null, and left out below.
-    pairs = (
-        found.filter(pl.col("arm") != baseline)
-        .join(base, on=keys, how="left", maintain_order="left")
-        .with_columns(paired.alias("paired"))
-    )
-    return _with_intervals(pairs, "paired", kind)
+    return _as_study(means(pairs.with_columns(paired.alias("paired")), _GROUP, "paired"), kind)
 
 
 def _chosen(rows: pl.DataFrame, metrics: Sequence[str] | None) -> pl.DataFrame:
@@ -142,20 +253,8 @@ def _by_seed(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.group_by(*_GROUP, "seed", maintain_order=True).agg(pl.col("number").mean())
 
 
-def _with_intervals(table: pl.DataFrame, column: str, kind: str) -> pl.DataFrame:
-    """Mean and interval of a column over the finite numbers of each group that has any."""
-    numbers = pl.col(column)
-    groups = (
-        table.group_by(*_GROUP, maintain_order=True)
-        .agg(numbers.filter(numbers.is_finite()))
-        .filter(numbers.list.len() > 0)
-    )
-    lists = groups[column].to_list()
-    intervals = [mean_ci(found) for found in lists]
-    half = [i.half_width if math.isfinite(i.half_width) else None for i in intervals]
-    return groups.select(*_GROUP).with_columns(
-        pl.lit(kind).alias("kind"),
-        pl.Series("mean", [i.mean for i in intervals], pl.Float64),
-        pl.Series("half_width", half, pl.Float64),
-        pl.Series("seeds", [len(found) for found in lists], pl.Int64),
+def _as_study(found: pl.DataFrame, kind: str) -> pl.DataFrame:
+    """The columns that documents and ``table.csv`` have."""
+    return found.select(
+        *_GROUP, pl.lit(kind).alias("kind"), "mean", "half_width", pl.col("units").alias("seeds")
     )

@@ -16,7 +16,9 @@ import numpy as np
 import polars as pl
 
 from andes_opt.metrics import mean_ci, paired_difference
+from experiments.analysis.intervals import interval
 from experiments.analysis.markdown import markdown
+from experiments.analysis.statistics import with_baseline
 from experiments.live.document_header import COMMAND, header, several_seeds
 from experiments.live.figures import draw
 from experiments.runs.files import write_atomically, write_text
@@ -202,7 +204,7 @@ def qoe_table(rows: pl.DataFrame) -> pl.DataFrame:
     for _, group in _grouped(rows):
         for name, column in intervals.items():
             metric, decimals = _QOE[name]
-            column.append(_interval(*mean_ci(group[metric].to_numpy()), decimals))
+            column.append(interval(*mean_ci(group[metric].to_numpy()), decimals))
     return table.with_columns(pl.Series(name, column) for name, column in intervals.items())
 
 
@@ -235,17 +237,17 @@ def difference_table(rows: pl.DataFrame, baseline: str, half_width: float) -> pl
             rate, base_rate = paired(rows, arm, baseline, load, metric)
             # Very short runs deliver nothing before the last arrival.
             kept = np.divide(rate, base_rate, out=np.full(rate.shape, np.nan), where=base_rate > 0)
-            losses[name] = _interval(*mean_ci(100 * (1 - kept)), 1)
+            losses[name] = interval(*mean_ci(100 * (1 - kept)), 1)
         lines.append(
             {
                 "load": load,
                 "arm": arm,
                 "pairs": area.size,
                 "ratio": f"{area.mean() / base.mean():.2f}",
-                "difference": _interval(difference, width, 3),
+                "difference": interval(difference, width, 3),
                 narrow: _yes(width <= half_width) if np.isfinite(width) else None,
                 _DIFFERS: _yes(abs(difference) > width) if np.isfinite(width) else None,
-                "window difference": _interval(*paired_difference(window, window_base), 3),
+                "window difference": interval(*paired_difference(window, window_base), 3),
                 **losses,
             }
         )
@@ -294,23 +296,10 @@ def paired(
     results: pl.DataFrame, arm: str, baseline: str, load: float, metric: str
 ) -> tuple[Any, Any]:
     """A metric of an arm and of the baseline on the seeds that both have, (k,) each."""
-    at = results.filter(pl.col("load") == load)
-    both = (
-        at.filter(pl.col("arm") == arm)
-        .select("seed", metric)
-        .join(at.filter(pl.col("arm") == baseline).select("seed", metric), on="seed", suffix="_b")
-        .drop_nulls()
-        .sort("seed")
-    )
-    return both[metric].to_numpy(), both[f"{metric}_b"].to_numpy()
-
-
-def _interval(mean: float, width: float, decimals: int) -> str:
-    if not np.isfinite(mean):
-        return "-"
-    if not np.isfinite(width):
-        return f"{mean:.{decimals}f}"
-    return f"{mean:.{decimals}f} ± {width:.{decimals}f}"
+    there = pl.col("load") == load, pl.col("arm").is_in([arm, baseline])
+    rows = results.filter(*there).select("arm", "seed", metric)
+    both = with_baseline(rows, baseline, ["seed"], column=metric).drop_nulls().sort("seed")
+    return both[metric].to_numpy(), both["base"].to_numpy()
 
 
 def _yes(true: bool) -> str:

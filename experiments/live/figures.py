@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
 
-from andes_opt.metrics import mean_ci
 from experiments.analysis.figures import COLOURS, MARKERS, STYLE, save
+from experiments.analysis.statistics import means
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,11 +100,7 @@ def _dots(rows: pl.DataFrame, arms: Sequence[str]) -> Figure:
 
 
 def _line(rows: pl.DataFrame, arm: str, metric: str) -> tuple[list[float], Any, Any]:
-    loads, means, widths = [], [], []
-    of_arm = rows.filter(pl.col("arm") == arm)
-    for load in sorted(of_arm["load"].unique()):
-        mean, width = mean_ci(of_arm.filter(pl.col("load") == load)[metric].to_numpy())
-        loads.append(load)
-        means.append(mean)
-        widths.append(width)  # infinite for a single seed, which has no bar
-    return loads, means, widths
+    """Loads, means and half-widths of an arm; NaN for a single seed, which has no bar."""
+    found = means(rows.filter(pl.col("arm") == arm), ["load"], metric).sort("load")
+    widths = found["half_width"].fill_null(math.nan)
+    return found["load"].to_list(), found["mean"].to_numpy(), widths.to_numpy()

@@ -17,7 +17,7 @@ from experiments.report.page import page
 from experiments.report.reading import read
 from experiments.report.sections import Facts, sections
 from experiments.report.series import together
-from experiments.report.statistics import capacities, compare, metrics_of
+from experiments.report.statistics import compare, metrics_of
 from experiments.runs.environment import commit_words
 from experiments.runs.files import TOKENS, printable, write_atomically, write_text
 
@@ -83,7 +83,7 @@ def report(
 
     (output / "figures").mkdir(parents=True, exist_ok=True)
     tables: dict[str, pl.DataFrame] = {}
-    comparison = capacity = pl.DataFrame()
+    comparison = pl.DataFrame()
     if base is not None:
         metrics = metrics_of(results.cells).sort("setting", "rate", "arm", "seed")
         names = [name for name in metrics.columns[4:] if metrics[name].null_count() < len(metrics)]
@@ -91,9 +91,8 @@ def report(
             "setting", "rate", pl.col("arm").replace_strict({a: k for k, a in enumerate(look)})
         )
         comparison = compare(ordered, names, base, by=["setting", "rate"])
-        capacity = capacities(ordered, base)
-        _write_csv(output, {"runs": metrics, "comparison": comparison, "capacity": capacity})
-        tables |= _policy_tables(comparison, capacity, base, list(look))
+        _write_csv(output, {"runs": metrics, "comparison": comparison})
+        tables |= _policy_tables(comparison, base)
     if base_solver is not None:
         of_solvers = shown.compare_solvers(results.answers, base_solver)
         _write_csv(output, {"solvers": of_solvers})
@@ -105,7 +104,7 @@ def report(
         _write_csv(output, {"studies": of_studies})
         tables |= studies.tables(of_studies, base_study)
 
-    facts = Facts(results, comparison, capacity, look, looks(solvers), base, request)
+    facts = Facts(results, comparison, look, looks(solvers), base, request)
     made, missing = sections(facts)
     drawn = _draw(made, output / "figures")
     sentences = _sentences(results, base, base_solver)
@@ -150,19 +149,13 @@ def _first_of(names: Sequence[str], wanted: str | None, usual: str) -> str | Non
     return names[0] if names else None
 
 
-def _policy_tables(
-    comparison: pl.DataFrame, capacity: pl.DataFrame, baseline: str, arms: Sequence[str]
-) -> dict[str, pl.DataFrame]:
+def _policy_tables(comparison: pl.DataFrame, baseline: str) -> dict[str, pl.DataFrame]:
     tables = {}
     for setting in comparison["setting"].unique(maintain_order=True):
         tables[f"QoE: {setting}"] = shown.levels(comparison, setting)
-        found = {
-            f"Difference to {baseline}: {setting}": shown.differences(
-                comparison, setting, baseline
-            ),
-            f"Capacity: {setting}": shown.capacities(capacity, setting, arms),
-        }
-        tables |= {name: table for name, table in found.items() if table.height}
+        differences = shown.differences(comparison, setting, baseline)
+        if differences.height:
+            tables[f"Difference to {baseline}: {setting}"] = differences
     return tables
 
 
@@ -206,7 +199,7 @@ def _sentences(results: Results, base: str | None, base_solver: str | None) -> l
             said.append("One seed says nothing about spread: no intervals, no tests.")
         else:
             said.append(
-                "+- is the half-width of the 95 % interval; p is the paired t-test's, corrected "
+                "± is the half-width of the 95 % interval; p is the paired t-test's, corrected "
                 f"by Holm, with a star below {shown.SIGNIFICANT}."
             )
     if base_solver is not None:
@@ -247,7 +240,7 @@ def _opening(
     missing: Sequence[str],
 ) -> str:
     parts = [f"<p><code>{escape(_command(folders))}</code></p>"]
-    parts += [f"<p>{escape(' '.join(sentences)).replace('+-', '±')}</p>"]
+    parts += [f"<p>{escape(' '.join(sentences))}</p>"]
     for name, table in tables.items():
         is_open = " open" if table.height <= _LONG_TABLE else ""
         parts.append(

@@ -10,7 +10,7 @@ import matplotlib as mpl
 import polars as pl
 
 from experiments.analysis import figures
-from experiments.report.statistics import CAPACITY_QOE, QUANTITIES, SHARES, quantiles
+from experiments.report.statistics import GOOD_QOE, QUANTITIES, SHARES, quantiles
 
 # After experiments.analysis.figures, which chooses the back-end.
 import matplotlib.pyplot as plt  # isort: skip
@@ -97,61 +97,11 @@ def qoe_against_rate(table: pl.DataFrame, look: Mapping[str, Look]) -> Figure:
                 )
             panel.set_title(definition, loc="left")
             panel.set_xlabel("request rate in 1/s")
-        panels[0].axhline(CAPACITY_QOE, color="0.6", linewidth=0.8, linestyle=":")
+        panels[0].axhline(GOOD_QOE, color="0.6", linewidth=0.8, linestyle=":")
         panels[0].set_ylabel("mean QoE, 95 % interval")
         panels[0].set_ylim(0, 1.03)
         _legend(figure, panels[0])
     return figure
-
-
-def capacity_bars(table: pl.DataFrame, look: Mapping[str, Look]) -> Figure:
-    """
-    The capacity of every arm; limits are hatched.
-
-    Parameters
-    ----------
-    table
-        Of ``report_statistics.capacities``, one setting.
-    look
-        Arm -> how it is drawn.
-    """
-    arms = [arm for arm in look if arm in set(table["arm"])]
-    with mpl.rc_context({**_STYLE, "axes.grid": False}):
-        height = 0.9 + 0.32 * len(arms)
-        figure, axes = plt.subplots(figsize=(5.2, height), layout="constrained")
-        for k, arm in enumerate(arms):
-            row = table.row(by_predicate=pl.col("arm") == arm, named=True)
-            limit = row["kind"] != "interpolated"
-            axes.barh(
-                k,
-                row["capacity"],
-                xerr=row["ci95"],
-                color="white" if limit else look[arm].colour,
-                edgecolor=look[arm].colour,
-                hatch="///" if limit else None,
-                capsize=2,
-            )
-            room = row["capacity"] + (row["ci95"] or 0.0)
-            axes.annotate(
-                capacity_text(row),
-                (room, k),
-                xytext=(4, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8,
-            )
-        axes.set_yticks(range(len(arms)), arms)
-        axes.invert_yaxis()
-        axes.margins(x=0.25)
-        axes.set_xlabel(f"highest rate in 1/s with mean area QoE >= {CAPACITY_QOE}, interpolated")
-    return figure
-
-
-def capacity_text(row: Mapping[str, Any]) -> str:
-    """A capacity in a few characters: ``>= 6.4``, ``< 3.2`` or ``4.06 (1.5x)``."""
-    sign = {"at least": ">= ", "below": "< ", "interpolated": ""}[row["kind"]]
-    ratio = f" ({row['ratio']:.2f}x)" if row["ratio"] is not None else ""
-    return f"{sign}{row['capacity']:.2f}{ratio}"
 
 
 def distributions(rows: Mapping[str, pl.DataFrame], look: Mapping[str, Look]) -> Figure:

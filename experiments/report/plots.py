@@ -9,8 +9,7 @@ import polars as pl
 from plotly.subplots import make_subplots
 
 from experiments.analysis.figures import gap_points
-from experiments.report.figures import capacity_text
-from experiments.report.statistics import CAPACITY_QOE, QUANTITIES, SHARES, quantiles
+from experiments.report.statistics import GOOD_QOE, QUANTITIES, SHARES, quantiles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,55 +60,10 @@ def qoe_against_rate(table: pl.DataFrame, look: Mapping[str, Look]) -> go.Figure
             )
             figure.add_trace(trace, row=1, col=column)
         figure.update_xaxes(title_text="request rate in 1/s", row=1, col=column)
-    figure.add_hline(CAPACITY_QOE, line={"color": "#888", "dash": "dot", "width": 1}, row=1, col=1)
+    figure.add_hline(GOOD_QOE, line={"color": "#888", "dash": "dot", "width": 1}, row=1, col=1)
     figure.update_yaxes(title_text="mean QoE, 95 % interval", row=1, col=1)
     figure.update_yaxes(range=[0, 1.03])
     return _finished(figure, 400)
-
-
-def capacity_bars(table: pl.DataFrame, look: Mapping[str, Look]) -> go.Figure:
-    """As ``report_figures.capacity_bars``."""
-    figure = go.Figure()
-    arms = [arm for arm in look if arm in set(table["arm"])]
-    for arm in arms:
-        row = table.row(by_predicate=pl.col("arm") == arm, named=True)
-        limit = row["kind"] != "interpolated"
-        figure.add_trace(
-            go.Bar(
-                x=[row["capacity"]],
-                y=[arm],
-                orientation="h",
-                name=arm,
-                meta={"arm": arm},
-                error_x={"array": [row["ci95"] or 0.0], "thickness": 1, "visible": not limit},
-                marker={
-                    "color": look[arm].colour,
-                    "line": {"color": look[arm].colour, "width": 1},
-                    "pattern": {"shape": "/" if limit else "", "fillmode": "replace"},
-                },
-                hovertemplate=f"{row['kind']} %{{x:.3f}}/s",
-                showlegend=False,
-            )
-        )
-        figure.add_trace(
-            go.Scatter(
-                x=[row["capacity"] + (row["ci95"] or 0.0)],
-                y=[arm],
-                mode="text",
-                text=[f" {capacity_text(row)}"],
-                textposition="middle right",
-                meta={"arm": arm},
-                hoverinfo="skip",
-                showlegend=False,
-            )
-        )
-    figure.update_yaxes(autorange="reversed", type="category")
-    figure.update_xaxes(
-        title_text=f"highest rate in 1/s with mean area QoE >= {CAPACITY_QOE}, interpolated",
-        # Room for the text beside the longest bar.
-        range=[0, 1.2 * float(table["capacity"].to_numpy().max())],
-    )
-    return _finished(figure, 130 + 36 * len(arms))
 
 
 def distributions(rows: Mapping[str, pl.DataFrame], look: Mapping[str, Look]) -> go.Figure:

@@ -10,7 +10,7 @@ import polars as pl
 from experiments.analysis.figures import draw_gap_against_time
 from experiments.report import figures, plots
 from experiments.report.series import occupancy, reading, together
-from experiments.report.statistics import CAPACITY_QOE
+from experiments.report.statistics import GOOD_QOE
 from experiments.runs.files import TIMELINE, TOKENS
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ class Facts:
     ----------
     results
         What was read.
-    comparison, capacities
-        Of ``report_statistics``.
+    comparison
+        Of :func:`experiments.report.statistics.compare`.
     look, solver_look
         How arms and solvers are drawn.
     baseline
@@ -88,7 +88,6 @@ class Facts:
 
     results: Results
     comparison: pl.DataFrame
-    capacities: pl.DataFrame
     look: Mapping[str, Look]
     solver_look: Mapping[str, Look]
     baseline: str | None
@@ -108,7 +107,6 @@ def sections(facts: Facts) -> tuple[list[Section], list[str]]:
     missing: list[str] = []
     for make, how in (
         (_rates, "QoE against rate: needs runs at two rates or more, workload.rate=3.2,4.8."),
-        (_capacity, "Capacity: needs runs at two rates or more, workload.rate=3.2,4.8."),
         (_distributions, "Distributions: need runs of simulate, hindsight or bench."),
         (_one_request, "Timeline of one request: run simulate with tokens=true."),
         (_occupancy, "Batch and KV cache over time: run simulate with timeline=true."),
@@ -140,28 +138,6 @@ def _rates(facts: Facts) -> Section | None:
     return _section("qoe_against_rate", "QoE against rate", text, views)
 
 
-def _capacity(facts: Facts) -> Section | None:
-    views = []
-    for setting in _settings(facts):
-        table = facts.capacities.filter(pl.col("setting") == setting)
-        if table.height:
-            views.append(
-                _view(
-                    setting,
-                    figures.capacity_bars,
-                    plots.capacity_bars,
-                    table,
-                    facts.look,
-                )
-            )
-    text = (
-        f"The highest rate with a mean area QoE of at least {CAPACITY_QOE}, interpolated linearly "
-        "between the rates that were run, so as coarse as these are; not a search. Hatched bars "
-        "are limits, since the rates that were run reach no further. Intervals are over seeds."
-    )
-    return _section("capacity", "Capacity", text, views)
-
-
 def _distributions(facts: Facts) -> Section | None:
     views = []
     for (setting, rate), cells in _places(facts.results.cells).items():
@@ -181,7 +157,7 @@ def _distributions(facts: Facts) -> Section | None:
         )
     text = (
         "Share of requests with a value of at most x, over all seeds. Print shows the lowest rate "
-        f"at which the baseline's mean area QoE is below {CAPACITY_QOE}."
+        f"at which the baseline's mean area QoE is below {GOOD_QOE}."
     )
     return _section("distributions", "QoE, TTFT and speed of delivery", text, views)
 
@@ -304,7 +280,7 @@ def _overloaded(facts: Facts, setting: str) -> float | None:
     table = facts.comparison.filter(
         pl.col("setting") == setting, pl.col("metric") == "qoe_area_mean"
     )
-    base = table.filter(pl.col("arm") == facts.baseline, pl.col("mean") < CAPACITY_QOE)
+    base = table.filter(pl.col("arm") == facts.baseline, pl.col("mean") < GOOD_QOE)
     rates = base["rate"].drop_nulls()
     found = rates.min() if rates.len() else table["rate"].max()
     return None if found is None else float(found)  # type: ignore[arg-type]

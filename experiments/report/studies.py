@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from experiments.analysis.intervals import interval
 from experiments.analysis.statistics import DIFFERENCE, MEAN, against, over_seeds
-from experiments.report.tables import SHOWN, interval
+from experiments.report.tables import SHOWN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

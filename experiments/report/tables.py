@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from experiments.report.figures import capacity_text
+from experiments.analysis.intervals import POINTS, interval
 from experiments.report.statistics import compare
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 #: What tables of means show: metric -> heading, decimals.
 SHOWN = {
@@ -25,7 +25,6 @@ SHOWN = {
 }
 #: What differences are shown of, in points (0.01 QoE).
 _COMPARED = {"qoe_area_mean": "area", "qoe_delay_mean": "delay", "qoe_window_mean": "window"}
-_POINTS = 100
 #: Below this p, corrected for the number of comparisons, a difference is called significant.
 SIGNIFICANT = 0.05
 
@@ -71,31 +70,11 @@ def differences(comparison: pl.DataFrame, setting: str, baseline: str) -> pl.Dat
         for metric, heading in _COMPARED.items():
             row = metrics[metric]
             difference, half = row["difference"], row["difference_ci95"]
-            line[f"{heading}, points"] = (
-                "-"
-                if difference is None
-                else interval(_POINTS * difference, half and _POINTS * half, 2, sign="+")
-            )
+            points = difference and POINTS * difference
+            line[f"{heading}, points"] = interval(points, half and POINTS * half, 2, sign="+")
             line[f"p {heading}"] = significance(row["p_holm"])
         lines.append(line)
     return _without_empty_rate(pl.DataFrame(lines))
-
-
-def capacities(table: pl.DataFrame, setting: str, arms: Sequence[str]) -> pl.DataFrame:
-    """A row per arm: its capacity, and the ratio to the baseline's."""
-    found = {row["arm"]: row for row in table.iter_rows(named=True) if row["setting"] == setting}
-    return pl.DataFrame(
-        [
-            {
-                "policy": arm,
-                "capacity 1/s": capacity_text({**found[arm], "ratio": None}),
-                "+-": "-" if found[arm]["ci95"] is None else f"{found[arm]['ci95']:.2f}",
-                "ratio": "-" if found[arm]["ratio"] is None else f"{found[arm]['ratio']:.2f}",
-            }
-            for arm in arms
-            if arm in found
-        ]
-    )
 
 
 def compare_solvers(answers: pl.DataFrame, baseline: str) -> pl.DataFrame:
@@ -142,17 +121,14 @@ def solvers(comparison: pl.DataFrame, answers: pl.DataFrame, baseline: str) -> p
     gaps = comparison.filter(pl.col("metric") == "gap_percent").rename({"arm": "solver"})
     lines = []
     for row in gaps.join(shares, on=["source", "solver"]).iter_rows(named=True):
-        known = row["difference"] is not None
         lines.append(
             {
                 "source": row["source"],
                 "solver": row["solver"],
                 "instances": row["n"],
                 "gap %": interval(row["mean"], row["ci95"], 4),
-                f"less {baseline}'s": (
-                    interval(row["difference"], row["difference_ci95"], 4, sign="+")
-                    if known
-                    else "-"
+                f"less {baseline}'s": interval(
+                    row["difference"], row["difference_ci95"], 4, sign="+"
                 ),
                 "p": significance(row["p_holm"]),
                 "median ms": None if row["ms"] is None else round(row["ms"], 3),
@@ -162,14 +138,6 @@ def solvers(comparison: pl.DataFrame, answers: pl.DataFrame, baseline: str) -> p
         )
     table = pl.DataFrame(lines, infer_schema_length=None)
     return table.sort("source", "mean", "median ms", nulls_last=True).drop("mean")
-
-
-def interval(mean: float | None, half: float | None, decimals: int, sign: str = "") -> str:
-    """``0.912 +- 0.004``; the mean alone if there is no interval."""
-    if mean is None:
-        return "-"
-    text = f"{mean:{sign}.{decimals}f}"
-    return text if half is None else f"{text} +- {half:.{decimals}f}"
 
 
 def significance(p: float | None) -> str:
@@ -185,16 +153,12 @@ def html(table: pl.DataFrame) -> str:
     first = table.row(0) if table.height else [""] * table.width
     head = "".join(
         f'<th class="n">{escape(name)}</th>' if _numeric(value) else f"<th>{escape(name)}</th>"
-        for name, value in zip(_headings(table), first, strict=True)
+        for name, value in zip(table.columns, first, strict=True)
     )
     body = "\n".join(
         "<tr>" + "".join(_html_cell(value) for value in row) + "</tr>" for row in table.iter_rows()
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>"
-
-
-def _headings(table: pl.DataFrame) -> list[str]:
-    return ["±" if name == "+-" else name for name in table.columns]
 
 
 def _numeric(value: Any) -> bool:
@@ -203,7 +167,7 @@ def _numeric(value: Any) -> bool:
 
 
 def _html_cell(value: Any) -> str:
-    shown = escape("-" if value is None else str(value).replace(" +- ", " ± "))
+    shown = escape("-" if value is None else str(value))
     return f'<td class="n">{shown}</td>' if _numeric(value) else f"<td>{shown}</td>"
 
 

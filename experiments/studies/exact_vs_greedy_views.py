@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 
 from experiments.analysis.figures import COLOURS, MARKERS, STYLE, save
+from experiments.analysis.intervals import in_points, interval
 from experiments.analysis.markdown import markdown
 from experiments.analysis.statistics import DIFFERENCE, against, over_seeds
-from experiments.analysis.tables import in_points, number
 from experiments.studies import figures
 from experiments.studies.exact_vs_greedy import EXACT, GREEDY, Regime, regime_of
 
@@ -61,7 +61,7 @@ def regime_map(
                 cells[load] = "-"
                 if line is not None:
                     numbers[i, j] = line["mean"]
-                    cells[load] = number(line["mean"], line["half_width"], 2)
+                    cells[load] = interval(line["mean"], line["half_width"], 2)
             lines.append({"engine": engine, "dt s": dt_s, "KV tokens": capacity, **cells})
         maps.append((f"{engine}, dt {dt_s:g} s", numbers))
     path, link = page.figure(f"{metric}_{'difference' if difference else 'map'}")
@@ -93,14 +93,14 @@ def break_even(page: Page, *, metric: str, title: str, note: str = "") -> str:
         [metric],
     )
     both = {
-        (line["variant"], line["at"]): number(line["mean"], line["half_width"], 2)
+        (line["variant"], line["at"]): interval(line["mean"], line["half_width"], 2)
         for line in in_points(measured).iter_rows(named=True)
     }
     lines = []
     for (variant, at), points in charged.items():
         regime = regime_of(variant)
         times = {
-            f"{1000 * seconds:g} ms" if seconds else "free": number(mean, half, 2)
+            f"{1000 * seconds:g} ms" if seconds else "free": interval(mean, half, 2)
             for seconds, mean, half in points
         }
         lines.append(

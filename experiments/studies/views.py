@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from experiments.analysis.intervals import in_points
 from experiments.analysis.markdown import markdown
 from experiments.analysis.statistics import DIFFERENCE, RATIO, against, axis, over_seeds
-from experiments.analysis.tables import in_points, readable, wide
+from experiments.analysis.tables import readable, wide
 from experiments.studies import exact_vs_greedy_views, figures
 
 if TYPE_CHECKING:

@@ -43,7 +43,7 @@ def test_a_study_is_tabulated_and_compared(study, tmp_path):
     text = report([study], tmp_path / "out")
     assert "Study: kv_12k" in text
     assert "Difference to fcfs: kv_12k" in text
-    assert "+0.200 +- 0.000" in text
+    assert "+0.200 ± 0.000" in text
     assert "capacity (area) 1/s" in text
     numbers = pl.read_csv(tmp_path / "out" / "studies.csv")
     assert set(numbers["metric"]) == {"qoe_window_mean", "capacity_area", "quantile_tds"}
