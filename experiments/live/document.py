@@ -7,8 +7,6 @@ made on different days, by different commits: each says which.
 
 from __future__ import annotations
 
-import shutil
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +14,15 @@ import numpy as np
 import polars as pl
 
 from andes_opt.metrics import mean_ci, paired_difference
+from experiments.analysis import document
 from experiments.analysis.intervals import interval
 from experiments.analysis.markdown import markdown
 from experiments.analysis.statistics import with_baseline
 from experiments.live.document_header import COMMAND, header, several_seeds
 from experiments.live.figures import draw
-from experiments.runs.files import write_atomically, write_text
+from experiments.runs.files import write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from omegaconf import DictConfig
 
     from experiments.live.document_header import Facts
@@ -121,27 +118,19 @@ def write(results: pl.DataFrame, facts: Facts, folder: Path) -> str:
         The tables, for the terminal.
     """
     write_atomically(folder / "table.csv", results.write_csv)
-    homes = [(folder, "")]  # of documents, and how their figures are reached from there
-    if facts.study.docs is not None:
-        docs = Path(facts.study.docs)
-        homes.append((docs / "results", "../figures/"))
-        for place in (docs / "results", docs / "figures"):
-            place.mkdir(parents=True, exist_ok=True)
+    docs = facts.study.docs
     texts = []
     for part in results["part"].unique(maintain_order=True):
         rows = results.filter(pl.col("part") == part)
         name = f"{_NAME}_{part}"
         picture = folder / f"{name}.png"
         draw(rows, picture)
-        if facts.study.docs is not None:
-            write_atomically(docs / "figures" / picture.name, partial(shutil.copyfile, picture))
         sections = _sections(rows, part, facts)
         texts += sections
-        whole = [*header(rows, part, facts), *sections]
-        for place, figures in homes:
-            _write(place / f"{name}.md", [*whole, f"![{part}]({figures}{picture.name})"])
-    for place, _ in homes:
-        _write(place / f"{_NAME}.md", _index(facts.study, place))
+        whole = [header(rows, part, facts), *sections, document.picture(part, picture)]
+        document.publish(document.paragraphs(*whole), name, folder, docs, [picture])
+    for place in [folder] if docs is None else [folder, Path(docs) / "results"]:
+        document.write(_index(facts.study, place), place / f"{_NAME}.md")
     return "\n\n".join(texts)
 
 
@@ -173,18 +162,18 @@ def _interval_words(table: pl.DataFrame, half_width: float) -> str:
     return _ONE_PAIR_WORDS
 
 
-def _index(study: DictConfig, folder: Path) -> list[str]:
+def _index(study: DictConfig, folder: Path) -> str:
     """The page that leads to the parts whose documents lie in a folder."""
     lines = []
     for part, options in study.parts.items():
         if (folder / f"{_NAME}_{part}.md").exists():
             title = options.get("title", part)
-            lines.append(f"- [{part}]({_NAME}_{part}.md): {title}; engine {options.engine}")
-    return [
+            lines.append(f"[{part}]({_NAME}_{part}.md): {title}; engine {options.engine}")
+    return document.paragraphs(
         f"# {study.question}",
         f"Written by `{COMMAND}`; do not edit. `live_study.part=NAME` makes one part.",
-        "\n".join(lines),
-    ]
+        document.bullets(lines),
+    )
 
 
 def qoe_table(rows: pl.DataFrame) -> pl.DataFrame:
@@ -304,7 +293,3 @@ def paired(
 
 def _yes(true: bool) -> str:
     return "yes" if true else "no"
-
-
-def _write(path: Path, paragraphs: Sequence[str]) -> None:
-    write_text(path, "\n\n".join(paragraphs) + "\n")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.analysis import document
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -80,7 +82,7 @@ def several_seeds(rows: pl.DataFrame) -> bool:
     return bool((rows.group_by("arm", "load").len()["len"] > 1).any())
 
 
-def header(rows: pl.DataFrame, part: str, facts: Facts) -> list[str]:
+def header(rows: pl.DataFrame, part: str, facts: Facts) -> str:
     """
     Title, command and facts of a part's document.
 
@@ -96,18 +98,12 @@ def header(rows: pl.DataFrame, part: str, facts: Facts) -> list[str]:
     options = facts.study.parts[part]
     title = options.get("title", part)
     command = f"{COMMAND} {facts.words}".strip()
-    return [
-        f"# {facts.study.question}: {title}",
-        f"Written by `{command}`; do not edit. Run it again to go on after an interruption.",
-        "\n".join(
-            f"- {line}"
-            for line in (
-                *_what_was_run(rows, options, facts.floods[part]),
-                *_where_it_ran(rows, facts.environment),
-                *_reservations(rows, part, facts),
-            )
-        ),
-    ]
+    facts_said = (
+        *_what_was_run(rows, options, facts.floods[part]),
+        *_where_it_ran(rows, facts.environment),
+        *_reservations(rows, part, facts),
+    )
+    return document.how_made(f"{facts.study.question}: {title}", command, facts_said)
 
 
 def _what_was_run(rows: pl.DataFrame, options: DictConfig, floods: Sequence[float]) -> list[str]:
@@ -183,7 +179,7 @@ def _reservations(rows: pl.DataFrame, part: str, facts: Facts) -> list[str]:
             "makes the intervals a little too narrow."
         )
     if facts.study.tiny:
-        lines.append("**Tiny form: no result, only a look at the form of one.**")
+        lines.append(document.TINY)
     return lines
 
 

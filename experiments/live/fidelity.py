@@ -23,6 +23,7 @@ from andes_opt.metrics import summarise
 from andes_opt.policy import Paced
 from engine_adapter.controller import FAST_PLAN_EVERY, FAST_PLAN_S
 from engine_adapter.settings import KEY, read_settings
+from experiments.analysis import document
 from experiments.analysis.markdown import markdown
 from experiments.configuration.compose import build
 from experiments.configuration.errors import RunRefused, RunsFailed, UsageError
@@ -33,7 +34,7 @@ from experiments.live.run import request_rate
 from experiments.live.run_store import Lab
 from experiments.live.study import planned
 from experiments.runs.environment import commit_words
-from experiments.runs.files import ROWS, printable, write_atomically, write_text
+from experiments.runs.files import ROWS, printable, write_atomically
 from experiments.runs.records import read_environment, recorded_run
 from experiments.runs.simulation import run_simulation
 
@@ -268,10 +269,7 @@ def run(config: DictConfig) -> dict[str, float]:
         text = _document(
             table, fit, shares, pauses_s, saturated, record.environment, sorted(made_by), lab
         )
-        write_text(folder / "live_fidelity.md", text)
-        if settings.docs is not None:
-            (Path(settings.docs) / "results").mkdir(parents=True, exist_ok=True)
-            write_text(Path(settings.docs) / "results" / "live_fidelity.md", text)
+        document.publish(text, "live_fidelity", folder, settings.docs)
         print(text)
         rows = pl.concat([pl.read_parquet(path / ROWS) for path in folders], how="diagonal")
         summary = {
@@ -353,8 +351,7 @@ def _document(
         f"mean over loads and seeds: the share of a resumed request's context that the prefix "
         f"cache still had, {listed}; and the pause between two plans that `planning_share_limit` "
         f"makes, {waits}.",
-        f"- Processor: {environment['cpu']}, {environment['cores_usable']} cores usable; load "
-        f"average at the start {environment['load']}.",
+        f"- {document.processor(environment)}; load average at the start {environment['load']}.",
         f"- Commit of the live runs: {'; '.join(commits)}. Simulated by "
         f"{commit_words(environment)}, {environment['started']}.",
     ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from experiments.analysis.document import bullets, paragraphs, section, write
 from experiments.analysis.markdown import markdown
 from experiments.configuration.errors import UsageError, not_understood
 from experiments.report import studies
@@ -109,7 +110,7 @@ def report(
     drawn = _draw(made, output / "figures")
     sentences = _sentences(results, base, base_solver)
     text = _markdown_report(folders, sentences, tables, drawn, missing)
-    write_text(output / "report.md", text)
+    write(text, output / "report.md")
     opening = _opening(folders, sentences, tables, missing)
     html = page("andes-opt report", opening, look, made)
     write_text(output / "report.html", html)
@@ -162,12 +163,12 @@ def _policy_tables(comparison: pl.DataFrame, baseline: str) -> dict[str, pl.Data
 def _draw(made: Sequence[Section], folder: Path) -> list[tuple[str, str]]:
     """Draw what is printed, as PNG and PDF; titles and names of the PNG files."""
     drawn = []
-    for section in made:
-        views = [view for view in section.views if view.printed]
+    for each in made:
+        views = [view for view in each.views if view.printed]
         for k, view in enumerate(views, start=1):
-            stem = section.key if len(views) == 1 else f"{section.key}_{k}"
+            stem = each.key if len(views) == 1 else f"{each.key}_{k}"
             save_for_print(view.draw(), folder / stem)
-            title = f"{section.title}: {view.label}" if view.label else section.title
+            title = f"{each.title}: {view.label}" if view.label else each.title
             drawn.append((title, f"{stem}.png"))
     return drawn
 
@@ -222,15 +223,14 @@ def _markdown_report(
     drawn: Sequence[tuple[str, str]],
     missing: Sequence[str],
 ) -> str:
-    parts = ["# andes-opt report", f"`{_command(folders)}`"]
-    parts += [f"- {sentence}" for sentence in sentences]
-    for name, table in tables.items():
-        parts += [f"## {name}", markdown(table, {})]
-    for title, name in drawn:
-        parts += [f"## {title}", f"![{title}](figures/{name})"]
-    if missing:
-        parts += ["## Left out for want of data", *(f"- {sentence}" for sentence in missing)]
-    return "\n\n".join(parts) + "\n"
+    return paragraphs(
+        "# andes-opt report",
+        f"`{_command(folders)}`",
+        bullets(sentences),
+        *(section(name, markdown(table, {})) for name, table in tables.items()),
+        *(section(title, f"![{title}](figures/{name})") for title, name in drawn),
+        section("Left out for want of data", bullets(missing)) if missing else "",
+    )
 
 
 def _opening(

@@ -102,6 +102,7 @@ QUALITY_COLUMNS = {
 
 #: What the portfolio's rows have beside those of ``QUALITY_COLUMNS``.
 PORTFOLIO_COLUMNS = {
+    "kind": Column(pl.String, "", "family, load (steps of a simulation) or one batch size"),
     "core": Column(pl.Boolean, "", "one of the instances that every solver is asked"),
     "backend_s": Column(pl.Float64, "s", "solve_s without our own bounds on batch sizes"),
     "load": Column(pl.Float64, "", "the machine's load over the last minute, before the call"),

@@ -34,7 +34,7 @@ def code_state() -> str:
     return state_of(modules_of("andes_opt", "solvers"))
 
 
-class Cells:
+class AnswerStore:
     """
     Answers by (source, instance, solver), each written to a file before it counts.
 

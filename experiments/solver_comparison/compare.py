@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from andes_opt.instance import Instance
     from andes_opt.solver import Solver
-    from experiments.solver_comparison.instances import Named
+    from experiments.solver_comparison.instances import NamedInstance
 
 
 #: Decimals of the solver table.
@@ -41,7 +41,7 @@ _MOST_COMPILING_CALLS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class TimedAnswer:
     """A solver's plan for one instance (None if it refused), and what the call took."""
 
     solver: str
@@ -85,7 +85,7 @@ def build_solvers(
 
 
 def compare(
-    problems: Sequence[Named],
+    problems: Sequence[NamedInstance],
     solvers: Mapping[str, Solver],
     *,
     time_limit_s: float | None,
@@ -139,7 +139,7 @@ def compare(
 
 def ask(
     name: str, solver: Solver, instance: Instance, time_limit_s: float | None, repeats: int
-) -> Answer:
+) -> TimedAnswer:
     """
     Time a solver on one instance, and verify its plan.
 
@@ -160,7 +160,7 @@ def ask(
                 plan = solver.solve(instance, time_limit_s=time_limit_s)
         except ValueError as error:
             # A documented limit, brute force beyond n = 20 say: part of the comparison.
-            return Answer(name, None, math.nan, math.nan, str(error))
+            return TimedAnswer(name, None, math.nan, math.nan, str(error))
         if jit.value > 0 and compiling_calls < _MOST_COMPILING_CALLS:
             compiling_calls += 1
             continue
@@ -168,7 +168,7 @@ def ask(
         cpu.append(_cpu_s() - cpu_before)
     assert plan is not None
     verify(instance, plan)
-    return Answer(name, plan, statistics.median(wall), statistics.median(cpu))
+    return TimedAnswer(name, plan, statistics.median(wall), statistics.median(cpu))
 
 
 def _cpu_s() -> float:
@@ -201,8 +201,8 @@ def is_certified(plan: Plan) -> bool:
 
 
 def row_of(
-    problem: Named,
-    answer: Answer,
+    problem: NamedInstance,
+    answer: TimedAnswer,
     reference: float,
     reference_certified: bool,
     time_limit_s: float | None,

@@ -32,7 +32,7 @@ class NothingSolved(UsageError):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Named:
+class NamedInstance:
     """An instance, where it comes from, and its name there."""
 
     source: str
@@ -40,7 +40,7 @@ class Named:
     instance: Instance
 
 
-class Recorder:
+class InstanceRecorder:
     """
     A solver that hands on to another one and keeps a sample of the instances it saw.
 
@@ -92,7 +92,7 @@ class Recorder:
         return [self._kept[k * count // self._wanted] for k in range(self._wanted)]
 
 
-def captured(config: DictConfig, wanted: int) -> list[Named]:
+def captured(config: DictConfig, wanted: int) -> list[NamedInstance]:
     """
     Instances that a policy solves while it serves the configured workload.
 
@@ -113,7 +113,7 @@ def captured(config: DictConfig, wanted: int) -> list[Named]:
     """
     if "solver" not in config.policy:
         raise UsageError("the policy uses no solver, so there is nothing to capture; try andes.")
-    recorder = Recorder(build(config, "solver"), wanted)
+    recorder = InstanceRecorder(build(config, "solver"), wanted)
     policy = instantiate(config.policy, solver=recorder)
     run_simulation(config, policy=policy, description="capturing")
     sample = recorder.sample()
@@ -121,10 +121,13 @@ def captured(config: DictConfig, wanted: int) -> list[Named]:
         raise NothingSolved(
             "nothing was solved: the engine was never under pressure; raise the rate."
         )
-    return [Named("captured", f"{CAPTURED}{number:06d}", instance) for number, instance in sample]
+    return [
+        NamedInstance("captured", f"{CAPTURED}{number:06d}", instance)
+        for number, instance in sample
+    ]
 
 
-def from_folder(folder: Path) -> list[Named]:
+def from_folder(folder: Path) -> list[NamedInstance]:
     """
     All .npz instances of a folder, by name.
 
@@ -140,10 +143,12 @@ def from_folder(folder: Path) -> list[Named]:
     paths = sorted(folder.glob("*.npz"))
     if not paths:
         raise UsageError(f"corpus={folder} holds no .npz file.")
-    return [Named("corpus", path.stem, Instance.load(path)) for path in paths]
+    return [NamedInstance("corpus", path.stem, Instance.load(path)) for path in paths]
 
 
-def generated(names: Sequence[str], sizes: Sequence[int], count: int, seed: int) -> list[Named]:
+def generated(
+    names: Sequence[str], sizes: Sequence[int], count: int, seed: int
+) -> list[NamedInstance]:
     """
     Instances of named families, ``count`` per family and size.
 
@@ -163,14 +168,14 @@ def generated(names: Sequence[str], sizes: Sequence[int], count: int, seed: int)
         if name not in families.FAMILIES:
             raise not_understood("families", name, families.FAMILIES)
     return [
-        Named(name, f"n{size}_seed{seed + k}", families.make(name, size, seed + k))
+        NamedInstance(name, f"n{size}_seed{seed + k}", families.make(name, size, seed + k))
         for name in names
         for size in sizes
         for k in range(count)
     ]
 
 
-def collect(config: DictConfig) -> list[Named]:
+def collect(config: DictConfig) -> list[NamedInstance]:
     """
     The instances that ``conf/quality.yaml`` asks for.
 
@@ -189,7 +194,7 @@ def collect(config: DictConfig) -> list[Named]:
     return captured(config, config.capture)
 
 
-def save(instances: Sequence[Named], folder: Path) -> list[Path]:
+def save(instances: Sequence[NamedInstance], folder: Path) -> list[Path]:
     """Write each instance to ``folder/NAME.npz``; the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []

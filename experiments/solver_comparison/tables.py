@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+
+from experiments.solver_comparison.groups import LOAD, ONE_BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from experiments.solver_comparison.profiles import Exponent
 
-#: What the source of instances with their batch size fixed ends with.
-ONE_BATCH = ", one B"
 #: A call that took this share of its limit and proved nothing has hit the limit.
 AT_THE_LIMIT = 0.9
 #: Wall-clock milliseconds of a call.
@@ -20,9 +21,14 @@ MS = 1000 * pl.col("wall_s")
 _CERTIFIED_PERCENT = (100 * pl.col("certified").mean()).alias("certified %")
 
 
-def is_captured() -> pl.Expr:
-    """Whether a row is of a simulated load rather than of a generated family."""
-    return pl.col("instance").str.starts_with("solve_")
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """A solver that is asked for no larger size of a source, and why."""
+
+    source: str
+    solver: str
+    size: int
+    reason: str
 
 
 def prepared(rows: pl.DataFrame) -> pl.DataFrame:
@@ -33,7 +39,9 @@ def prepared(rows: pl.DataFrame) -> pl.DataFrame:
 
 def long_table(rows: pl.DataFrame) -> pl.DataFrame:
     """Every source, size and solver: instances, certificates, gaps, times."""
-    sized = pl.when(is_captured()).then(None).otherwise(pl.col("requests")).alias("requests")
+    sized = (
+        pl.when(pl.col("kind") == LOAD).then(None).otherwise(pl.col("requests")).alias("requests")
+    )
     return (
         prepared(rows)
         .with_columns(sized)
@@ -127,7 +135,7 @@ def one_batch(rows: pl.DataFrame, family: str) -> pl.DataFrame:
     whole = rows.filter((pl.col("source") == family) & (pl.col("solver") == "exact")).select(
         "instance", pl.col("wall_s").alias("exact_s")
     )
-    alone = rows.filter(pl.col("source") == family + ONE_BATCH).join(whole, on="instance")
+    alone = rows.filter(pl.col("kind") == ONE_BATCH).join(whole, on="instance")
     return (
         alone.with_columns((pl.col("backend_s") / pl.col("exact_s")).alias("ratio"))
         .group_by("solver", maintain_order=True)
@@ -186,13 +194,11 @@ def exponent_table(found: Mapping[str, Exponent]) -> pl.DataFrame:
     return pl.DataFrame(lines)
 
 
-def stop_table(stops: Sequence[tuple[str, str, int, str]]) -> pl.DataFrame:
+def stop_table(stops: Sequence[Stop]) -> pl.DataFrame:
     """A line per solver and reason: after which size it stopped, by family."""
     merged: dict[tuple[str, str], list[str]] = {}
-    for source, solver, size, reason in stops:
-        limit = "limit hit on all instances"
-        why = reason if reason == limit else "refused: " + reason.split(";")[0].rstrip(".")
-        merged.setdefault((solver, why), []).append(f"{source} {size}")
+    for stop in stops:
+        merged.setdefault((stop.solver, stop.reason), []).append(f"{stop.source} {stop.size}")
     lines = [
         {"solver": solver, "stopped after": ", ".join(places), "reason": reason}
         for (solver, reason), places in sorted(merged.items())

@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
 
+from experiments.analysis.document import section
 from experiments.analysis.figures import COLOURS, MARKERS, STYLE, save
 from experiments.analysis.intervals import in_points, interval
 from experiments.analysis.markdown import markdown
@@ -44,14 +45,13 @@ def regime_map(
         table = over_seeds(free, [metric]).filter(pl.col("part") == "")
     table = table.filter(pl.col("arm") == EXACT)
     if table.is_empty():
-        return f"## {title}\n\nNothing was solved: no regime was ever under pressure."
+        return section(title, "Nothing was solved: no regime was ever under pressure.")
 
     found = {(regime_of(line["variant"]), line["at"]): line for line in table.iter_rows(named=True)}
     loads = table.sort("x")["at"].unique(maintain_order=True).to_list()
     kinds = list(dict.fromkeys((regime.engine, regime.dt_s) for regime, _ in found))
     tokens = sorted({regime.capacity_tokens for regime, _ in found})
-    maps, pieces = [], [f"## {title}", note] if note else [f"## {title}"]
-    lines = []
+    maps, lines = [], []
     for engine, dt_s in kinds:
         numbers = np.full((len(tokens), len(loads)), math.nan)
         for i, capacity in enumerate(tokens):
@@ -74,7 +74,7 @@ def regime_map(
         bar_label=f"{metric}, exact less greedy, points" if difference else metric,
         diverging=difference,
     )
-    return "\n\n".join([*pieces, link, markdown(pl.DataFrame(lines), {"dt s": 0})])
+    return section(title, note, link, markdown(pl.DataFrame(lines), {"dt s": 0}))
 
 
 def break_even(page: Page, *, metric: str, title: str, note: str = "") -> str:
@@ -115,11 +115,10 @@ def break_even(page: Page, *, metric: str, title: str, note: str = "") -> str:
             }
         )
     if not lines:
-        return f"## {title}\n\nNo regime has charged solves."
+        return section(title, "No regime has charged solves.")
     path, link = page.figure(f"{metric}_break_even")
     draw_break_even(charged, path, f"{metric}, exact less greedy, points")
-    pieces = [f"## {title}", note, link, markdown(pl.DataFrame(lines), {"dt s": 0})]
-    return "\n\n".join(piece for piece in pieces if piece)
+    return section(title, note, link, markdown(pl.DataFrame(lines), {"dt s": 0}))
 
 
 def break_even_s(points: Sequence[tuple[float, float]]) -> float:

@@ -314,7 +314,7 @@ def run(config: DictConfig, kinds: Mapping[str, Callable[[Lab], pl.DataFrame]]) 
         document.views_of(config)  # an hour later would be late to complain
         lab = Lab(shrunk(config), hydra_config)
         rows = kinds[config.study.kind](lab)
-        facts = document.Facts(
+        facts = document.StudyFacts(
             name=str(hydra_config.runtime.choices["experiment"]),
             command=study_command(hydra_config),
             environment=record.environment,
