@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -142,25 +142,35 @@ def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
     return corrected
 
 
-def as_rows(found: Iterable[tuple[Mapping[str, Any], Iterable[Sequence[Any]]]]) -> pl.DataFrame:
+class Measured(Protocol):
+    """A number, what it measures, and of which part of a run."""
+
+    @property
+    def metric(self) -> str: ...
+    @property
+    def part(self) -> str: ...
+    @property
+    def value(self) -> float | None: ...
+
+
+def as_rows(found: Iterable[tuple[Mapping[str, Any], Iterable[Measured]]]) -> pl.DataFrame:
     """
-    Numbers of cells as rows under the documented schema.
+    Measurements as rows under the documented schema.
 
     Parameters
     ----------
     found
-        Label and ``[metric, part, number]`` triples of each simulation.
+        Label and measurements of each simulation.
     """
-    names = [*RUN_COLUMNS, *STUDY_COLUMNS]
-    own = ("metric", "part", "number")
-    columns: dict[str, list[Any]] = {name: [] for name in names}
-    for label, numbers in found:
-        triples = list(numbers)
-        for name in names:
-            if name not in own:
-                columns[name] += [label.get(name)] * len(triples)
-        for k, name in enumerate(own):
-            columns[name] += [triple[k] for triple in triples]
+    own = {"metric": "metric", "part": "part", "number": "value"}
+    labels = [name for name in (*RUN_COLUMNS, *STUDY_COLUMNS) if name not in own]
+    columns: dict[str, list[Any]] = {name: [] for name in (*labels, *own)}
+    for label, measurements in found:
+        of_run = list(measurements)
+        for name in labels:
+            columns[name] += [label.get(name)] * len(of_run)
+        for name, attribute in own.items():
+            columns[name] += [getattr(one, attribute) for one in of_run]
     return frame(columns)
 
 

@@ -16,10 +16,10 @@ from experiments.analysis.intervals import in_points, interval
 from experiments.analysis.markdown import markdown
 from experiments.analysis.statistics import DIFFERENCE, against, over_seeds
 from experiments.studies import figures
-from experiments.studies.exact_vs_greedy import EXACT, GREEDY, Regime, regime_of
+from experiments.studies.exact_vs_greedy import EXACT, GREEDY, Regime, charged_arm, regimes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from experiments.studies.views import Page
@@ -47,7 +47,8 @@ def regime_map(
     if table.is_empty():
         return section(title, "Nothing was solved: no regime was ever under pressure.")
 
-    found = {(regime_of(line["variant"]), line["at"]): line for line in table.iter_rows(named=True)}
+    regimes = regimes_of(page.rows)
+    found = {(regimes[line["variant"]], line["at"]): line for line in table.iter_rows(named=True)}
     loads = table.sort("x")["at"].unique(maintain_order=True).to_list()
     kinds = list(dict.fromkeys((regime.engine, regime.dt_s) for regime, _ in found))
     tokens = sorted({regime.capacity_tokens for regime, _ in found})
@@ -87,8 +88,8 @@ def break_even(page: Page, *, metric: str, title: str, note: str = "") -> str:
     compared = in_points(against(page.rows, GREEDY, DIFFERENCE, [metric]))
     charged = _charged(page.rows, compared)
     measured = against(
-        page.rows.filter(pl.col("arm").str.ends_with("measured")),
-        f"{GREEDY}, measured",
+        page.rows.filter(pl.col("charged_solve_s").is_null()),
+        charged_arm(GREEDY, None),
         DIFFERENCE,
         [metric],
     )
@@ -96,9 +97,10 @@ def break_even(page: Page, *, metric: str, title: str, note: str = "") -> str:
         (line["variant"], line["at"]): interval(line["mean"], line["half_width"], 2)
         for line in in_points(measured).iter_rows(named=True)
     }
+    regimes = regimes_of(page.rows)
     lines = []
     for (variant, at), points in charged.items():
-        regime = regime_of(variant)
+        regime = regimes[variant]
         times = {
             f"{1000 * seconds:g} ms" if seconds else "free": interval(mean, half, 2)
             for seconds, mean, half in points
@@ -117,7 +119,7 @@ def break_even(page: Page, *, metric: str, title: str, note: str = "") -> str:
     if not lines:
         return section(title, "No regime has charged solves.")
     path, link = page.figure(f"{metric}_break_even")
-    draw_break_even(charged, path, f"{metric}, exact less greedy, points")
+    draw_break_even(charged, regimes, path, f"{metric}, exact less greedy, points")
     return section(title, note, link, markdown(pl.DataFrame(lines), {"dt s": 0}))
 
 
@@ -150,7 +152,9 @@ def in_words(seconds: float) -> str:
     return "beyond" if math.isinf(seconds) else f"{1000 * seconds:.2g} ms"
 
 
-def draw_break_even(charged: Curves, path: Path, y_label: str) -> None:
+def draw_break_even(
+    charged: Curves, regimes: Mapping[str, Regime], path: Path, y_label: str
+) -> None:
     """
     Difference against solve time, a panel per engine and a line per KV size and load.
 
@@ -158,12 +162,14 @@ def draw_break_even(charged: Curves, path: Path, y_label: str) -> None:
     ----------
     charged
         The curves.
+    regimes
+        Variant -> regime.
     path
         The PNG file to write.
     y_label
         What the difference is.
     """
-    engines = list(dict.fromkeys(regime_of(variant).engine for variant, _ in charged))
+    engines = list(dict.fromkeys(regimes[variant].engine for variant, _ in charged))
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             1,
@@ -175,7 +181,7 @@ def draw_break_even(charged: Curves, path: Path, y_label: str) -> None:
         )
         for panel, engine in zip(axes[0], engines, strict=True):
             shown = {
-                key: points for key, points in charged.items() if regime_of(key[0]).engine == engine
+                key: points for key, points in charged.items() if regimes[key[0]].engine == engine
             }
             for k, ((variant, at), points) in enumerate(shown.items()):
                 time_ms, mean, half = (np.array(column) for column in zip(*points, strict=True))
@@ -186,7 +192,7 @@ def draw_break_even(charged: Curves, path: Path, y_label: str) -> None:
                     color=COLOURS[k % len(COLOURS)],
                     marker=MARKERS[k % len(MARKERS)],
                     capsize=2,
-                    label=f"{regime_of(variant).capacity_tokens} KV tokens, {at}",
+                    label=f"{regimes[variant].capacity_tokens} KV tokens, {at}",
                 )
             panel.axhline(0, color="0.4", linewidth=0.8)
             panel.set_xscale("symlog", linthresh=1.0)

@@ -16,10 +16,11 @@ from experiments.cli import main
 from experiments.configuration.compose import CONF_DIR, build, first_comment, load
 from experiments.configuration.errors import UsageError
 from experiments.runs.columns import COLUMNS, RUN_COLUMNS, STUDY_COLUMNS
-from experiments.studies import measurements, study
+from experiments.studies import measurements
 from experiments.studies.exact_vs_greedy_views import break_even_s, in_words
+from experiments.studies.measurements import Measurement
+from experiments.studies.points import Point, StudyRunner
 from experiments.studies.settings import patched, settings_of
-from experiments.studies.study import Point
 from experiments.studies.views import VIEWS, Page
 
 STUDIES = sorted(
@@ -31,7 +32,10 @@ TINY = ("study.tiny=true", "hydra/launcher=basic")
 def rows_of(numbers, **label):
     """Rows of one metric: arm -> its numbers by seed; None where a seed is missing."""
     return as_rows(
-        ({"variant": "v", "arm": arm, "rate": 2.0, "seed": seed, **label}, [["m", "", value]])
+        (
+            {"variant": "v", "arm": arm, "rate": 2.0, "seed": seed, **label},
+            [Measurement("m", "", value)],
+        )
         for arm, values in numbers.items()
         for seed, value in enumerate(values)
         if value is not None
@@ -228,13 +232,13 @@ def test_a_tiny_form_leaves_the_real_document_alone(run, tmp_path):
 
 def test_loads_are_multiples_of_one_capacity_whatever_is_compared(run, monkeypatch):
     """Not of the capacity of the arm that is compared with (a bug once: the axis said FCFS's)."""
-    capacities, measured = study.Lab.capacities, set()
+    capacities, measured = StudyRunner.capacities, set()
 
     def watched(self, points):
         measured.update(point.arm for point in points)
         return capacities(self, points)
 
-    monkeypatch.setattr(study.Lab, "capacities", watched)
+    monkeypatch.setattr(StudyRunner, "capacities", watched)
     folder, _ = run("study paper_horizon", *TINY, "study.baseline=dt 5 s")
     assert measured == {"fcfs"}
     assert "- Load 1 is the capacity of fcfs" in (folder / "paper_horizon.md").read_text()
