@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
 
-from experiments.analysis.figures import COLOURS, MARKERS, STYLE, save
+from experiments.analysis.figures import COLOURS, MARKERS, STYLE, legend, save
 from experiments.analysis.statistics import means
 
 if TYPE_CHECKING:
@@ -62,8 +62,7 @@ def _lines(rows: pl.DataFrame, arms: Sequence[str]) -> Figure:
         panel.set_xlabel("load in multiples of the saturated token rate")
     panels[0].set_ylabel("mean QoE")
     panels[0].set_ylim(0, 1.03)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+    legend(figure, panels[0])
     return figure
 
 
@@ -94,8 +93,7 @@ def _dots(rows: pl.DataFrame, arms: Sequence[str]) -> Figure:
         panel.grid(visible=True, axis="y", alpha=0.3)
     panels[0, 0].set_yticks(range(len(arms)), arms)
     panels[0, 0].invert_yaxis()
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    legend(figure, panels[0, 0], columns=None)
     return figure
 
 

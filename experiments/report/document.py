@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from experiments.analysis.document import bullets, paragraphs, section, write
+from experiments.analysis.figures import looks
 from experiments.analysis.markdown import markdown
 from experiments.configuration.errors import UsageError, not_understood
 from experiments.report import studies
 from experiments.report import tables as shown
-from experiments.report.figures import looks, save_for_print
+from experiments.report.figures import save_for_print
 from experiments.report.page import page
 from experiments.report.reading import read
-from experiments.report.sections import Facts, sections
+from experiments.report.sections import SectionData, sections
 from experiments.report.series import together
 from experiments.report.statistics import compare, metrics_of
 from experiments.runs.environment import commit_words
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from experiments.report.reading import Cell, Results
+    from experiments.report.reading import Results, ServedRun
     from experiments.report.sections import Section
 
 #: What others are compared with unless somebody says otherwise.
@@ -66,18 +67,18 @@ def report(
     Raises
     ------
     FileNotFoundError, ValueError
-        As ``report_reading.read``.
+        As :func:`experiments.report.reading.read`.
     UsageError
         If nothing is named like the baseline, or the request has no timeline.
     """
     results = read(folders)
-    arms = sorted({cell.arm for cell in results.cells})
+    arms = sorted({run.arm for run in results.runs})
     solvers = sorted(set(results.answers["solver"])) if results.answers.height else []
     studied = list(studies.arms(results.measured))
     if baseline is not None and baseline not in arms + solvers + studied:
         raise not_understood("--baseline", baseline, arms + solvers + studied)
     if request is not None:
-        _check_request(results.cells, request)
+        _check_request(results.runs, request)
     base = _first_of(arms, baseline, USUAL_BASELINE)
     base_solver = _first_of(solvers, baseline, USUAL_SOLVER)
     look = looks(arms if base is None else [base, *(arm for arm in arms if arm != base)])
@@ -86,7 +87,7 @@ def report(
     tables: dict[str, pl.DataFrame] = {}
     comparison = pl.DataFrame()
     if base is not None:
-        metrics = metrics_of(results.cells).sort("setting", "rate", "arm", "seed")
+        metrics = metrics_of(results.runs).sort("setting", "rate", "arm", "seed")
         names = [name for name in metrics.columns[4:] if metrics[name].null_count() < len(metrics)]
         ordered = metrics.sort(
             "setting", "rate", pl.col("arm").replace_strict({a: k for k, a in enumerate(look)})
@@ -105,8 +106,8 @@ def report(
         _write_csv(output, {"studies": of_studies})
         tables |= studies.tables(of_studies, base_study)
 
-    facts = Facts(results, comparison, look, looks(solvers), base, request)
-    made, missing = sections(facts)
+    data = SectionData(results, comparison, look, looks(solvers), base, request)
+    made, missing = sections(data)
     drawn = _draw(made, output / "figures")
     sentences = _sentences(results, base, base_solver)
     text = _markdown_report(folders, sentences, tables, drawn, missing)
@@ -118,7 +119,7 @@ def report(
     return "\n\n".join(["\n".join(sentences), *printed])
 
 
-def _check_request(cells: Sequence[Cell], request: int) -> None:
+def _check_request(runs: Sequence[ServedRun], request: int) -> None:
     """
     Refuse a request that has no timeline.
 
@@ -128,10 +129,10 @@ def _check_request(cells: Sequence[Cell], request: int) -> None:
         If no run holds it, or none delivered anything to it.
     """
     # Where runs recorded tokens only these are shown.
-    timelines = [cell for group in together(cells, TOKENS) for cell in group] or cells
+    timelines = [run for group in together(runs, TOKENS) for run in group] or runs
     if not timelines:
         raise UsageError(f"--request={request} not understood: no run has rows per request.")
-    rows = pl.concat([cell.rows.select("request", "first_token_s") for cell in timelines])
+    rows = pl.concat([run.rows.select("request", "first_token_s") for run in timelines])
     of_request = rows.filter(pl.col("request") == request)
     if of_request.is_empty():
         numbers = rows["request"].to_list()
@@ -178,22 +179,22 @@ def _write_csv(output: Path, tables: Mapping[str, pl.DataFrame]) -> None:
         write_atomically(output / f"{name}.csv", table.write_csv)
 
 
-def _paired_seeds(cells: Sequence[Cell], base: str) -> int:
+def _paired_seeds(runs: Sequence[ServedRun], base: str) -> int:
     """How many seeds some other arm has in common with the baseline at one setting and rate."""
-    at_base = {(cell.setting, cell.rate, cell.seed) for cell in cells if cell.arm == base}
-    others = {(cell.setting, cell.rate, cell.seed) for cell in cells if cell.arm != base}
+    at_base = {(run.setting, run.rate, run.seed) for run in runs if run.arm == base}
+    others = {(run.setting, run.rate, run.seed) for run in runs if run.arm != base}
     return len({seed for _, _, seed in at_base & others})
 
 
 def _sentences(results: Results, base: str | None, base_solver: str | None) -> list[str]:
-    seeds = {cell.seed for cell in results.cells}
+    seeds = {run.seed for run in results.runs}
     commits = {
         commit_words(environment) for environment in results.environments if environment.get("git")
     }
     count = len(results.environments)
     said = [f"{count} complete run{'s' if count != 1 else ''}."]
     if base is not None:
-        pairs = _paired_seeds(results.cells, base)
+        pairs = _paired_seeds(results.runs, base)
         words = f"{pairs} seed{'s' if pairs != 1 else ''}"
         said.append(f"Policies are compared with {base}, paired over {words}.")
         if len(seeds) < 2:

@@ -13,7 +13,7 @@ from plotly.offline import get_plotlyjs
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from experiments.report.figures import Look
+    from experiments.analysis.figures import Look
     from experiments.report.sections import Section
 
 _SVG_DASHES = {"-": "none", "--": "6 3", "-.": "6 2 2 2", ":": "2 2"}

@@ -8,13 +8,14 @@ import plotly.graph_objects as go
 import polars as pl
 from plotly.subplots import make_subplots
 
-from experiments.analysis.figures import gap_points
+from experiments.analysis.figures import GAP_FLOOR_PERCENT, gap_points
+from experiments.report.figures import lines_of
 from experiments.report.statistics import GOOD_QOE, QUANTITIES, SHARES, quantiles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from experiments.report.figures import Look
+    from experiments.analysis.figures import Look
     from experiments.report.series import Curve, Occupancy, Reading
 
 _MARKERS = {
@@ -31,24 +32,15 @@ _MARKERS = {
 }
 _DASHES = {"-": "solid", "--": "dash", "-.": "dashdot", ":": "dot"}
 
-#: Gaps below are drawn here: 0 has no logarithm.
-_GAP_FLOOR_PERCENT = 1e-5
-
 
 def qoe_against_rate(table: pl.DataFrame, look: Mapping[str, Look]) -> go.Figure:
-    """As ``report_figures.qoe_against_rate``."""
+    """As :func:`experiments.report.figures.qoe_against_rate`."""
     definitions = ("area", "delay", "window")
     figure = make_subplots(
         1, 3, shared_yaxes=True, subplot_titles=definitions, horizontal_spacing=0.03
     )
     for column, definition in enumerate(definitions, start=1):
-        of_metric = table.filter(
-            pl.col("metric") == f"qoe_{definition}_mean", pl.col("rate").is_not_null()
-        ).sort("rate")
-        for arm in look:
-            line = of_metric.filter(pl.col("arm") == arm)
-            if not line.height:
-                continue
+        for arm, line in lines_of(table, f"qoe_{definition}_mean", look):
             trace = go.Scatter(
                 x=line["rate"].to_list(),
                 y=line["mean"].to_list(),
@@ -67,7 +59,7 @@ def qoe_against_rate(table: pl.DataFrame, look: Mapping[str, Look]) -> go.Figure
 
 
 def distributions(rows: Mapping[str, pl.DataFrame], look: Mapping[str, Look]) -> go.Figure:
-    """As ``report_figures.distributions``."""
+    """As :func:`experiments.report.figures.distributions`."""
     titles = [f"{name} in {unit}" if unit else name for name, unit in QUANTITIES.values()]
     figure = make_subplots(
         2,
@@ -100,7 +92,7 @@ def distributions(rows: Mapping[str, pl.DataFrame], look: Mapping[str, Look]) ->
 
 
 def one_request(found: Reading, look: Mapping[str, Look]) -> go.Figure:
-    """As ``report_figures.one_request``, in one panel: delivered is dotted."""
+    """As :func:`experiments.report.figures.one_request`, in one panel: delivered is dotted."""
     figure = go.Figure()
     ideal = {"color": "black", "dash": "dash", "width": 1.5}
     figure.add_trace(
@@ -125,7 +117,7 @@ def one_request(found: Reading, look: Mapping[str, Look]) -> go.Figure:
 
 
 def occupancy(found: Occupancy, look: Mapping[str, Look]) -> go.Figure:
-    """As ``report_figures.occupancy``."""
+    """As :func:`experiments.report.figures.occupancy`."""
     titles = ("batch in requests", "waiting requests", "KV tokens")
     figure = make_subplots(3, 1, shared_xaxes=True, subplot_titles=titles, vertical_spacing=0.07)
     for row, curves in enumerate((found.batch, found.waiting, found.kv), start=1):
@@ -143,7 +135,7 @@ def occupancy(found: Occupancy, look: Mapping[str, Look]) -> go.Figure:
 
 
 def gap_against_time(answers: pl.DataFrame, look: Mapping[str, Look]) -> go.Figure:
-    """As ``figures.gap_against_time``; solvers are named beside their points."""
+    """As ``figures.gap_against_time`` of ``analysis``; solvers are named beside their points."""
     figure = go.Figure()
     for point in gap_points(answers).iter_rows(named=True):
         solver = point["solver"]
@@ -151,7 +143,7 @@ def gap_against_time(answers: pl.DataFrame, look: Mapping[str, Look]) -> go.Figu
         figure.add_trace(
             go.Scatter(
                 x=[point["ms"]],
-                y=[max(point["gap"], _GAP_FLOOR_PERCENT)],
+                y=[max(point["gap"], GAP_FLOOR_PERCENT)],
                 error_x={**spread, "arrayminus": [point["ms"] - point["low"]]},
                 customdata=[point["gap"]],
                 mode="markers",
@@ -172,7 +164,7 @@ def gap_against_time(answers: pl.DataFrame, look: Mapping[str, Look]) -> go.Figu
         tickvals=ticks,
         ticktext=[f"{tick:g}" for tick in ticks],
     )
-    title = f"mean gap in % ({_GAP_FLOOR_PERCENT:g}: none)"
+    title = f"mean gap in % ({GAP_FLOOR_PERCENT:g}: none)"
     figure.update_yaxes(title_text=title, type="log", dtick=1, exponentformat="power")
     return _finished(figure, 460)
 

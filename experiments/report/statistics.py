@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from experiments.report.reading import Cell
+    from experiments.report.reading import ServedRun
 
 #: Mean `area` QoE below which a rate is too high (Andes, arXiv 2404.16283, section 6).
 GOOD_QOE = 0.9
@@ -69,16 +69,16 @@ def request_arrays(rows: pl.DataFrame) -> RequestArrays:
     )
 
 
-def metrics_of(cells: Sequence[Cell]) -> pl.DataFrame:
+def metrics_of(runs: Sequence[ServedRun]) -> pl.DataFrame:
     """
-    A line per cell: ``setting``, ``rate``, ``arm``, ``seed``, and a column per metric.
+    A line per run: ``setting``, ``rate``, ``arm``, ``seed``, and a column per metric.
 
     What a run did not measure is null.
     """
     lines = []
-    for cell in cells:
-        place = {"setting": cell.setting, "rate": cell.rate, "arm": cell.arm, "seed": cell.seed}
-        lines.append({**place, **summarise(request_arrays(cell.rows))})
+    for run in runs:
+        place = {"setting": run.setting, "rate": run.rate, "arm": run.arm, "seed": run.seed}
+        lines.append({**place, **summarise(request_arrays(run.rows))})
     schema = {"setting": pl.String, "rate": pl.Float64, "arm": pl.String, "seed": pl.Int64}
     return pl.DataFrame(lines, schema_overrides=schema, infer_schema_length=None).fill_nan(None)
 

@@ -28,7 +28,7 @@ def statistics(rows: pl.DataFrame, baseline: str) -> pl.DataFrame:
     Parameters
     ----------
     rows
-        ``report_reading.Results.measured``.
+        ``Results.measured`` of :mod:`experiments.report.reading`.
     baseline
         The arm that the others are compared with.
     """

@@ -36,7 +36,7 @@ def levels(comparison: pl.DataFrame, setting: str) -> pl.DataFrame:
     Parameters
     ----------
     comparison
-        Of ``report_statistics.compare``.
+        Of :func:`experiments.report.statistics.compare`.
     setting
         The setting to show.
     """
@@ -84,14 +84,15 @@ def compare_solvers(answers: pl.DataFrame, baseline: str) -> pl.DataFrame:
     Parameters
     ----------
     answers
-        ``report_reading.Results.answers``.
+        ``Results.answers`` of :mod:`experiments.report.reading`.
     baseline
         The solver that the others are compared with.
 
     Returns
     -------
     polars.DataFrame
-        As ``report_statistics.compare`` gives it, for ``gap_percent`` and ``wall_ms``.
+        As :func:`experiments.report.statistics.compare` gives it, for ``gap_percent`` and
+        ``wall_ms``.
     """
     values = (
         answers.with_columns((1000 * pl.col("wall_s")).alias("wall_ms"))

@@ -12,7 +12,15 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from experiments.analysis.figures import COLOURS, MARKERS, STYLE, save
+from experiments.analysis.figures import (
+    COLOURS,
+    GAP_FLOOR_PERCENT,
+    MARKERS,
+    STYLE,
+    gap_point,
+    gap_points,
+    save,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,8 +30,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _CONFIDENCE = 0.95
-#: Gaps below are drawn there, since 0 has no logarithm.
-_GAP_FLOOR_PERCENT = 1e-5
 #: Fillable ones: hollow means that a limit was hit. The star is the certified solver's.
 _MARKERS = (*(marker for marker in MARKERS if marker != "*"), "p", "h", "d", "8", "H")
 _LINES = ("-", "--", ":", "-.")
@@ -285,8 +291,8 @@ def draw_gaps(rows: pl.DataFrame, family: str, panels: Sequence[int], path: Path
             drawn |= _gap_panel(panel, rows.filter(pl.col("requests") == size), styles)
             panel.set_xscale("log")
             panel.set_yscale("log")
-            panel.set_ylim(_GAP_FLOOR_PERCENT / 2, 200)
-            panel.axhspan(_GAP_FLOOR_PERCENT / 2, 2.0 * _GAP_FLOOR_PERCENT, color="0.92")
+            panel.set_ylim(GAP_FLOOR_PERCENT / 2, 200)
+            panel.axhspan(GAP_FLOOR_PERCENT / 2, 2.0 * GAP_FLOOR_PERCENT, color="0.92")
             count = rows.filter(pl.col("requests") == size).select("source", "instance").n_unique()
             panel.set_title(f"{family}, N = {size}, {count} instances", loc="left", fontsize=9)
             panel.set_xlabel("time of a call in ms (median, 10-90 %)")
@@ -299,29 +305,12 @@ def draw_gaps(rows: pl.DataFrame, family: str, panels: Sequence[int], path: Path
 def _gap_panel(
     panel: Axes, rows: pl.DataFrame, styles: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    milliseconds = 1000 * pl.col("wall_s")
-    points = (
-        rows.filter(pl.col("wall_s").is_not_null())
-        .group_by("solver")
-        .agg(
-            milliseconds.median().alias("ms"),
-            milliseconds.quantile(0.1).alias("low"),
-            milliseconds.quantile(0.9).alias("high"),
-            pl.col("gap_percent").mean().alias("gap"),
-        )
-        .sort("solver")
-    )
     drawn = {}
-    for point in points.iter_rows(named=True):
+    for point in gap_points(rows).sort("solver").iter_rows(named=True):
         style = styles[point["solver"]]
-        drawn[point["solver"]] = panel.errorbar(
-            point["ms"],
-            max(point["gap"], _GAP_FLOOR_PERCENT),
-            xerr=[[point["ms"] - point["low"]], [point["high"] - point["ms"]]],
-            fmt=style["marker"],
-            color=style["color"],
-            capsize=2,
-            elinewidth=0.8,
+        height = max(point["gap"], GAP_FLOOR_PERCENT)
+        drawn[point["solver"]] = gap_point(
+            panel, point, height, fmt=style["marker"], color=style["color"], elinewidth=0.8
         )
     return drawn
 

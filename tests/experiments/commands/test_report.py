@@ -8,8 +8,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from experiments.analysis.figures import looks
 from experiments.cli import main
-from experiments.report.figures import looks
 from tests.experiments.report.report_runs import write_answers, write_everything, write_run
 
 FIGURES = {

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from andes_opt.metrics import mean_ci, paired_difference
-from experiments.report.reading import Cell
+from experiments.report.reading import ServedRun
 from experiments.report.statistics import compare, metrics_of, quantiles
 from experiments.runs.columns import frame
 from tests.experiments.report.report_runs import requests
@@ -63,7 +63,9 @@ def test_without_the_baseline_there_are_no_differences():
 def test_metrics_of_rows_are_those_of_the_run():
     """Rows read back give the metrics that the run itself would have; what it lacks is null."""
     columns, _ = requests(0.5)
-    cell = Cell(Path(), "s", "fcfs", 1.0, 0, frame(columns | {"preemptions": [None] * 20}), True)
+    cell = ServedRun(
+        Path(), "s", "fcfs", 1.0, 0, frame(columns | {"preemptions": [None] * 20}), True
+    )
     line = metrics_of([cell]).row(0, named=True)
     assert line["qoe_window_mean"] == pytest.approx(np.mean(columns["qoe_window"]))
     assert line["ttft_p50_s"] == pytest.approx(np.median(columns["first_token_s"]))
