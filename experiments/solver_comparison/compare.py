@@ -17,9 +17,12 @@ from experiments.configuration.compose import build, load_choice
 from experiments.configuration.errors import UsageError
 from experiments.runs.columns import COLUMNS, QUALITY_COLUMNS, frame
 from experiments.runs.progress import bar, jit_seconds
+from experiments.solver_comparison.tables import numbers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from omegaconf import DictConfig
 
     from andes_opt.instance import Instance
     from andes_opt.solver import Solver
@@ -75,13 +78,15 @@ def build_solvers(
     for name in options:
         if name not in names:
             raise UsageError(f"options for {name} not understood: it is not among solvers.")
-    solvers = {}
-    for name in names:
-        node = load_choice("solver", name)
-        with open_dict(node):
-            node.update(options.get(name, {}))
-        solvers[name] = build(node)
-    return solvers
+    return {name: build(solver_node(name, options.get(name, {}))) for name in names}
+
+
+def solver_node(name: str, options: Mapping[str, Any]) -> DictConfig:
+    """Return a solver's node of ``conf/solver`` with some options changed."""
+    node = load_choice("solver", name)
+    with open_dict(node):
+        node.update(options)
+    return node
 
 
 def compare(
@@ -119,7 +124,8 @@ def compare(
     InvalidPlan
         If a solver's plan does not pass ``verify``.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
+    unproven: list[NamedInstance] = []  # by none of the solvers; the exact one is asked as well
     for solver in solvers.values():
         ask("", solver, problems[0].instance, time_limit_s, 1)
     with bar(len(problems) * len(solvers), "solving") as progress:
@@ -129,12 +135,16 @@ def compare(
             for name in names:
                 answers[name] = ask(name, solvers[name], problem.instance, time_limit_s, repeats)
                 progress.update()
-            reference, certified = _reference(problem.instance, answers.values(), time_limit_s)
-            rows += [
-                row_of(problem, answers[name], reference, certified, time_limit_s)
-                for name in solvers
-            ]
-    return rows
+            found = [row_of(problem, answers[name], time_limit_s) for name in solvers]
+            rows += found
+            if not any(row["certified"] for row in found):
+                unproven.append(problem)
+    exact = build(load_choice("solver", "exact"))
+    beside = [
+        row_of(problem, ask("exact", exact, problem.instance, time_limit_s, 1), time_limit_s)
+        for problem in unproven
+    ]
+    return with_references(rows, beside)
 
 
 def ask(
@@ -177,23 +187,6 @@ def _cpu_s() -> float:
     return time.process_time() + times.children_user + times.children_system
 
 
-def _reference(instance: Instance, answers: Any, time_limit_s: float | None) -> tuple[float, bool]:
-    """
-    What values are compared with: the certified optimum, else the best proven bound.
-
-    If none of the answers is certified, the exact solver is asked as well.
-    """
-    plans = [answer.plan for answer in answers if answer.plan is not None]
-    if not any(is_certified(plan) for plan in plans):
-        plan = build(load_choice("solver", "exact")).solve(instance, time_limit_s=time_limit_s)
-        verify(instance, plan)
-        plans.append(plan)
-    optima = [plan.value for plan in plans if is_certified(plan)]
-    if optima:
-        return max(optima), True
-    return min(plan.bound for plan in plans), False
-
-
 def is_certified(plan: Plan) -> bool:
     """Whether a plan is proven optimal, or the absence of plans proven."""
     proven_absence = plan.status is Status.NO_SOLUTION and plan.bound == -math.inf
@@ -203,11 +196,9 @@ def is_certified(plan: Plan) -> bool:
 def row_of(
     problem: NamedInstance,
     answer: TimedAnswer,
-    reference: float,
-    reference_certified: bool,
     time_limit_s: float | None,
 ) -> dict[str, Any]:
-    """Values of ``columns.QUALITY_COLUMNS`` and ``solver`` for one answer."""
+    """Values of ``columns.QUALITY_COLUMNS`` and ``solver``, without reference and gap."""
     instance, plan = problem.instance, answer.plan
     row = {
         "solver": answer.solver,
@@ -218,8 +209,6 @@ def row_of(
         "min_batch": instance.min_batch,
         "max_batch": instance.max_batch,
         "exactly": instance.exactly,
-        "reference": reference,
-        "reference_certified": reference_certified,
         "time_limit_s": time_limit_s,
         "note": answer.note,
         "status": "refused",
@@ -234,13 +223,45 @@ def row_of(
         "bound": plan.bound,
         "batch_size": plan.batch_size,
         "served": int(plan.serve.sum()),
-        "gap_percent": gap_percent(plan.value, reference),
         "proven_gap_percent": 100 * plan.gap,
         "wall_s": answer.wall_s,
         "cpu_s": answer.cpu_s,
         "build_s": plan.build_s,
         "solve_s": plan.solve_s,
     }
+
+
+def with_references(
+    answers: Sequence[dict[str, Any]], beside: Sequence[dict[str, Any]] = ()
+) -> list[dict[str, Any]]:
+    """
+    Answers with reference and gap: to the best certified value, else the best proven bound.
+
+    Parameters
+    ----------
+    answers
+        Of :func:`row_of`.
+    beside
+        Answers that count for the reference alone.
+    """
+    optima: dict[tuple[str, str], float] = {}
+    bounds: dict[tuple[str, str], float] = {}
+    for answer in (*answers, *beside):
+        key = answer["source"], answer["instance"]
+        if answer.get("value") is None:
+            continue
+        bounds[key] = min(bounds.get(key, math.inf), answer["bound"])
+        if answer["certified"]:
+            optima[key] = max(optima.get(key, -math.inf), answer["value"])
+    rows = []
+    for answer in answers:
+        key = answer["source"], answer["instance"]
+        reference = optima.get(key, bounds.get(key, math.nan))
+        row = answer | {"reference": reference, "reference_certified": key in optima}
+        if answer.get("value") is not None:
+            row["gap_percent"] = gap_percent(answer["value"], reference)
+        rows.append(row)
+    return rows
 
 
 def gap_percent(value: float, reference: float) -> float:
@@ -296,20 +317,9 @@ def contradictions(rows: Sequence[Mapping[str, Any]]) -> int:
 
 def table(rows: pl.DataFrame) -> pl.DataFrame:
     """Solver, instances, mean and maximal gap, times and certified share, best first."""
-    wall_ms = 1000 * pl.col("wall_s")
-    return (
-        rows.group_by("solver", maintain_order=True)
-        .agg(
-            pl.len().alias("instances"),
-            pl.col("gap_percent").mean().alias("mean gap %"),
-            pl.col("gap_percent").max().alias("max gap %"),
-            wall_ms.median().alias("median ms"),
-            wall_ms.quantile(0.99).alias("p99 ms"),
-            (100 * pl.col("certified").mean()).alias("certified %"),
-            (pl.col("status") == "refused").sum().alias("refused"),
-        )
-        .sort("mean gap %", "median ms", nulls_last=True)
-    )
+    columns = ("instances", "mean gap %", "max gap %", "median ms", "p99 ms")
+    table = numbers(rows, ["solver"], columns, ("certified %", "refused"))
+    return table.sort("mean gap %", "median ms", nulls_last=True)
 
 
 def summarise(rows: pl.DataFrame) -> dict[str, float]:

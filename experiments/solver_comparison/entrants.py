@@ -6,9 +6,9 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf, open_dict
+from omegaconf import OmegaConf
 
-from experiments.configuration.compose import build, groups, load_choice
+from experiments.configuration.compose import build, groups
 from experiments.configuration.errors import UsageError
 from experiments.solver_comparison import compare
 
@@ -38,9 +38,7 @@ def enter(name: str, solver: str, options: Mapping[str, Any], state: str) -> Ent
     UsageError
         If there is no such solver, or it can't be built.
     """
-    node = load_choice("solver", solver)
-    with open_dict(node):
-        node.update(options)
+    node = compare.solver_node(solver, options)
     digest = hashlib.sha256((state + OmegaConf.to_yaml(node)).encode()).hexdigest()
     return Entrant(name, build(node), digest[:16])
 

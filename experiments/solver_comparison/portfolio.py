@@ -107,7 +107,7 @@ class Asker:
             failed = {"status": "failed"}
         else:
             failed = {}
-        row = compare.row_of(problem, answer, math.nan, False, limit_s) | failed
+        row = compare.row_of(problem, answer, limit_s) | failed
         plan = answer.plan
         if plan is not None:
             row["backend_s"] = plan.solve_s - plan.info.get("pricing_s", 0.0)
@@ -177,35 +177,6 @@ def _label(group: Group) -> str:
     return group.source if group.size is None else f"{group.source}, {group.size} requests"
 
 
-def with_references(answers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """
-    Answers with reference and gap: to the best certified value, else the best proven bound.
-
-    Parameters
-    ----------
-    answers
-        Cells of :class:`Asker`.
-    """
-    optima: dict[tuple[str, str], float] = {}
-    bounds: dict[tuple[str, str], float] = {}
-    for cell in answers:
-        key = cell["source"], cell["instance"]
-        if cell.get("value") is None:
-            continue
-        bounds[key] = min(bounds.get(key, math.inf), cell["bound"])
-        if cell["certified"]:
-            optima[key] = max(optima.get(key, -math.inf), cell["value"])
-    rows = []
-    for cell in answers:
-        key = cell["source"], cell["instance"]
-        reference = optima.get(key, bounds.get(key, math.nan))
-        row = cell | {"reference": reference, "reference_certified": key in optima}
-        if cell.get("value") is not None:
-            row["gap_percent"] = compare.gap_percent(cell["value"], reference)
-        rows.append(row)
-    return rows
-
-
 def run(config: DictConfig) -> dict[str, float]:
     """Ask for what is missing, write rows, table, document and figures, return the summary."""
     hydra_config = HydraConfig.get()
@@ -217,7 +188,7 @@ def run(config: DictConfig) -> dict[str, float]:
         stops, silent = _ask_all(asker, entrants, config)
         answers = asker.answers + _one_batch(config, store, asker.answers)
         rows = compare.as_rows(
-            with_references(answers),
+            compare.with_references(answers),
             command=hydra_config.job.name,
             seed=config.seed,
             overrides=shlex.join(hydra_config.overrides.task),

@@ -18,7 +18,26 @@ if TYPE_CHECKING:
 AT_THE_LIMIT = 0.9
 #: Wall-clock milliseconds of a call.
 MS = 1000 * pl.col("wall_s")
-_CERTIFIED_PERCENT = (100 * pl.col("certified").mean()).alias("certified %")
+_CPU_MS = 1000 * pl.col("cpu_s")
+#: What tables say of the calls of a solver: column -> how it is found.
+_NUMBERS = {
+    "instances": pl.len(),
+    "refused": (pl.col("status") == "refused").sum(),
+    "limit hit": pl.col("at_limit").sum(),
+    "certified %": 100 * pl.col("certified").mean(),
+    "mean gap %": pl.col("gap_percent").mean(),
+    "max gap %": pl.col("gap_percent").max(),
+    "median ms": MS.median(),
+    "p99 ms": MS.quantile(0.99),
+    "max ms": MS.max(),
+    "median CPU ms": _CPU_MS.median(),
+    "p99 CPU ms": _CPU_MS.quantile(0.99),
+    "median build ms": 1000 * pl.col("build_s").median(),
+    "median solve ms": 1000 * pl.col("solve_s").median(),
+    "ratio": pl.col("ratio").median(),
+    "least": pl.col("ratio").min(),
+    "most": pl.col("ratio").max(),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +48,23 @@ class Stop:
     solver: str
     size: int
     reason: str
+
+
+def numbers(rows: pl.DataFrame, by: Sequence[str], *columns: Sequence[str]) -> pl.DataFrame:
+    """
+    Return some of the numbers that tables have, a line per group.
+
+    Parameters
+    ----------
+    rows
+        Of solver comparisons.
+    by
+        Columns that make a group.
+    *columns
+        Names of the numbers.
+    """
+    wanted = [_NUMBERS[name].alias(name) for names in columns for name in names]
+    return rows.group_by(*by, maintain_order=True).agg(wanted)
 
 
 def prepared(rows: pl.DataFrame) -> pl.DataFrame:
@@ -42,23 +78,11 @@ def long_table(rows: pl.DataFrame) -> pl.DataFrame:
     sized = (
         pl.when(pl.col("kind") == LOAD).then(None).otherwise(pl.col("requests")).alias("requests")
     )
-    return (
-        prepared(rows)
-        .with_columns(sized)
-        .group_by("source", "requests", "solver", maintain_order=True)
-        .agg(
-            pl.len().alias("instances"),
-            (pl.col("status") == "refused").sum().alias("refused"),
-            pl.col("at_limit").sum().alias("limit hit"),
-            _CERTIFIED_PERCENT,
-            pl.col("gap_percent").mean().alias("mean gap %"),
-            pl.col("gap_percent").max().alias("max gap %"),
-            MS.median().alias("median ms"),
-            MS.quantile(0.99).alias("p99 ms"),
-            (1000 * pl.col("cpu_s").median()).alias("median CPU ms"),
-            (1000 * pl.col("build_s").median()).alias("median build ms"),
-            (1000 * pl.col("solve_s").median()).alias("median solve ms"),
-        )
+    return numbers(
+        prepared(rows).with_columns(sized),
+        ("source", "requests", "solver"),
+        ("instances", "refused", "limit hit", "certified %", "mean gap %", "max gap %"),
+        ("median ms", "p99 ms", "median CPU ms", "median build ms", "median solve ms"),
     )
 
 
@@ -75,24 +99,15 @@ def overview(core: pl.DataFrame, within_percent: float) -> pl.DataFrame:
     """
     problems = core.select("source", "instance").n_unique()
     close = (pl.col("gap_percent") <= within_percent).sum()
-    return (
-        core.group_by("solver")
-        .agg(
-            pl.col("wall_s").is_not_null().sum().alias("answered"),
-            (100 * pl.col("certified").sum() / problems).alias("certified %"),
-            (100 * close / problems).alias(f"within {within_percent:g} %"),
-            pl.col("gap_percent").mean().alias("mean gap %"),
-            pl.col("gap_percent").max().alias("max gap %"),
-            MS.median().alias("median ms"),
-            MS.max().alias("max ms"),
-        )
-        .sort(
-            "certified %",
-            f"within {within_percent:g} %",
-            "median ms",
-            descending=[True, True, False],
-            nulls_last=True,
-        )
+    within = f"within {within_percent:g} %"
+    done = core.group_by("solver").agg(
+        pl.col("wall_s").is_not_null().sum().alias("answered"),
+        (100 * pl.col("certified").sum() / problems).alias("certified %"),
+        (100 * close / problems).alias(within),
+    )
+    answered = numbers(core, ["solver"], ("mean gap %", "max gap %", "median ms", "max ms"))
+    return done.join(answered, on="solver").sort(
+        "certified %", within, "median ms", descending=[True, True, False], nulls_last=True
     )
 
 
@@ -108,21 +123,12 @@ def by_column(
 
 def by_size(rows: pl.DataFrame, solver: str) -> pl.DataFrame:
     """Times and certificates of one solver, a line per size."""
-    cpu_ms = 1000 * pl.col("cpu_s")
-    return (
-        rows.filter(pl.col("solver") == solver)
-        .group_by(pl.col("requests").alias("N"))
-        .agg(
-            pl.len().alias("instances"),
-            _CERTIFIED_PERCENT,
-            MS.median().alias("median ms"),
-            MS.quantile(0.99).alias("p99 ms"),
-            MS.max().alias("max ms"),
-            cpu_ms.median().alias("median CPU ms"),
-            cpu_ms.quantile(0.99).alias("p99 CPU ms"),
-        )
-        .sort("N")
-    )
+    return numbers(
+        rows.filter(pl.col("solver") == solver).with_columns(pl.col("requests").alias("N")),
+        ["N"],
+        ("instances", "certified %", "median ms", "p99 ms", "max ms"),
+        ("median CPU ms", "p99 CPU ms"),
+    ).sort("N")
 
 
 def one_batch(rows: pl.DataFrame, family: str) -> pl.DataFrame:
@@ -132,49 +138,38 @@ def one_batch(rows: pl.DataFrame, family: str) -> pl.DataFrame:
     The ratios are of back-end seconds (building the model and our own bounds left out) to
     the whole call of ``exact`` on the same instance.
     """
-    whole = rows.filter((pl.col("source") == family) & (pl.col("solver") == "exact")).select(
-        "instance", pl.col("wall_s").alias("exact_s")
+    whole = _of_exact(rows.filter(pl.col("source") == family))
+    alone = (
+        rows.filter(pl.col("kind") == ONE_BATCH)
+        .join(whole, on="instance")
+        .with_columns((pl.col("backend_s") / pl.col("exact_s")).alias("ratio"))
     )
-    alone = rows.filter(pl.col("kind") == ONE_BATCH).join(whole, on="instance")
-    return (
-        alone.with_columns((pl.col("backend_s") / pl.col("exact_s")).alias("ratio"))
-        .group_by("solver", maintain_order=True)
-        .agg(
-            pl.len().alias("instances"),
-            pl.col("at_limit").sum().alias("limit hit"),
-            _CERTIFIED_PERCENT,
-            (1000 * pl.col("backend_s").median()).alias("median ms"),
-            (1000 * pl.col("exact_s").median()).alias("exact, all B, ms"),
-            pl.col("ratio").median().alias("ratio"),
-            pl.col("ratio").min().alias("least"),
-            pl.col("ratio").max().alias("most"),
-        )
-        .sort("ratio")
+    ms = alone.group_by("solver", maintain_order=True).agg(
+        (1000 * pl.col("backend_s").median()).alias("median ms"),
+        (1000 * pl.col("exact_s").median()).alias("exact, all B, ms"),
     )
+    calls = numbers(alone, ["solver"], ("instances", "limit hit", "certified %"))
+    ratios = numbers(alone, ["solver"], ("ratio", "least", "most"))
+    return calls.join(ms, on="solver").join(ratios, on="solver").sort("ratio")
 
 
 def speed_ups(rows: pl.DataFrame, family: str, size: int) -> pl.DataFrame:
     """How many times longer than ``exact`` each solver takes, instance by instance, all B."""
     there = rows.filter((pl.col("source") == family) & (pl.col("requests") == size))
-    exact = there.filter(pl.col("solver") == "exact").select(
-        "instance", pl.col("wall_s").alias("exact_s")
-    )
-    return (
-        there.filter((pl.col("solver") != "exact") & pl.col("wall_s").is_not_null())
-        .join(exact, on="instance")
-        .with_columns((pl.col("wall_s") / pl.col("exact_s")).alias("ratio"))
-        .group_by("solver")
-        .agg(
-            pl.len().alias("instances"),
-            pl.col("at_limit").sum().alias("limit hit"),
-            MS.median().alias("median ms"),
-            pl.col("ratio").median().alias("ratio"),
-            pl.col("ratio").min().alias("least"),
-            pl.col("ratio").max().alias("most"),
-            pl.col("gap_percent").mean().alias("mean gap %"),
-        )
-        .sort("ratio")
-    )
+    others = there.filter((pl.col("solver") != "exact") & pl.col("wall_s").is_not_null())
+    return numbers(
+        others.join(_of_exact(there), on="instance").with_columns(
+            (pl.col("wall_s") / pl.col("exact_s")).alias("ratio")
+        ),
+        ["solver"],
+        ("instances", "limit hit", "median ms", "ratio", "least", "most", "mean gap %"),
+    ).sort("ratio")
+
+
+def _of_exact(rows: pl.DataFrame) -> pl.DataFrame:
+    """Seconds that ``exact`` took on each instance."""
+    mine = rows.filter(pl.col("solver") == "exact")
+    return mine.select("instance", pl.col("wall_s").alias("exact_s"))
 
 
 def exponent_table(found: Mapping[str, Exponent]) -> pl.DataFrame:

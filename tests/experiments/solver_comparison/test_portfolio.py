@@ -184,7 +184,7 @@ def test_references_are_certified_values_or_the_best_bound():
     known = {"source": "a", "instance": "1", "value": 5.0, "bound": 5.0, "certified": True}
     worse = {"source": "a", "instance": "1", "value": 4.0, "bound": math.inf, "certified": False}
     open_ = {"source": "a", "instance": "2", "value": 4.0, "bound": 8.0, "certified": False}
-    rows = portfolio.with_references([known, worse, open_])
+    rows = compare.with_references([known, worse, open_])
     assert [row["gap_percent"] for row in rows] == [0.0, pytest.approx(20), pytest.approx(50)]
     assert [row["reference_certified"] for row in rows] == [True, True, False]
 
