@@ -9,7 +9,7 @@ import polars as pl
 from experiments.analysis.intervals import decimals_of, interval
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 
 def wide(
@@ -36,19 +36,57 @@ def wide(
     keys = [
         name for name in ("variant", "at", "arm") if table[name].n_unique() > 1 or name == "arm"
     ]
+    decimals = {
+        name: (name, decimals_of(metric, kind))
+        for name, metric, kind in table.select(columns, "metric", "kind").unique().iter_rows()
+    }
+    found = table[columns].unique(maintain_order=True).to_list()
+    shown = {name: decimals[name] for name in (order or found) if name in decimals}
+    if not intervals:
+        table = table.with_columns(pl.lit(None, pl.Float64).alias("half_width"))
+    places = ["variant", "at", "x", "arm"]
+    return by_metric(table, places, shown, columns=columns).select(*keys, *shown)
+
+
+def by_metric(
+    table: pl.DataFrame,
+    keys: Sequence[str],
+    shown: Mapping[str, tuple[str, int | None]],
+    *,
+    columns: str = "metric",
+    sign: str = "",
+) -> pl.DataFrame:
+    """
+    Return a line per group and a column per metric, intervals in the cells.
+
+    Parameters
+    ----------
+    table
+        ``keys``, ``metric``, ``mean``, ``half_width``.
+    keys
+        Columns that make a group, and that lines begin with.
+    shown
+        Metric -> heading, decimals.
+    columns
+        What the columns stand for, if not the metric.
+    sign
+        As for :func:`experiments.analysis.intervals.interval`.
+    """
+    kept = table.filter(pl.col(columns).is_in(list(shown)))
     cells = [
-        interval(mean, half if intervals else None, decimals_of(metric, kind))
-        for mean, half, metric, kind in table.select(
-            "mean", "half_width", "metric", "kind"
-        ).iter_rows()
+        interval(mean, half, shown[name][1], sign=sign)
+        for name, mean, half in kept.select(columns, "mean", "half_width").iter_rows()
     ]
-    texts = table.with_columns(pl.Series("cell", cells, pl.String))
-    found = texts[columns].unique(maintain_order=True).to_list()
-    named = [name for name in (order or found) if name in found]
-    shown = texts.pivot(
-        columns, index=["variant", "at", "x", "arm"], values="cell", maintain_order=True
+    wide = kept.with_columns(pl.Series("cell", cells, pl.String)).pivot(
+        columns, index=list(keys), values="cell", maintain_order=True
     )
-    return shown.select(*keys, *(pl.col(name).fill_null("-") for name in named))
+    return wide.select(
+        *keys,
+        *(
+            (pl.col(name).fill_null("-") if name in wide.columns else pl.lit("-")).alias(heading)
+            for name, (heading, _) in shown.items()
+        ),
+    )
 
 
 def readable(metric: str) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
-from experiments.analysis.intervals import interval
 from experiments.analysis.statistics import DIFFERENCE, MEAN, against, over_seeds
+from experiments.analysis.tables import by_metric
 from experiments.report.tables import SHOWN
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ _MORE = {
     "capacity_area": ("capacity (area) 1/s", 2),
     "capacity_window": ("capacity (window) 1/s", 2),
 }
-_KEYS = ("variant", "at", "arm")
 
 
 def statistics(rows: pl.DataFrame, baseline: str) -> pl.DataFrame:
@@ -55,31 +54,17 @@ def tables(found: pl.DataFrame, baseline: str) -> dict[str, pl.DataFrame]:
             (MEAN, f"Study: {variant}"),
             (DIFFERENCE, f"Difference to {baseline}: {variant}"),
         ):
-            lines = _lines(
-                here.filter(pl.col("kind") == kind), shown, "" if kind == "mean" else "+"
-            )
-            if lines:
-                made[title] = pl.DataFrame(lines)
+            lines = here.filter(pl.col("kind") == kind).sort("x", maintain_order=True)
+            if lines.is_empty():
+                continue
+            there = {name: words for name, words in shown.items() if name in lines["metric"]}
+            seeds = pl.col("seeds").first().over("at", "arm")
+            sign = "+" if kind == DIFFERENCE else ""
+            keys = ["at", "arm", "seeds"]
+            made[title] = by_metric(lines.with_columns(seeds), keys, there, sign=sign)
     return made
 
 
 def arms(rows: pl.DataFrame) -> Sequence[str]:
     """The arms of the rows, in their order."""
     return rows["arm"].unique(maintain_order=True).to_list() if rows.height else []
-
-
-def _lines(
-    table: pl.DataFrame, shown: dict[str, tuple[str, int]], sign: str
-) -> list[dict[str, Any]]:
-    metrics = [metric for metric in shown if metric in set(table["metric"])]
-    lines: dict[tuple[str, ...], dict[str, Any]] = {}
-    for row in table.sort("x", maintain_order=True).iter_rows(named=True):
-        key = tuple(row[name] for name in _KEYS)
-        line = lines.setdefault(
-            key,
-            {"at": row["at"], "arm": row["arm"], "seeds": row["seeds"]}
-            | {shown[metric][0]: "-" for metric in metrics},
-        )
-        heading, decimals = shown[row["metric"]]
-        line[heading] = interval(row["mean"], row["half_width"], decimals, sign=sign)
-    return list(lines.values())

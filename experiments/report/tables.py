@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from experiments.analysis.intervals import POINTS, interval
+from experiments.analysis.tables import by_metric
 from experiments.report.statistics import compare
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 #: What tables of means show: metric -> heading, decimals.
-SHOWN = {
+SHOWN: dict[str, tuple[str, int | None]] = {
     "qoe_area_mean": ("area", 3),
     "qoe_delay_mean": ("delay", 3),
     "qoe_window_mean": ("window", 3),
@@ -40,14 +41,12 @@ def levels(comparison: pl.DataFrame, setting: str) -> pl.DataFrame:
     setting
         The setting to show.
     """
-    lines = []
-    for place, metrics in _by_arm(comparison, setting):
-        line = dict(place)
-        for metric, (heading, decimals) in SHOWN.items():
-            row = metrics.get(metric)
-            line[heading] = interval(row["mean"], row["ci95"], decimals) if row else "-"
-        lines.append(line)
-    return _without_empty_rate(pl.DataFrame(lines))
+    here = comparison.filter(pl.col("setting") == setting).rename(
+        {"arm": "policy", "ci95": "half_width"}
+    )
+    seeds = pl.col("n").max().over("rate", "policy").alias("seeds")
+    keys = ["rate", "policy", "seeds"]
+    return _without_empty_rate(by_metric(here.with_columns(seeds), keys, SHOWN))
 
 
 def differences(comparison: pl.DataFrame, setting: str, baseline: str) -> pl.DataFrame:
