@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
-import polars as pl
 from plotly.subplots import make_subplots
 
 from experiments.analysis.figures import GAP_FLOOR_PERCENT, gap_points
@@ -14,6 +13,8 @@ from experiments.report.statistics import GOOD_QOE, QUANTITIES, SHARES, quantile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import polars as pl
 
     from experiments.analysis.figures import Look
     from experiments.report.series import Curve, Occupancy, Reading

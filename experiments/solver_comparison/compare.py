@@ -9,7 +9,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
 from omegaconf import open_dict
 
 from andes_opt.plan import TOLERANCE_MIP, Plan, Status, verify
@@ -22,6 +21,7 @@ from experiments.solver_comparison.tables import numbers
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import polars as pl
     from omegaconf import DictConfig
 
     from andes_opt.instance import Instance

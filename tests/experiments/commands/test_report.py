@@ -10,7 +10,7 @@ import pytest
 
 from experiments.analysis.figures import looks
 from experiments.cli import main
-from tests.experiments.report.report_runs import write_answers, write_everything, write_run
+from tests.experiments.report.runs_by_hand import write_answers, write_everything, write_run
 
 FIGURES = {
     "qoe_against_rate",

@@ -9,8 +9,8 @@ import pytest
 
 from experiments.report.reading import read
 from experiments.runs.files import ENVIRONMENT, ERROR, SUMMARY
-from tests.experiments.report import report_runs
-from tests.experiments.report.report_runs import write_answers, write_run
+from tests.experiments.report import runs_by_hand
+from tests.experiments.report.runs_by_hand import write_answers, write_run
 
 
 def arms(folder):
@@ -86,8 +86,8 @@ def test_a_file_may_hold_several_arms(tmp_path):
     """Rows of one run under several policies are several cells, of which none is alone."""
     run = write_run(tmp_path / "a")
     more = write_run(tmp_path / "more" / "b", 2.0, policy="late")
-    rows = report_runs.pl.concat(
-        [report_runs.pl.read_parquet(each / "rows.parquet") for each in (run, more)]
+    rows = runs_by_hand.pl.concat(
+        [runs_by_hand.pl.read_parquet(each / "rows.parquet") for each in (run, more)]
     )
     rows.write_parquet(run / "rows.parquet")
     cells = [cell for cell in read([run]).runs]
@@ -125,7 +125,7 @@ def test_other_code_is_said(tmp_path):
     """Runs of two versions of the code are compared, with a warning."""
     write_run(tmp_path / "a")
     assert not read([tmp_path]).notes
-    other = report_runs.ENVIRONMENT | {"run": {"configuration": "a", "code": "other"}}
+    other = runs_by_hand.ENVIRONMENT | {"run": {"configuration": "a", "code": "other"}}
     write_run(tmp_path / "b", seed=1, environment=other)
     assert any("2 versions of the code" in note for note in read([tmp_path]).notes)
 
@@ -163,7 +163,7 @@ def test_another_schema_is_refused(tmp_path):
     with pytest.raises(ValueError, match="schema 99, this version reads schema 1"):
         read([tmp_path])
     (run / ENVIRONMENT).write_text(json.dumps({"schema": 1}))
-    rows = report_runs.pl.read_parquet(run / "rows.parquet")
+    rows = runs_by_hand.pl.read_parquet(run / "rows.parquet")
     rows.rename({"tds": "speed"}).write_parquet(run / "rows.parquet")
     with pytest.raises(ValueError, match=r"another schema \(column speed\)"):
         read([tmp_path])

@@ -23,7 +23,7 @@ from experiments.report.series import (
     thinned,
     together,
 )
-from tests.experiments.report.report_runs import write_run
+from tests.experiments.report.runs_by_hand import write_run
 
 
 def integral(curve, end_s):

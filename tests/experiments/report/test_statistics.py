@@ -13,7 +13,7 @@ from andes_opt.metrics import mean_ci, paired_difference
 from experiments.report.reading import ServedRun
 from experiments.report.statistics import compare, metrics_of, quantiles
 from experiments.runs.columns import frame
-from tests.experiments.report.report_runs import requests
+from tests.experiments.report.runs_by_hand import requests
 
 VALUES = pl.DataFrame(
     {
