@@ -86,7 +86,7 @@ def looks(names: Sequence[str]) -> dict[str, Look]:
 
 def gap_against_time(rows: pl.DataFrame, path: Path) -> None:
     """
-    Solver quality in one picture: mean gap to the optimum against median time of a call.
+    Draw solver quality in one picture: mean gap to the optimum against median time of a call.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def gap_against_time(rows: pl.DataFrame, path: Path) -> None:
 
 
 def draw_gap_against_time(rows: pl.DataFrame) -> Figure:
-    """The figure of :func:`gap_against_time`."""
+    """Return the figure of :func:`gap_against_time`."""
     points = gap_points(rows)
     instances = rows.select("source", "instance").n_unique()
     with mpl.rc_context(STYLE):
@@ -151,7 +151,7 @@ def gap_point(
 
 
 def label_decades(axis: Axis) -> None:
-    """Plain numbers at 1, 2 and 5 of each decade of a logarithmic axis, however short it is."""
+    """Label 1, 2 and 5 of each decade of a logarithmic axis with plain numbers."""
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
@@ -159,7 +159,7 @@ def label_decades(axis: Axis) -> None:
 
 def gap_points(rows: pl.DataFrame) -> pl.DataFrame:
     """
-    A point per solver: median time of a call with its 10 and 90 % quantiles, and mean gap.
+    Return a point per solver: quantiles of the time of a call (50, 10 and 90 %), and mean gap.
 
     Parameters
     ----------
@@ -187,7 +187,7 @@ def gap_points(rows: pl.DataFrame) -> pl.DataFrame:
 
 def qoe_against_rate(rows: pl.DataFrame, path: Path) -> None:
     """
-    Mean QoE by the three definitions against request rate, a line per policy and solver.
+    Draw mean QoE by the three definitions against request rate, a line per policy and solver.
 
     Parameters
     ----------
@@ -216,7 +216,7 @@ def qoe_against_rate(rows: pl.DataFrame, path: Path) -> None:
 
 
 def arm() -> pl.Expr:
-    """Column ``arm``: the policy, with its solver in brackets if it uses one."""
+    """Return column ``arm``: the policy, with its solver in brackets if it uses one."""
     with_solver = pl.format("{} ({})", "policy", "solver")
     return pl.when(pl.col("solver").is_null()).then("policy").otherwise(with_solver).alias("arm")
 

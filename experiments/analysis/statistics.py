@@ -37,7 +37,7 @@ def means(
     table: pl.DataFrame, by: Sequence[str], column: str = "number", *, tested: bool = False
 ) -> pl.DataFrame:
     """
-    Mean and 95 % interval (Student's t) of a column in each group.
+    Return the mean and the 95 % interval (Student's t) of a column in each group.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def with_baseline(
 
 def p_value(differences: NDArray[np.float64]) -> float:
     """
-    Two-sided p of the t-test that differences have mean 0: the paired t-test.
+    Return the two-sided p of the paired t-test: that differences have mean 0.
 
     NaN for fewer than two differences; 1 if all are 0, 0 if all are alike and not 0.
     """
@@ -127,7 +127,7 @@ def p_value(differences: NDArray[np.float64]) -> float:
 
 def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
     """
-    p-values corrected for their number (Holm, 1979).
+    Return p-values corrected for their number (Holm, 1979).
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ class Measured(Protocol):
 
 def as_rows(found: Iterable[tuple[Mapping[str, Any], Iterable[Measured]]]) -> pl.DataFrame:
     """
-    Measurements as rows under the documented schema.
+    Return measurements as rows under the documented schema.
 
     Parameters
     ----------
@@ -176,7 +176,7 @@ def as_rows(found: Iterable[tuple[Mapping[str, Any], Iterable[Measured]]]) -> pl
 
 def placed(rows: pl.DataFrame) -> pl.DataFrame:
     """
-    Rows with ``x``, where a point lies on its study's axis, and ``at``, that in words.
+    Return the rows with ``x``, where a point lies on its study's axis, and ``at``, that in words.
 
     The axis is the network's jitter, else the load, else the request rate; studies without
     any of them (capacity) have x = 0 and an empty ``at``.
@@ -195,7 +195,7 @@ def placed(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def axis(rows: pl.DataFrame) -> str:
-    """What the x of :func:`placed` is, with its unit."""
+    """Return what the x of :func:`placed` is, with its unit."""
     if rows["jitter_s"].null_count() < rows.height:
         return "mean network jitter in s"
     if rows["relative_load"].null_count() < rows.height:
@@ -205,7 +205,7 @@ def axis(rows: pl.DataFrame) -> str:
 
 def over_seeds(rows: pl.DataFrame, metrics: Sequence[str] | None = None) -> pl.DataFrame:
     """
-    Mean of each metric at each point.
+    Return the mean of each metric at each point.
 
     Parameters
     ----------
@@ -227,7 +227,7 @@ def against(
     rows: pl.DataFrame, baseline: str, kind: str, metrics: Sequence[str] | None = None
 ) -> pl.DataFrame:
     """
-    Each arm against the baseline, seed by seed.
+    Compare each arm with the baseline, seed by seed.
 
     Parameters
     ----------

@@ -20,7 +20,7 @@ def wide(
     intervals: bool = True,
 ) -> pl.DataFrame:
     """
-    A line per point and arm, a column per metric or part, "mean ± half-width" in the cells.
+    Return a line per point and arm, a column per metric or part, intervals in the cells.
 
     Parameters
     ----------

@@ -48,7 +48,7 @@ def save_for_print(figure: Figure, path: Path) -> None:
 
 def qoe_against_rate(table: pl.DataFrame, look: Mapping[str, Look]) -> Figure:
     """
-    Mean QoE by the three definitions against the rate, with 95 % intervals.
+    Draw mean QoE by the three definitions against the rate, with 95 % intervals.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def qoe_against_rate(table: pl.DataFrame, look: Mapping[str, Look]) -> Figure:
 
 def distributions(rows: Mapping[str, pl.DataFrame], look: Mapping[str, Look]) -> Figure:
     """
-    Share of requests up to a value, for QoE, TTFT and speed of delivery.
+    Draw the share of requests up to a value, for QoE, TTFT and speed of delivery.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def distributions(rows: Mapping[str, pl.DataFrame], look: Mapping[str, Look]) ->
 
 def one_request(found: Reading, look: Mapping[str, Look]) -> Figure:
     """
-    Ideal, delivered and digested tokens of one request, a panel per arm.
+    Draw ideal, delivered and digested tokens of one request, a panel per arm.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ def one_request(found: Reading, look: Mapping[str, Look]) -> Figure:
 
 def occupancy(found: Occupancy, look: Mapping[str, Look]) -> Figure:
     """
-    Batch, waiting requests and KV tokens over time.
+    Draw batch, waiting requests and KV tokens over time.
 
     Parameters
     ----------

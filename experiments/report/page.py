@@ -22,7 +22,7 @@ _TEMPLATE = Path(__file__).with_name("page.html")
 
 def page(title: str, opening: str, look: Mapping[str, Look], sections: Sequence[Section]) -> str:
     """
-    The page.
+    Return the page.
 
     Parameters
     ----------

@@ -96,7 +96,7 @@ class SectionData:
 
 def sections(data: SectionData) -> tuple[list[Section], list[str]]:
     """
-    The sections that there is data for.
+    Return the sections that there is data for.
 
     Returns
     -------

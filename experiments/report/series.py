@@ -81,7 +81,7 @@ class Occupancy:
 
 def together(runs: Sequence[ServedRun], name: str) -> list[list[ServedRun]]:
     """
-    Runs that recorded a file, grouped by what they can be compared in.
+    Group the runs that recorded a file by what they can be compared in.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def together(runs: Sequence[ServedRun], name: str) -> list[list[ServedRun]]:
 
 def telling_request(runs: Sequence[ServedRun]) -> int | None:
     """
-    The request that arms treat most differently, by `window` QoE; the worst one of one arm.
+    Return the request that arms treat most differently by `window` QoE; of one arm the worst.
 
     Of several, the one with the longest reply, of which there is most to see. Requests that got
     no token, since they were rejected say, have no timeline and are left out.
@@ -143,7 +143,7 @@ def telling_request(runs: Sequence[ServedRun]) -> int | None:
 
 def reading(runs: Sequence[ServedRun], request: int | None = None) -> Reading | None:
     """
-    One request's tokens under each arm.
+    Return one request's tokens under each arm.
 
     Parameters
     ----------
@@ -188,7 +188,7 @@ def reading(runs: Sequence[ServedRun], request: int | None = None) -> Reading | 
 
 def digested_curve(times: NDArray[np.float64], ttft_s: float, tds: float) -> Curve:
     """
-    A(t): what a reader has digested (``docs/metrics.md``).
+    Return A(t): what a reader has digested (``docs/metrics.md``).
 
     Parameters
     ----------
@@ -223,7 +223,7 @@ def _staircase(times: NDArray[np.float64]) -> Curve:
 
 def occupancy(runs: Sequence[ServedRun]) -> Occupancy:
     """
-    The engine over time under each arm.
+    Return the engine's occupancy over time under each arm.
 
     Parameters
     ----------
@@ -243,7 +243,7 @@ def occupancy(runs: Sequence[ServedRun]) -> Occupancy:
 
 def thinned(timeline: pl.DataFrame, points: int) -> pl.DataFrame:
     """
-    A timeline of no more than some points: means over spans of equal duration.
+    Return a timeline of no more than some points: means over spans of equal duration.
 
     Parameters
     ----------

@@ -55,7 +55,7 @@ class RequestArrays:
 
 
 def request_arrays(rows: pl.DataFrame) -> RequestArrays:
-    """Columns of ``columns.REQUEST_COLUMNS`` as arrays (n,); what was not measured is NaN."""
+    """Return rows of requests as arrays (n,); what was not measured is NaN."""
 
     def floats(name: str) -> NDArray[Any]:
         return rows[name].cast(pl.Float64).to_numpy()
@@ -71,7 +71,7 @@ def request_arrays(rows: pl.DataFrame) -> RequestArrays:
 
 def metrics_of(runs: Sequence[ServedRun]) -> pl.DataFrame:
     """
-    A line per run: ``setting``, ``rate``, ``arm``, ``seed``, and a column per metric.
+    Return a line per run: ``setting``, ``rate``, ``arm``, ``seed``, and a column per metric.
 
     What a run did not measure is null.
     """
@@ -93,7 +93,7 @@ def compare(
     unit: str = "seed",
 ) -> pl.DataFrame:
     """
-    Mean of each metric of each arm, and its paired difference to the baseline.
+    Return the mean of each metric of each arm, and its paired difference to the baseline.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ def _holm_series(p: pl.Series) -> pl.Series:
 
 def quantiles(rows: pl.DataFrame, quantity: str) -> NDArray[np.float64] | None:
     """
-    Quantiles of a quantity over requests at :data:`SHARES`, (101,).
+    Return quantiles of a quantity over requests at :data:`SHARES`, (101,).
 
     Parameters
     ----------

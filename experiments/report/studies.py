@@ -22,7 +22,7 @@ _MORE = {
 
 def statistics(rows: pl.DataFrame, baseline: str) -> pl.DataFrame:
     """
-    Means over seeds, and paired differences to the baseline: what ``studies.csv`` holds.
+    Return what ``studies.csv`` holds: means over seeds, and differences to the baseline.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def statistics(rows: pl.DataFrame, baseline: str) -> pl.DataFrame:
 
 def tables(found: pl.DataFrame, baseline: str) -> dict[str, pl.DataFrame]:
     """
-    For each variant a table of means, and one of differences if there is anything to compare.
+    Return a table of means for each variant, and one of differences if there is any.
 
     Parameters
     ----------
@@ -66,5 +66,5 @@ def tables(found: pl.DataFrame, baseline: str) -> dict[str, pl.DataFrame]:
 
 
 def arms(rows: pl.DataFrame) -> Sequence[str]:
-    """The arms of the rows, in their order."""
+    """Return the arms of the rows, in their order."""
     return rows["arm"].unique(maintain_order=True).to_list() if rows.height else []

@@ -32,7 +32,7 @@ SIGNIFICANT = 0.05
 
 def levels(comparison: pl.DataFrame, setting: str) -> pl.DataFrame:
     """
-    A row per rate and arm: means of the metrics that any claim should show, with intervals.
+    Return a row per rate and arm: means of the metrics that any claim should show.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def levels(comparison: pl.DataFrame, setting: str) -> pl.DataFrame:
 
 def differences(comparison: pl.DataFrame, setting: str, baseline: str) -> pl.DataFrame:
     """
-    A row per rate and arm: differences to the baseline in points, with intervals and p.
+    Return a row per rate and arm: differences to the baseline in points, with p.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def differences(comparison: pl.DataFrame, setting: str, baseline: str) -> pl.Dat
 
 def compare_solvers(answers: pl.DataFrame, baseline: str) -> pl.DataFrame:
     """
-    Gaps and times of solvers on instances of each source; instances are the units.
+    Compare gaps and times of solvers on instances of each source; instances are the units.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def compare_solvers(answers: pl.DataFrame, baseline: str) -> pl.DataFrame:
 
 def solvers(comparison: pl.DataFrame, answers: pl.DataFrame, baseline: str) -> pl.DataFrame:
     """
-    A row per source and solver: gap, its difference to the baseline's, times, certificates.
+    Return a row per source and solver: gap, its difference to the baseline's, times.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ def solvers(comparison: pl.DataFrame, answers: pl.DataFrame, baseline: str) -> p
 
 
 def significance(p: float | None) -> str:
-    """A p-value in a few characters, with a star if it is small."""
+    """Return a p-value in a few characters, with a star if it is small."""
     if p is None:
         return "-"
     star = " *" if p < SIGNIFICANT else ""
@@ -149,7 +149,7 @@ def significance(p: float | None) -> str:
 
 
 def html(table: pl.DataFrame) -> str:
-    """A table as HTML; numbers, and what begins with a digit or a sign, are aligned right."""
+    """Return a table as HTML; what begins with a digit or a sign is aligned right."""
     first = table.row(0) if table.height else [""] * table.width
     head = "".join(
         f'<th class="n">{escape(name)}</th>' if _numeric(value) else f"<th>{escape(name)}</th>"

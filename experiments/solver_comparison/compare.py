@@ -58,7 +58,7 @@ def build_solvers(
     names: Sequence[str], options: Mapping[str, Mapping[str, Any]] | None = None
 ) -> dict[str, Solver]:
     """
-    Solvers by name.
+    Return solvers by name.
 
     Parameters
     ----------
@@ -188,7 +188,7 @@ def _cpu_s() -> float:
 
 
 def is_certified(plan: Plan) -> bool:
-    """Whether a plan is proven optimal, or the absence of plans proven."""
+    """Return whether a plan is proven optimal, or the absence of plans proven."""
     proven_absence = plan.status is Status.NO_SOLUTION and plan.bound == -math.inf
     return plan.status is Status.OPTIMAL or proven_absence
 
@@ -198,7 +198,7 @@ def row_of(
     answer: TimedAnswer,
     time_limit_s: float | None,
 ) -> dict[str, Any]:
-    """Values of ``columns.QUALITY_COLUMNS`` and ``solver``, without reference and gap."""
+    """Return ``solver`` and values of ``columns.QUALITY_COLUMNS``, without reference and gap."""
     instance, plan = problem.instance, answer.plan
     row = {
         "solver": answer.solver,
@@ -235,7 +235,7 @@ def with_references(
     answers: Sequence[dict[str, Any]], beside: Sequence[dict[str, Any]] = ()
 ) -> list[dict[str, Any]]:
     """
-    Answers with reference and gap: to the best certified value, else the best proven bound.
+    Return answers with gaps: to the best certified value, else to the best proven bound.
 
     Parameters
     ----------
@@ -266,7 +266,7 @@ def with_references(
 
 def gap_percent(value: float, reference: float) -> float:
     """
-    How far a value stays below the reference, in percent of the reference.
+    Return how far a value stays below the reference, in percent of the reference.
 
     0 if both say that no plan exists, 100 if only the value does.
     """
@@ -280,7 +280,7 @@ def gap_percent(value: float, reference: float) -> float:
 
 def as_rows(answers: Sequence[Mapping[str, Any]], **run: Any) -> pl.DataFrame:
     """
-    Answers as a table under the documented schema.
+    Return answers as a table under the documented schema.
 
     Parameters
     ----------
@@ -296,7 +296,7 @@ def as_rows(answers: Sequence[Mapping[str, Any]], **run: Any) -> pl.DataFrame:
 
 def contradictions(rows: Sequence[Mapping[str, Any]]) -> int:
     """
-    Pairs of answers that can't both be right: a value above another solver's proven bound.
+    Return how many values lie above another solver's proven bound: both can't be right.
 
     Parameters
     ----------
@@ -316,14 +316,14 @@ def contradictions(rows: Sequence[Mapping[str, Any]]) -> int:
 
 
 def table(rows: pl.DataFrame) -> pl.DataFrame:
-    """Solver, instances, mean and maximal gap, times and certified share, best first."""
+    """Return gaps, times and certificates of each solver, best first."""
     columns = ("instances", "mean gap %", "max gap %", "median ms", "p99 ms")
     table = numbers(rows, ["solver"], columns, ("certified %", "refused"))
     return table.sort("mean gap %", "median ms", nulls_last=True)
 
 
 def summarise(rows: pl.DataFrame) -> dict[str, float]:
-    """Flat metrics: ``SOLVER_gap_mean_percent`` and so on for each solver."""
+    """Return flat metrics: ``SOLVER_gap_mean_percent`` and so on for each solver."""
     names = {
         "mean gap %": "gap_mean_percent",
         "max gap %": "gap_max_percent",

@@ -90,7 +90,7 @@ def _draw(rows: pl.DataFrame, facts: PortfolioFacts, folder: Path) -> dict[str, 
 
 
 def headline(rows: pl.DataFrame, facts: PortfolioFacts) -> dict[str, float]:
-    """Ratios to ``exact`` and exponents as flat metrics, named as in ``summary.json``."""
+    """Return ratios to ``exact`` and exponents as flat metrics, named as in ``summary.json``."""
     portfolio = facts.config.portfolio
     _, family = _parts(rows, facts)
     numbers: dict[str, float] = {}

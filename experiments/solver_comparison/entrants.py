@@ -31,7 +31,7 @@ class Entrant:
 
 def enter(name: str, solver: str, options: Mapping[str, Any], state: str) -> Entrant:
     """
-    An entrant: a solver of ``conf/solver`` with some options changed.
+    Return a solver of ``conf/solver`` with some options changed, as an entrant.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def enter(name: str, solver: str, options: Mapping[str, Any], state: str) -> Ent
 
 def entrants_of(config: DictConfig, state: str) -> tuple[list[Entrant], dict[str, str]]:
     """
-    The solvers that the configuration names, or all that can be built here.
+    Return the solvers that the configuration names, or all that can be built here.
 
     Returns
     -------

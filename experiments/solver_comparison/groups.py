@@ -55,7 +55,7 @@ class Group:
 
 
 def generated_groups(config: DictConfig, family: str) -> list[Group]:
-    """Groups of a named family, a size each, ascending."""
+    """Return the groups of a named family, a size each, ascending."""
     if family not in families.FAMILIES:
         raise not_understood("families", family, families.FAMILIES)
     largest = config.portfolio.largest.get(family, math.inf)
@@ -74,7 +74,7 @@ def generated_groups(config: DictConfig, family: str) -> list[Group]:
 
 def captured_group(config: DictConfig, engine: str, rate: float) -> Group:
     """
-    Scheduling steps of a simulated load, the evenly spread core ones first.
+    Return scheduling steps of a simulated load, the evenly spread core ones first.
 
     A load that never brought the engine under pressure has none.
     """
@@ -99,7 +99,7 @@ def captured_group(config: DictConfig, engine: str, rate: float) -> Group:
 
 def one_batch_group(config: DictConfig, answers: Sequence[Mapping[str, Any]]) -> Group | None:
     """
-    Large instances with the batch size fixed at its optimum; None if sizes are too small.
+    Return large instances with the batch size fixed at its optimum; None if sizes are too small.
 
     Only instances whose best batch size ``exact`` has proven take part.
     """
@@ -126,7 +126,7 @@ def one_batch_group(config: DictConfig, answers: Sequence[Mapping[str, Any]]) ->
 
 
 def fix_batch_size(instance: Instance, batch_size: int) -> Instance:
-    """The same instance with one batch size only."""
+    """Return the same instance with one batch size only."""
     gains = GainTable(instance.gains_at(batch_size)[None, :], batch_size)
     return Instance(
         instance.weights, instance.capacity, batch_size, batch_size, gains, instance.exactly
@@ -134,7 +134,7 @@ def fix_batch_size(instance: Instance, batch_size: int) -> Instance:
 
 
 def fingerprint(instance: Instance) -> str:
-    """A hash of an instance; of its gains, those at the smallest and the largest batch."""
+    """Return a hash of an instance; of its gains, those at the smallest and the largest batch."""
     first, last, exactly = instance.min_batch, instance.max_batch, instance.exactly
     digest = hashlib.sha256(f"{instance.capacity} {first} {last} {exactly}".encode())
     for numbers in (instance.weights, instance.gains_at(first), instance.gains_at(last)):

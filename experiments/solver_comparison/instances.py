@@ -71,7 +71,7 @@ class InstanceRecorder:
 
     @property
     def exact(self) -> bool:
-        """That of the solver that answers."""
+        """Return whether the solver that answers is exact."""
         return self._solver.exact
 
     def solve(self, instance: Instance, *, time_limit_s: float | None = None) -> Plan:
@@ -85,7 +85,7 @@ class InstanceRecorder:
         return self._solver.solve(instance, time_limit_s=time_limit_s)
 
     def sample(self) -> list[tuple[int, Instance]]:
-        """At most ``wanted`` (number of the solve, instance), evenly spread over the run."""
+        """Return at most ``wanted`` (number of the solve, instance), evenly spread over the run."""
         count = len(self._kept)
         if count <= self._wanted:
             return list(self._kept)
@@ -94,7 +94,7 @@ class InstanceRecorder:
 
 def captured(config: DictConfig, wanted: int) -> list[NamedInstance]:
     """
-    Instances that a policy solves while it serves the configured workload.
+    Return instances that a policy solves while it serves the configured workload.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ def captured(config: DictConfig, wanted: int) -> list[NamedInstance]:
 
 def from_folder(folder: Path) -> list[NamedInstance]:
     """
-    All .npz instances of a folder, by name.
+    Return all .npz instances of a folder, by name.
 
     Raises
     ------
@@ -150,7 +150,7 @@ def generated(
     names: Sequence[str], sizes: Sequence[int], count: int, seed: int
 ) -> list[NamedInstance]:
     """
-    Instances of named families, ``count`` per family and size.
+    Return instances of named families, ``count`` per family and size.
 
     Raises
     ------
@@ -177,7 +177,7 @@ def generated(
 
 def collect(config: DictConfig) -> list[NamedInstance]:
     """
-    The instances that ``conf/quality.yaml`` asks for.
+    Return the instances that ``conf/quality.yaml`` asks for.
 
     Raises
     ------
@@ -195,7 +195,7 @@ def collect(config: DictConfig) -> list[NamedInstance]:
 
 
 def save(instances: Sequence[NamedInstance], folder: Path) -> list[Path]:
-    """Write each instance to ``folder/NAME.npz``; the paths."""
+    """Write each instance to ``folder/NAME.npz``, and return the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for named in instances:

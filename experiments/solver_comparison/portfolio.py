@@ -68,7 +68,7 @@ class Asker:
         self, group: Group, numbers: Iterable[int], entrants: Sequence[Entrant], *, core: bool
     ) -> dict[str, list[dict[str, Any]]]:
         """
-        Answers of some entrants to some instances of a group, by entrant.
+        Return answers of some entrants to some instances of a group, by entrant.
 
         Every other instance is asked in reversed order, so that none always finds the
         caches that the same other solver left.
@@ -118,7 +118,7 @@ def run_groups(
     asker: Asker, groups: Sequence[Group], entrants: Sequence[Entrant], config: DictConfig
 ) -> list[Stop]:
     """
-    Ask for the groups of one source, sizes ascending, and drop who fails on all of one.
+    Ask for the groups of one source, sizes ascending, and drop solvers that fail on all of one.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ def run_groups(
 
 
 def give_up(cells: Sequence[Mapping[str, Any]]) -> str | None:
-    """Why a solver need not be asked for larger instances; None if it should be."""
+    """Return why a solver need not be asked for larger instances; None if it should be."""
     if not cells:
         return None
     if all(cell["status"] in ("refused", "failed") for cell in cells):
@@ -160,7 +160,7 @@ def give_up(cells: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def at_the_limit(cell: Mapping[str, Any]) -> bool:
-    """Whether a call ended at its time limit without a proof."""
+    """Return whether a call ended at its time limit without a proof."""
     limit_s, wall_s = cell.get("time_limit_s"), cell.get("wall_s")
     if limit_s is None or wall_s is None or cell["certified"]:
         return False
@@ -178,7 +178,7 @@ def _label(group: Group) -> str:
 
 
 def run(config: DictConfig) -> dict[str, float]:
-    """Ask for what is missing, write rows, table, document and figures, return the summary."""
+    """Ask for what is missing, write rows, table, document and figures, and return the summary."""
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     with recorded_run(folder) as record:

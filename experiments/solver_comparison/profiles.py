@@ -56,7 +56,7 @@ class Exponent:
 
 def fit_exponent(sizes: Sequence[float], times_s: Sequence[float]) -> Exponent | None:
     """
-    Least-squares line through log time against log size.
+    Fit a least-squares line through log time against log size.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def fit_exponent(sizes: Sequence[float], times_s: Sequence[float]) -> Exponent |
 
 def exponents(rows: pl.DataFrame, fit_from: int) -> dict[str, Exponent]:
     """
-    Exponents by solver, from the sizes at which it answered every call within its limit.
+    Return exponents by solver, from the sizes at which it answered every call within its limit.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def exponents(rows: pl.DataFrame, fit_from: int) -> dict[str, Exponent]:
 
 def ratios(times_s: NDArray[np.float64]) -> NDArray[np.float64]:
     """
-    Each solver's time on each problem in units of the best one's (Dolan and Moré, 2002).
+    Return each solver's time in units of the best one's on each problem (Dolan and Moré, 2002).
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def ratios(times_s: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def time_matrix(rows: pl.DataFrame, solved: pl.Expr) -> tuple[list[str], NDArray[np.float64]]:
     """
-    Solvers, and their times (problems, solvers), inf where unsolved or not asked.
+    Return solvers, and their times (problems, solvers), inf where unsolved or not asked.
 
     Parameters
     ----------
@@ -152,7 +152,7 @@ def time_matrix(rows: pl.DataFrame, solved: pl.Expr) -> tuple[list[str], NDArray
 
 def draw_profiles(rows: pl.DataFrame, within_percent: float, path: Path) -> None:
     """
-    Performance profiles: share of problems done within a factor of the fastest solver's time.
+    Draw the share of problems done within a factor of the fastest solver's time.
 
     Left, done means a certified optimum; right, a plan close to the optimum, certified or
     not, on the problems whose optimum is known.
@@ -202,7 +202,7 @@ def draw_profiles(rows: pl.DataFrame, within_percent: float, path: Path) -> None
 
 def draw_scaling(rows: pl.DataFrame, found: dict[str, Exponent], family: str, path: Path) -> None:
     """
-    Median time of a call against N, with the fitted power laws.
+    Draw the median time of a call against N, with the fitted power laws.
 
     Parameters
     ----------
@@ -261,7 +261,7 @@ def draw_scaling(rows: pl.DataFrame, found: dict[str, Exponent], family: str, pa
 
 def draw_gaps(rows: pl.DataFrame, family: str, panels: Sequence[int], path: Path) -> None:
     """
-    Mean gap to the optimum against median time of a call, a panel per size.
+    Draw the mean gap to the optimum against the median time of a call, a panel per size.
 
     Parameters
     ----------
@@ -316,7 +316,7 @@ def _gap_panel(
 
 
 def line_styles(rows: pl.DataFrame) -> dict[str, dict[str, Any]]:
-    """Colour, dashes and marker by solver: the certified solver black and thick."""
+    """Return colour, dashes and marker by solver: the certified solver black and thick."""
     *colours, black = COLOURS
     others = [name for name in sorted(rows["solver"].unique()) if name != _HEADLINE]
     styles: dict[str, dict[str, Any]] = {

@@ -68,13 +68,13 @@ def numbers(rows: pl.DataFrame, by: Sequence[str], *columns: Sequence[str]) -> p
 
 
 def prepared(rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows with ``at_limit``: the call ended at its time limit without a proof."""
+    """Return the rows with ``at_limit``: the call ended at its time limit without a proof."""
     at_limit = ~pl.col("certified") & (pl.col("wall_s") >= AT_THE_LIMIT * pl.col("time_limit_s"))
     return rows.with_columns(at_limit.fill_null(False).alias("at_limit"))
 
 
 def long_table(rows: pl.DataFrame) -> pl.DataFrame:
-    """Every source, size and solver: instances, certificates, gaps, times."""
+    """Return instances, certificates, gaps and times of every source, size and solver."""
     sized = (
         pl.when(pl.col("kind") == LOAD).then(None).otherwise(pl.col("requests")).alias("requests")
     )
@@ -88,7 +88,7 @@ def long_table(rows: pl.DataFrame) -> pl.DataFrame:
 
 def overview(core: pl.DataFrame, within_percent: float) -> pl.DataFrame:
     """
-    Each solver over all core problems; what it was not asked counts as not done.
+    Return each solver over all core problems; what it was not asked counts as not done.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def overview(core: pl.DataFrame, within_percent: float) -> pl.DataFrame:
 def by_column(
     rows: pl.DataFrame, column: str, value: pl.Expr, order: Sequence[Any]
 ) -> pl.DataFrame:
-    """A line per solver, a column per size or source, null where it was not asked."""
+    """Return a line per solver and a column per size or source, null where it was not asked."""
     cells = rows.group_by("solver", column).agg(value.alias("value"))
     wide = cells.pivot(column, index="solver", values="value")
     named = [str(name) for name in order if str(name) in wide.columns]
@@ -122,7 +122,7 @@ def by_column(
 
 
 def by_size(rows: pl.DataFrame, solver: str) -> pl.DataFrame:
-    """Times and certificates of one solver, a line per size."""
+    """Return times and certificates of one solver, a line per size."""
     return numbers(
         rows.filter(pl.col("solver") == solver).with_columns(pl.col("requests").alias("N")),
         ["N"],
@@ -133,7 +133,7 @@ def by_size(rows: pl.DataFrame, solver: str) -> pl.DataFrame:
 
 def one_batch(rows: pl.DataFrame, family: str) -> pl.DataFrame:
     """
-    Back-ends at the best batch size alone, against ``exact`` over all batch sizes.
+    Compare back-ends at the best batch size alone with ``exact`` over all batch sizes.
 
     The ratios are of back-end seconds (building the model and our own bounds left out) to
     the whole call of ``exact`` on the same instance.
@@ -154,7 +154,7 @@ def one_batch(rows: pl.DataFrame, family: str) -> pl.DataFrame:
 
 
 def speed_ups(rows: pl.DataFrame, family: str, size: int) -> pl.DataFrame:
-    """How many times longer than ``exact`` each solver takes, instance by instance, all B."""
+    """Return how many times longer than ``exact`` solvers take on the same instances, all B."""
     there = rows.filter((pl.col("source") == family) & (pl.col("requests") == size))
     others = there.filter((pl.col("solver") != "exact") & pl.col("wall_s").is_not_null())
     return numbers(
@@ -173,7 +173,7 @@ def _of_exact(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def exponent_table(found: Mapping[str, Exponent]) -> pl.DataFrame:
-    """Exponents with their intervals, smallest first."""
+    """Return exponents with their intervals, smallest first."""
     lines = [
         {
             "solver": name,
@@ -190,7 +190,7 @@ def exponent_table(found: Mapping[str, Exponent]) -> pl.DataFrame:
 
 
 def stop_table(stops: Sequence[Stop]) -> pl.DataFrame:
-    """A line per solver and reason: after which size it stopped, by family."""
+    """Return a line per solver and reason: after which size it stopped, by family."""
     merged: dict[tuple[str, str], list[str]] = {}
     for stop in stops:
         merged.setdefault((stop.solver, stop.reason), []).append(f"{stop.source} {stop.size}")

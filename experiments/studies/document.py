@@ -86,7 +86,7 @@ def write(rows: pl.DataFrame, facts: StudyFacts, folder: Path, docs: str | None)
 
 def views_of(config: DictConfig) -> list[tuple[str, dict[str, Any]]]:
     """
-    The views that ``study.views`` lists, each with its options.
+    Return the views that ``study.views`` lists, each with its options.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def views_of(config: DictConfig) -> list[tuple[str, dict[str, Any]]]:
 
 
 def long_table(rows: pl.DataFrame, baseline: str) -> pl.DataFrame:
-    """Every metric at every point: mean, paired difference and ratio to the baseline."""
+    """Return every metric at every point: mean, difference and ratio to the baseline."""
     whole = rows.filter(~pl.col("metric").str.starts_with("quantile_"))
     tables = [over_seeds(whole)]
     if baseline in rows["arm"]:
@@ -118,7 +118,7 @@ def long_table(rows: pl.DataFrame, baseline: str) -> pl.DataFrame:
 
 def summary(rows: pl.DataFrame, baseline: str) -> dict[str, float]:
     """
-    Flat metrics: the mean of each headline at each point, and capacities over the baseline's.
+    Return flat metrics: means of the headlines at each point, and ratios of capacities.
 
     Parameters
     ----------

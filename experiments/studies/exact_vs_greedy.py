@@ -47,12 +47,12 @@ class Regime:
 
     @property
     def name(self) -> str:
-        """How rows name it as a variant."""
+        """Return how rows name it as a variant."""
         return f"{self.engine}, {self.capacity_tokens} KV tokens, dt {self.dt_s:g} s"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What it changes of a configuration."""
+        """Return what it changes of a configuration."""
         return {
             "engine": self.engine,
             "engine.capacity_tokens": self.capacity_tokens,
@@ -73,7 +73,7 @@ def charged_arm(arm: str, solve_s: float | None) -> str:
 
 def rows(runner: StudyRunner) -> pl.DataFrame:
     """
-    Rows of the whole map, and of the regimes in which solves are charged.
+    Return rows of the whole map, and of the regimes in which solves are charged.
 
     Parameters
     ----------

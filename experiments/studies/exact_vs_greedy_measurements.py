@@ -88,7 +88,7 @@ def stepped(
 
 
 def batch_binds(instance: Instance, plan: Plan) -> bool:
-    """Whether a plan leaves out a request that would gain at its batch size, and would fit."""
+    """Return whether a plan leaves out a request that would gain at its batch size, and fit."""
     room = instance.capacity - int(instance.weights[plan.serve].sum())
     gaining = ~plan.serve & (instance.gains_at(plan.batch_size) > 0)
     return bool((gaining & (instance.weights <= room)).any())

@@ -32,7 +32,7 @@ def regime_map(
     page: Page, *, metric: str, title: str, difference: bool = False, note: str = ""
 ) -> str:
     """
-    A metric over KV tokens and load, a table per engine and horizon, and a figure.
+    Show a metric over KV tokens and load: a table per engine and horizon, and a figure.
 
     With ``difference`` it is exact less greedy in points (0.01 of QoE), paired by seed, else
     that of the exact runs.
@@ -80,7 +80,7 @@ def regime_map(
 
 def break_even(page: Page, *, metric: str, title: str, note: str = "") -> str:
     """
-    What exact solving gains over free greedy solving, when a solve takes time.
+    Show what exact solving gains over free greedy solving, when a solve takes time.
 
     The break-even is the solve time at which the mean difference turns negative, by linear
     interpolation. ``measured`` charges both solvers what they take on this machine.
@@ -125,7 +125,7 @@ def break_even(page: Page, *, metric: str, title: str, note: str = "") -> str:
 
 def break_even_s(points: Sequence[tuple[float, float]]) -> float:
     """
-    The solve time up to which exact solving is no worse than greedy solving.
+    Return the solve time up to which exact solving is no worse than greedy solving.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ def break_even_s(points: Sequence[tuple[float, float]]) -> float:
 
 
 def in_words(seconds: float) -> str:
-    """A break-even time as tables show it."""
+    """Return a break-even time as tables show it."""
     if math.isnan(seconds):
         return "never better"
     return "beyond" if math.isinf(seconds) else f"{1000 * seconds:.2g} ms"
@@ -156,7 +156,7 @@ def draw_break_even(
     charged: Curves, regimes: Mapping[str, Regime], path: Path, y_label: str
 ) -> None:
     """
-    Difference against solve time, a panel per engine and a line per KV size and load.
+    Draw the difference against solve time: a panel per engine, a line per KV size and load.
 
     Parameters
     ----------

@@ -37,7 +37,7 @@ def curves(
     table: pl.DataFrame, metrics: Sequence[str], path: Path, x_label: str, suffix: str = ""
 ) -> None:
     """
-    A line per arm with its interval as a band; a panel per metric and variant.
+    Draw a line per arm with its interval as a band; a panel per metric and variant.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def curves(
 
 def bars(table: pl.DataFrame, metrics: Sequence[str], path: Path, suffix: str = "") -> None:
     """
-    A bar per arm with its interval, grouped by variant and point; a panel per metric.
+    Draw a bar per arm with its interval, grouped by variant and point; a panel per metric.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def bars(table: pl.DataFrame, metrics: Sequence[str], path: Path, suffix: str = 
 
 def distributions(table: pl.DataFrame, path: Path, x_label: str) -> None:
     """
-    The share of requests below each value, a line per arm, a panel per variant and point.
+    Draw the share of requests below each value: a line per arm, a panel per variant and point.
 
     Parameters
     ----------
@@ -176,7 +176,7 @@ def heat_maps(
     diverging: bool,
 ) -> None:
     """
-    Numbers over two regimes, a panel each, written into the cells too.
+    Draw numbers over two regimes, a panel each, and write them into the cells.
 
     Parameters
     ----------

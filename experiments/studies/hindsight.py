@@ -26,7 +26,7 @@ BOUND = "bound"
 
 def rows_of(runner: StudyRunner) -> pl.DataFrame:
     """
-    Rows of the policies, of the bound at the same points, and of tiny instances.
+    Return rows of the policies, of the bound at the same points, and of tiny instances.
 
     Parameters
     ----------

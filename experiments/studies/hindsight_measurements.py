@@ -88,7 +88,7 @@ def exhausted(
     preemption: Literal["swap", "recompute"], instances: int, cells: int
 ) -> list[TinyInstance]:
     """
-    Bounds of tiny instances against the best of all their schedules.
+    Compare bounds of tiny instances with the best of all their schedules.
 
     Parameters
     ----------

@@ -93,7 +93,7 @@ def read_back(stored: Iterable[Mapping[str, Any]]) -> list[Measurement]:
 
 def served(run: Mapping[str, Any], seed: int) -> list[Measurement]:
     """
-    Simulate once; every metric of the run, of its parts and distributions.
+    Simulate once; return every metric of the run, of its parts and distributions.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def served(run: Mapping[str, Any], seed: int) -> list[Measurement]:
 
 
 def numbers_of(result: SimulationResult) -> list[Measurement]:
-    """Every metric of a simulation, of its parts and distributions."""
+    """Return every metric of a simulation, of its parts and distributions."""
     return [*_metrics(result), *_parts(result), *_quantiles(result)]
 
 
@@ -119,7 +119,7 @@ def capacity(
     highest: float,
 ) -> list[Measurement]:
     """
-    The highest request rates with mean QoE above a threshold, by area and by window.
+    Return the highest request rates with mean QoE above a threshold, by area and by window.
 
     Each is a rate that was simulated and found good; one that is higher by ``tolerance`` (or
     by less) was found bad. The same seed scales the same arrivals, so that policies are
@@ -161,7 +161,7 @@ def highest_rate(
     good: Callable[[float], bool], start: float, tolerance: float, highest: float
 ) -> float:
     """
-    The highest rate that is good, by bisection on a logarithmic scale.
+    Return the highest rate that is good, by bisection on a logarithmic scale.
 
     Parameters
     ----------
@@ -200,7 +200,7 @@ def highest_rate(
 
 def jittered(run: Mapping[str, Any], seed: int, jitters_s: Sequence[float]) -> list[Reception]:
     """
-    One simulation, seen through networks of some jitters, with the token buffer and without.
+    Show one simulation through networks of some jitters, with the token buffer and without.
 
     Each token is delayed on its way by an exponential time of the given mean, and none
     overtakes another, as on one connection. The buffer (Andes, arXiv 2404.16283v1, section 5)
@@ -237,7 +237,7 @@ def through_network(
     times_s: NDArray[np.float64], jitter_s: float, rng: np.random.Generator
 ) -> NDArray[np.float64]:
     """
-    When tokens reach the client of a network with jitter.
+    Return when tokens reach the client of a network with jitter.
 
     Parameters
     ----------
@@ -254,7 +254,7 @@ def through_network(
 
 def paced(times_s: NDArray[np.float64], tds: float) -> NDArray[np.float64]:
     """
-    When a token buffer shows tokens: each when it is there and 1/tds after the one before.
+    Return when a token buffer shows tokens: when there, and 1/tds after the one before.
 
     Parameters
     ----------
@@ -276,7 +276,7 @@ def simulated(
     capture: Callable[[Snapshot, Decision], None] | None = None,
     record_tokens: bool = False,
 ) -> SimulationResult:
-    """The simulation that plain nodes describe; see :func:`served`."""
+    """Run the simulation that plain nodes describe; see :func:`served`."""
     config = OmegaConf.create(dict(run))
     _warm_up(config)
     return simulate(
@@ -316,7 +316,7 @@ def _targets(node: Any) -> set[str]:
 
 
 def with_rate(run: Mapping[str, Any], rate: float) -> dict[str, Any]:
-    """The same nodes at another request rate."""
+    """Return the same nodes at another request rate."""
     return {**run, "workload": {**run["workload"], "rate": rate}}
 
 

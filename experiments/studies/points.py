@@ -52,7 +52,7 @@ class Point:
 
     @property
     def run(self) -> dict[str, Any]:
-        """What a cell needs: plain nodes, without rate (a cell's own) and seed."""
+        """Return what a cell needs: plain nodes, without rate (a cell's own) and seed."""
         plain = cast(
             "dict[str, Any]",
             {
@@ -64,7 +64,7 @@ class Point:
         return {**plain, "solver_time": self.config.solver_time, "oracle": self.config.oracle}
 
     def label(self, rate: float | None, seed: int, load: float | None = None) -> dict[str, Any]:
-        """What rows of one simulation begin with."""
+        """Return what rows of one simulation begin with."""
         return {
             **self.columns,
             "rate": rate,
@@ -103,16 +103,16 @@ class StudyRunner:
 
     @property
     def seeds(self) -> list[int]:
-        """Seeds of the study, the same for every arm."""
+        """Return the seeds of the study, the same for every arm."""
         return list(range(self.config.seed, self.config.seed + self.config.study.seeds))
 
     @property
     def processes(self) -> int:
-        """How many cells are worked on at a time."""
+        """Return how many cells are worked on at a time."""
         return processes_of(self.hydra_config)
 
     def results(self, cells: Sequence[Cell], description: str) -> list[Any]:
-        """Results of cells, in their order."""
+        """Return the results of cells, in their order."""
         folder = Path(self.config.study.cells)
         done = finish(cells, folder, processes=self.processes, description=description)
         self.computed += done.computed
@@ -121,7 +121,7 @@ class StudyRunner:
         return done.results
 
     def rows(self, cells: Sequence[Cell], description: str) -> pl.DataFrame:
-        """Measurements of cells as rows, under the cells' labels."""
+        """Return measurements of cells as rows, under the cells' labels."""
         results = self.results(cells, description)
         return as_rows(
             (cell.label, read_back(found)) for cell, found in zip(cells, results, strict=True)
@@ -129,7 +129,7 @@ class StudyRunner:
 
     def point(self, variant: str, arm: str) -> Point:
         """
-        A variant under an arm.
+        Return a variant under an arm.
 
         Raises
         ------
@@ -160,7 +160,7 @@ class StudyRunner:
 
     def capacities(self, points: Sequence[Point]) -> dict[tuple[str, str], dict[str, list[float]]]:
         """
-        Capacity of each point for each seed.
+        Return the capacity of each point for each seed.
 
         Returns
         -------
@@ -194,7 +194,7 @@ class StudyRunner:
 
     def rates(self, variants: Iterable[str]) -> dict[str, list[tuple[float, float | None]]]:
         """
-        Rates of each variant, with the load that each is.
+        Return the rates of each variant, with the load that each is.
 
         ``study.rates`` are taken as they are; ``study.loads`` are multiples of the capacity of
         ``study.loads_of`` (mean over seeds) on that variant.

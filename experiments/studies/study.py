@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 
 def served_rows(runner: StudyRunner) -> pl.DataFrame:
-    """Every variant, arm, rate and seed, simulated once each."""
+    """Return rows of every variant, arm, rate and seed, simulated once each."""
     return runner.rows(_crossed(runner, "served", {}), "simulating")
 
 
 def capacity_rows(runner: StudyRunner) -> pl.DataFrame:
-    """The capacity of every variant, arm and seed."""
+    """Return the capacity of every variant, arm and seed as rows."""
     study = runner.config.study
     points = [runner.point(variant, arm) for variant in study.variants for arm in study.arms]
     found = runner.capacities(points)
@@ -54,7 +54,7 @@ def capacity_rows(runner: StudyRunner) -> pl.DataFrame:
 
 
 def jitter_rows(runner: StudyRunner) -> pl.DataFrame:
-    """Every variant, arm, rate and seed, seen through networks of several jitters."""
+    """Return rows of every variant, arm, rate and seed, under several network jitters."""
     jitters_s = [float(jitter_s) for jitter_s in runner.config.study.jitters_s]
     cells = _crossed(runner, "jittered", {"jitters_s": jitters_s})
     results = runner.results(cells, "simulating")
@@ -93,7 +93,7 @@ def run(
     config: DictConfig, kinds: Mapping[str, Callable[[StudyRunner], pl.DataFrame]]
 ) -> dict[str, float]:
     """
-    Work on what is missing, write rows, tables, document and figures; the summary.
+    Work on what is missing, write rows, tables, document and figures, and return the summary.
 
     Parameters
     ----------

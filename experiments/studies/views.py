@@ -52,7 +52,7 @@ class Page:
     name: str
 
     def figure(self, name: str) -> tuple[Path, str]:
-        """Where a figure goes, and the Markdown that shows it."""
+        """Return where a figure goes, and the Markdown that shows it."""
         path = self.folder / f"{self.name}_{name}.png"
         return path, picture(name.replace("_", " "), path)
 
@@ -66,7 +66,7 @@ def means(
     note: str = "",
 ) -> str:
     """
-    Mean and 95 % interval of some metrics at every point.
+    Show mean and 95 % interval of some metrics at every point.
 
     ``figure``: ``curves`` against rate or load, ``bars``, or none.
     """
@@ -86,7 +86,7 @@ def differences(
     figure: str | None = None,
     note: str = "",
 ) -> str:
-    """Paired difference to a baseline at every point; QoE in points (0.01)."""
+    """Show the paired difference to a baseline at every point; QoE in points (0.01)."""
     baseline = baseline or page.baseline
     table = in_points(against(page.rows, baseline, DIFFERENCE, metrics))
     table = table.filter(pl.col("part") == "")
@@ -107,7 +107,7 @@ def ratios(
     figure: str | None = None,
     note: str = "",
 ) -> str:
-    """Paired ratio to a baseline at every point."""
+    """Show the paired ratio to a baseline at every point."""
     baseline = baseline or page.baseline
     table = against(page.rows, baseline, RATIO, metrics).filter(pl.col("part") == "")
     title = title or f"Ratio to {baseline}"
@@ -119,7 +119,7 @@ def ratios(
 
 
 def parts(page: Page, *, metric: str, by: str, title: str, note: str = "") -> str:
-    """Mean of a metric for parts of the requests: those whose name begins with ``by``."""
+    """Show the mean of a metric for parts of the requests: those whose name begins with ``by``."""
     table = over_seeds(page.rows, [metric]).filter(pl.col("part").str.starts_with(f"{by} "))
     table = table.with_columns(pl.col("part").str.strip_prefix(f"{by} "))
     return _section(title, note, wide(table, None, columns="part"))
@@ -128,7 +128,7 @@ def parts(page: Page, *, metric: str, by: str, title: str, note: str = "") -> st
 def quantiles(
     page: Page, *, metrics: Sequence[str], title: str = "Distributions", note: str = ""
 ) -> str:
-    """Quantiles of distributions over requests, mean over seeds; a figure for each metric."""
+    """Show quantiles over requests, mean over seeds, and a figure for each metric."""
     shown = [str(percentage) for percentage in _SHOWN_PERCENTAGES]
     pieces = [note]
     for metric in metrics:
