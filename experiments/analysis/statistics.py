@@ -142,7 +142,7 @@ def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
     return corrected
 
 
-class Measured(Protocol):
+class MeasurementLike(Protocol):
     """A number, what it measures, and of which part of a run."""
 
     @property
@@ -153,7 +153,7 @@ class Measured(Protocol):
     def value(self) -> float | None: ...
 
 
-def as_rows(found: Iterable[tuple[Mapping[str, Any], Iterable[Measured]]]) -> pl.DataFrame:
+def as_rows(found: Iterable[tuple[Mapping[str, Any], Iterable[MeasurementLike]]]) -> pl.DataFrame:
     """
     Return measurements as rows under the documented schema.
 

@@ -24,7 +24,13 @@ from experiments.runs.records import recorded_run
 from experiments.runs.resume import resumable
 from experiments.runs.run_columns import run_columns
 from experiments.studies.measurements import Measurement, read_back, with_rate
-from experiments.studies.tune_search import METRICS, Outcome, Search, distributions, need_optuna
+from experiments.studies.tune_search import (
+    METRICS,
+    Search,
+    TrialOutcome,
+    distributions,
+    need_optuna,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -173,7 +179,7 @@ class Goal:
             for metric, limit in guards.items()
         }
 
-    def outcome(self, means: Mapping[str, float]) -> Outcome:
+    def outcome(self, means: Mapping[str, float]) -> TrialOutcome:
         """Return the outcome of a trial with these means."""
         excess = {
             metric: (means[metric] - limit) / max(abs(limit), 1e-9)
@@ -181,9 +187,9 @@ class Goal:
         }
         value = means[self._metric]
         if self._penalty is None:
-            return Outcome(value, excess, means)
+            return TrialOutcome(value, excess, means)
         fine = self._penalty * sum(max(0.0, share) for share in excess.values())
-        return Outcome(value - self._sign * fine, {}, means)
+        return TrialOutcome(value - self._sign * fine, {}, means)
 
 
 @resumable

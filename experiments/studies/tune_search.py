@@ -24,7 +24,7 @@ _SPACE_FORM = "need {low, high[, log, step]} or {choices: [...]}."
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class TrialOutcome:
     """
     What a trial came to.
 
@@ -163,7 +163,7 @@ class Search:
         """Return the trials that came to an end, complete or refused, in order."""
         return [t for t in self.study.trials if t.value is not None or _ERROR in t.user_attrs]
 
-    def next_trial(self, evaluate: Callable[[Mapping[str, Any]], Outcome]) -> None:
+    def next_trial(self, evaluate: Callable[[Mapping[str, Any]], TrialOutcome]) -> None:
         """
         Make one more trial.
 
