@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -15,10 +16,12 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from experiments.runs.files import write_atomically
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
+    from matplotlib.container import ErrorbarContainer
     from matplotlib.figure import Figure
 
 #: Okabe and Ito's palette (https://jfly.uni-koeln.de/color/), without its yellow, which
@@ -42,14 +45,48 @@ STYLE: dict[Any, Any] = {
 }
 
 #: Where a gap of 0 is drawn, which has no logarithm, and where smaller gaps are drawn too.
-_GAP_FLOOR_PERCENT = 1e-5
+GAP_FLOOR_PERCENT = 1e-5
 #: Solvers at the floor are drawn above one another by this factor, to keep them apart.
 _FLOOR_STEP = 1.5
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How an arm is drawn: colour, and matplotlib's names of marker and dash."""
+
+    colour: str
+    marker: str
+    dash: str
+    hollow: bool
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """Return matplotlib's options of a line without markers."""
+        return {"color": self.colour, "linestyle": self.dash}
+
+    @property
+    def with_markers(self) -> dict[str, Any]:
+        """Return matplotlib's options of a line with markers."""
+        # Lines that coincide stay visible through the hollow markers of the one on top.
+        face = "none" if self.hollow else self.colour
+        return {**self.line, "marker": self.marker, "markerfacecolor": face}
+
+
+def look(k: int) -> Look:
+    """Return the look of the k-th arm; colour, marker and dash have different periods."""
+    return Look(
+        COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)], DASHES[k % len(DASHES)], k % 2 == 1
+    )
+
+
+def looks(names: Sequence[str]) -> dict[str, Look]:
+    """Return a look for every name, in order."""
+    return {name: look(k) for k, name in enumerate(names)}
+
+
 def gap_against_time(rows: pl.DataFrame, path: Path) -> None:
     """
-    Solver quality in one picture: mean gap to the optimum against median time of a call.
+    Draw solver quality in one picture: mean gap to the optimum against median time of a call.
 
     Parameters
     ----------
@@ -63,7 +100,7 @@ def gap_against_time(rows: pl.DataFrame, path: Path) -> None:
 
 
 def draw_gap_against_time(rows: pl.DataFrame) -> Figure:
-    """The figure of :func:`gap_against_time`."""
+    """Return the figure of :func:`gap_against_time`."""
     points = gap_points(rows)
     instances = rows.select("source", "instance").n_unique()
     with mpl.rc_context(STYLE):
@@ -71,24 +108,19 @@ def draw_gap_against_time(rows: pl.DataFrame) -> Figure:
         optimal = 0
         for k, point in enumerate(points.iter_rows(named=True)):
             height = point["gap"]
-            if height <= _GAP_FLOOR_PERCENT:
-                height = _GAP_FLOOR_PERCENT * _FLOOR_STEP**optimal
+            if height <= GAP_FLOOR_PERCENT:
+                height = GAP_FLOOR_PERCENT * _FLOOR_STEP**optimal
                 optimal += 1
-            axes.errorbar(
-                point["ms"],
-                height,
-                xerr=[[point["ms"] - point["low"]], [point["high"] - point["ms"]]],
-                fmt=MARKERS[k % len(MARKERS)],
-                color=COLOURS[k % len(COLOURS)],
-                capsize=2,
-                label=point["solver"],
+            drawn = look(k)
+            gap_point(
+                axes, point, height, fmt=drawn.marker, color=drawn.colour, label=point["solver"]
             )
         axes.set_xscale("log")
         axes.set_yscale("log")
         label_decades(axes.xaxis)
         if optimal:
-            top = _GAP_FLOOR_PERCENT * _FLOOR_STEP ** (optimal - 1)
-            axes.axhspan(_GAP_FLOOR_PERCENT / 1.4, top * 1.4, color="0.92", label="optimal")
+            top = GAP_FLOOR_PERCENT * _FLOOR_STEP ** (optimal - 1)
+            axes.axhspan(GAP_FLOOR_PERCENT / 1.4, top * 1.4, color="0.92", label="optimal")
         axes.set_xlabel("time of a call in ms (median, 10-90 %)")
         axes.set_ylabel("mean gap to the optimum in %")
         axes.set_title(f"{instances} instances", loc="left")
@@ -97,8 +129,29 @@ def draw_gap_against_time(rows: pl.DataFrame) -> Figure:
     return figure
 
 
+def gap_point(
+    panel: Axes, point: Mapping[str, Any], height: float, **drawn: Any
+) -> ErrorbarContainer:
+    """
+    Draw a solver's mean gap at its median time, with the 10 and 90 % quantiles of the time.
+
+    Parameters
+    ----------
+    panel
+        Where.
+    point
+        A line of :func:`gap_points`.
+    height
+        The gap in %, or what stands for it on a logarithmic axis.
+    **drawn
+        As for matplotlib's ``errorbar``.
+    """
+    spread = [[point["ms"] - point["low"]], [point["high"] - point["ms"]]]
+    return panel.errorbar(point["ms"], height, xerr=spread, capsize=2, **drawn)
+
+
 def label_decades(axis: Axis) -> None:
-    """Plain numbers at 1, 2 and 5 of each decade of a logarithmic axis, however short it is."""
+    """Label 1, 2 and 5 of each decade of a logarithmic axis with plain numbers."""
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
@@ -106,7 +159,7 @@ def label_decades(axis: Axis) -> None:
 
 def gap_points(rows: pl.DataFrame) -> pl.DataFrame:
     """
-    A point per solver: median time of a call with its 10 and 90 % quantiles, and mean gap.
+    Return a point per solver: quantiles of the time of a call (50, 10 and 90 %), and mean gap.
 
     Parameters
     ----------
@@ -134,7 +187,7 @@ def gap_points(rows: pl.DataFrame) -> pl.DataFrame:
 
 def qoe_against_rate(rows: pl.DataFrame, path: Path) -> None:
     """
-    Mean QoE by the three definitions against request rate, a line per policy and solver.
+    Draw mean QoE by the three definitions against request rate, a line per policy and solver.
 
     Parameters
     ----------
@@ -158,13 +211,12 @@ def qoe_against_rate(rows: pl.DataFrame, path: Path) -> None:
             panel.set_xlabel("request rate in 1/s")
         panels[0].set_ylabel("mean QoE")
         panels[0].set_ylim(0, 1.03)
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+        legend(figure, panels[0], columns=None)
         save(figure, path)
 
 
 def arm() -> pl.Expr:
-    """Column ``arm``: the policy, with its solver in brackets if it uses one."""
+    """Return column ``arm``: the policy, with its solver in brackets if it uses one."""
     with_solver = pl.format("{} ({})", "policy", "solver")
     return pl.when(pl.col("solver").is_null()).then("policy").otherwise(with_solver).alias("arm")
 
@@ -173,15 +225,24 @@ def _lines(panel: Axes, means: pl.DataFrame, column: str) -> None:
     for k, name in enumerate(means["arm"].unique(maintain_order=True)):
         line = means.filter(pl.col("arm") == name)
         panel.plot(
-            line["rate"].to_numpy(),
-            line[column].to_numpy(),
-            color=COLOURS[k % len(COLOURS)],
-            marker=MARKERS[k % len(MARKERS)],
-            # Lines that coincide stay visible through the gaps of the one on top.
-            linestyle=DASHES[k % len(DASHES)],
-            markerfacecolor="none" if k % 2 else None,
-            label=name,
+            line["rate"].to_numpy(), line[column].to_numpy(), label=name, **look(k).with_markers
         )
+
+
+def legend(figure: Figure, panel: Axes, columns: int | None = 4) -> None:
+    """
+    Put the legend of a panel below a figure.
+
+    Parameters
+    ----------
+    figure, panel
+        The figure, and the panel that has everything in it.
+    columns
+        Columns at most; None for a single line.
+    """
+    handles, labels = panel.get_legend_handles_labels()
+    most = len(labels) if columns is None else min(columns, len(labels))
+    figure.legend(handles, labels, loc="outside lower center", ncols=max(1, most))
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def markdown(table: pl.DataFrame, decimals: dict[str, int]) -> str:
     """
-    A table that reads well as plain text and renders as Markdown.
+    Return a table that reads well as plain text and renders as Markdown.
 
     Parameters
     ----------

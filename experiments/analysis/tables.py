@@ -1,4 +1,4 @@
-"""How studies show numbers: "mean ± half-width", decimals by metric, a line per point and arm."""
+"""Tables of studies: a line per point and arm, intervals in the cells."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from experiments.analysis.statistics import DIFFERENCE, RATIO
+from experiments.analysis.intervals import decimals_of, interval
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 
 def wide(
@@ -20,7 +20,7 @@ def wide(
     intervals: bool = True,
 ) -> pl.DataFrame:
     """
-    A line per point and arm, a column per metric or part, "mean ± half-width" in the cells.
+    Return a line per point and arm, a column per metric or part, intervals in the cells.
 
     Parameters
     ----------
@@ -36,58 +36,59 @@ def wide(
     keys = [
         name for name in ("variant", "at", "arm") if table[name].n_unique() > 1 or name == "arm"
     ]
-    cells = [
-        number(mean, half if intervals else None, _digits_of(metric, kind))
-        for mean, half, metric, kind in table.select(
-            "mean", "half_width", "metric", "kind"
-        ).iter_rows()
-    ]
-    texts = table.with_columns(pl.Series("cell", cells, pl.String))
-    found = texts[columns].unique(maintain_order=True).to_list()
-    named = [name for name in (order or found) if name in found]
-    shown = texts.pivot(
-        columns, index=["variant", "at", "x", "arm"], values="cell", maintain_order=True
-    )
-    return shown.select(*keys, *(pl.col(name).fill_null("-") for name in named))
+    decimals = {
+        name: (name, decimals_of(metric, kind))
+        for name, metric, kind in table.select(columns, "metric", "kind").unique().iter_rows()
+    }
+    found = table[columns].unique(maintain_order=True).to_list()
+    shown = {name: decimals[name] for name in (order or found) if name in decimals}
+    if not intervals:
+        table = table.with_columns(pl.lit(None, pl.Float64).alias("half_width"))
+    places = ["variant", "at", "x", "arm"]
+    return by_metric(table, places, shown, columns=columns).select(*keys, *shown)
 
 
-def number(mean: float, half_width: float | None, decimals: int | None) -> str:
+def by_metric(
+    table: pl.DataFrame,
+    keys: Sequence[str],
+    shown: Mapping[str, tuple[str, int | None]],
+    *,
+    columns: str = "metric",
+    sign: str = "",
+) -> pl.DataFrame:
     """
-    A mean with its half-width.
+    Return a line per group and a column per metric, intervals in the cells.
 
     Parameters
     ----------
-    mean, half_width
-        The numbers; None shows the mean alone.
-    decimals
-        Decimals of both; None for three significant digits of the mean, two of the
-        half-width, and all digits before the point.
+    table
+        ``keys``, ``metric``, ``mean``, ``half_width``.
+    keys
+        Columns that make a group, and that lines begin with.
+    shown
+        Metric -> heading, decimals.
+    columns
+        What the columns stand for, if not the metric.
+    sign
+        As for :func:`experiments.analysis.intervals.interval`.
     """
-    if decimals is None:
-        text = _plain(mean, 3)
-        return text if half_width is None else f"{text} ± {_plain(half_width, 2)}"
-    text = f"{mean:.{decimals}f}"
-    return text if half_width is None else f"{text} ± {half_width:.{decimals}f}"
-
-
-def in_points(table: pl.DataFrame) -> pl.DataFrame:
-    """Differences of QoE times 100: points. Other metrics stay."""
-    factor = pl.when(pl.col("metric").str.contains("qoe_")).then(100.0).otherwise(1.0)
-    return table.with_columns(pl.col("mean") * factor, pl.col("half_width") * factor)
+    kept = table.filter(pl.col(columns).is_in(list(shown)))
+    cells = [
+        interval(mean, half, shown[name][1], sign=sign)
+        for name, mean, half in kept.select(columns, "mean", "half_width").iter_rows()
+    ]
+    wide = kept.with_columns(pl.Series("cell", cells, pl.String)).pivot(
+        columns, index=list(keys), values="cell", maintain_order=True
+    )
+    return wide.select(
+        *keys,
+        *(
+            (pl.col(name).fill_null("-") if name in wide.columns else pl.lit("-")).alias(heading)
+            for name, (heading, _) in shown.items()
+        ),
+    )
 
 
 def readable(metric: str) -> str:
-    """A metric's name without its prefix for distributions and parts."""
+    """Return a metric's name without its prefix for distributions and parts."""
     return metric.removeprefix("quantile_").removeprefix("part_")
-
-
-def _plain(value: float, digits: int) -> str:
-    return f"{value:.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
-
-
-def _digits_of(metric: str, kind: str) -> int | None:
-    if kind == RATIO:
-        return 2
-    if "qoe_" in metric:
-        return 2 if kind == DIFFERENCE else 3
-    return 2 if metric.startswith("capacity_") else None

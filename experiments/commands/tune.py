@@ -23,8 +23,14 @@ from experiments.runs.progress import bar
 from experiments.runs.records import recorded_run
 from experiments.runs.resume import resumable
 from experiments.runs.run_columns import run_columns
-from experiments.studies.measurements import with_rate
-from experiments.studies.tune_search import METRICS, Outcome, Search, distributions, need_optuna
+from experiments.studies.measurements import Measurement, read_back, with_rate
+from experiments.studies.tune_search import (
+    METRICS,
+    Search,
+    TrialOutcome,
+    distributions,
+    need_optuna,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -120,8 +126,8 @@ class Bench:
 
     def numbers(
         self, config: DictConfig, where: Sequence[Place]
-    ) -> list[tuple[Place, int, list[list[Any]]]]:
-        """Return each simulation's place, seed and ``[metric, part, number]`` triples."""
+    ) -> list[tuple[Place, int, list[Measurement]]]:
+        """Return place, seed and measurements of each whole simulation."""
         cells, labels = [], []
         for place in where:
             run = self._nodes(config, place)
@@ -130,17 +136,17 @@ class Bench:
                 labels.append((place, seed))
         done = finish(cells, self.store, processes=self.processes, description="simulations")
         return [
-            (place, seed, [triple for triple in result if triple[1] == ""])
+            (place, seed, [one for one in read_back(result) if one.part == ""])
             for (place, seed), result in zip(labels, done.results, strict=True)
         ]
 
     def means(self, config: DictConfig, where: Sequence[Place]) -> dict[str, float]:
         """Return the mean of each metric over all simulations at some places."""
         found: dict[str, list[float]] = {}
-        for _, _, triples in self.numbers(config, where):
-            for metric, _, number in triples:
-                if number is not None:
-                    found.setdefault(metric, []).append(number)
+        for _, _, measurements in self.numbers(config, where):
+            for one in measurements:
+                if one.value is not None:
+                    found.setdefault(one.metric, []).append(one.value)
         return {metric: sum(numbers) / len(numbers) for metric, numbers in found.items()}
 
     def _nodes(self, config: DictConfig, place: Place) -> dict[str, Any]:
@@ -173,7 +179,7 @@ class Goal:
             for metric, limit in guards.items()
         }
 
-    def outcome(self, means: Mapping[str, float]) -> Outcome:
+    def outcome(self, means: Mapping[str, float]) -> TrialOutcome:
         """Return the outcome of a trial with these means."""
         excess = {
             metric: (means[metric] - limit) / max(abs(limit), 1e-9)
@@ -181,9 +187,9 @@ class Goal:
         }
         value = means[self._metric]
         if self._penalty is None:
-            return Outcome(value, excess, means)
+            return TrialOutcome(value, excess, means)
         fine = self._penalty * sum(max(0.0, share) for share in excess.values())
-        return Outcome(value - self._sign * fine, {}, means)
+        return TrialOutcome(value - self._sign * fine, {}, means)
 
 
 @resumable
@@ -316,7 +322,7 @@ def _report(
         arms[name].policy = load_choice("policy", name)
     found = []
     for arm, arm_config in arms.items():
-        for place, seed, triples in bench.numbers(arm_config, where):
+        for place, seed, measurements in bench.numbers(arm_config, where):
             shown = config.copy()
             if place.rate is not None:
                 shown.workload.rate = place.rate
@@ -328,7 +334,7 @@ def _report(
             }
             if arm not in (UNTUNED, TUNED):
                 label |= {"policy": arm, "solver": None, "objective": None}
-            found.append((label, triples))
+            found.append((label, measurements))
     return as_rows(found)
 
 

@@ -7,8 +7,6 @@ made on different days, by different commits: each says which.
 
 from __future__ import annotations
 
-import shutil
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +14,15 @@ import numpy as np
 import polars as pl
 
 from andes_opt.metrics import mean_ci, paired_difference
+from experiments.analysis import document
+from experiments.analysis.intervals import interval
 from experiments.analysis.markdown import markdown
+from experiments.analysis.statistics import with_baseline
 from experiments.live.document_header import COMMAND, header, several_seeds
 from experiments.live.figures import draw
-from experiments.runs.files import write_atomically, write_text
+from experiments.runs.files import write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from omegaconf import DictConfig
 
     from experiments.live.document_header import LiveStudyFacts
@@ -119,27 +118,19 @@ def write(results: pl.DataFrame, facts: LiveStudyFacts, folder: Path) -> str:
         The tables, for the terminal.
     """
     write_atomically(folder / "table.csv", results.write_csv)
-    homes = [(folder, "")]  # of documents, and how their figures are reached from there
-    if facts.study.docs is not None:
-        docs = Path(facts.study.docs)
-        homes.append((docs / "results", "../figures/"))
-        for place in (docs / "results", docs / "figures"):
-            place.mkdir(parents=True, exist_ok=True)
+    docs = facts.study.docs
     texts = []
     for part in results["part"].unique(maintain_order=True):
         rows = results.filter(pl.col("part") == part)
         name = f"{_NAME}_{part}"
         picture = folder / f"{name}.png"
         draw(rows, picture)
-        if facts.study.docs is not None:
-            write_atomically(docs / "figures" / picture.name, partial(shutil.copyfile, picture))
         sections = _sections(rows, part, facts)
         texts += sections
-        whole = [*header(rows, part, facts), *sections]
-        for place, figures in homes:
-            write_paragraphs(place / f"{name}.md", [*whole, f"![{part}]({figures}{picture.name})"])
-    for place, _ in homes:
-        write_paragraphs(place / f"{_NAME}.md", _index(facts.study, place))
+        whole = [header(rows, part, facts), *sections, document.picture(part, picture)]
+        document.publish(document.paragraphs(*whole), name, folder, docs, [picture])
+    for place in [folder] if docs is None else [folder, Path(docs) / "results"]:
+        document.write(_index(facts.study, place), place / f"{_NAME}.md")
     return "\n\n".join(texts)
 
 
@@ -171,18 +162,18 @@ def _interval_words(table: pl.DataFrame, half_width: float) -> str:
     return _ONE_PAIR_WORDS
 
 
-def _index(study: DictConfig, folder: Path) -> list[str]:
+def _index(study: DictConfig, folder: Path) -> str:
     """The page that leads to the parts whose documents lie in a folder."""
     lines = []
     for part, options in study.parts.items():
         if (folder / f"{_NAME}_{part}.md").exists():
             title = options.get("title", part)
-            lines.append(f"- [{part}]({_NAME}_{part}.md): {title}; engine {options.engine}")
-    return [
+            lines.append(f"[{part}]({_NAME}_{part}.md): {title}; engine {options.engine}")
+    return document.paragraphs(
         f"# {study.question}",
         f"Written by `{COMMAND}`; do not edit. `live_study.part=NAME` makes one part.",
-        "\n".join(lines),
-    ]
+        document.bullets(lines),
+    )
 
 
 def qoe_table(rows: pl.DataFrame) -> pl.DataFrame:
@@ -202,7 +193,7 @@ def qoe_table(rows: pl.DataFrame) -> pl.DataFrame:
     for _, group in _grouped(rows):
         for name, column in intervals.items():
             metric, decimals = _QOE[name]
-            column.append(_interval(*mean_ci(group[metric].to_numpy()), decimals))
+            column.append(interval(*mean_ci(group[metric].to_numpy()), decimals))
     return table.with_columns(pl.Series(name, column) for name, column in intervals.items())
 
 
@@ -235,17 +226,17 @@ def difference_table(rows: pl.DataFrame, baseline: str, half_width: float) -> pl
             rate, base_rate = paired(rows, arm, baseline, load, metric)
             # Very short runs deliver nothing before the last arrival.
             kept = np.divide(rate, base_rate, out=np.full(rate.shape, np.nan), where=base_rate > 0)
-            losses[name] = _interval(*mean_ci(100 * (1 - kept)), 1)
+            losses[name] = interval(*mean_ci(100 * (1 - kept)), 1)
         lines.append(
             {
                 "load": load,
                 "arm": arm,
                 "pairs": area.size,
                 "ratio": f"{area.mean() / base.mean():.2f}",
-                "difference": _interval(difference, width, 3),
+                "difference": interval(difference, width, 3),
                 narrow: _yes(width <= half_width) if np.isfinite(width) else None,
                 _DIFFERS: _yes(abs(difference) > width) if np.isfinite(width) else None,
-                "window difference": _interval(*paired_difference(window, window_base), 3),
+                "window difference": interval(*paired_difference(window, window_base), 3),
                 **losses,
             }
         )
@@ -294,29 +285,11 @@ def paired(
     results: pl.DataFrame, arm: str, baseline: str, load: float, metric: str
 ) -> tuple[Any, Any]:
     """A metric of an arm and of the baseline on the seeds that both have, (k,) each."""
-    at = results.filter(pl.col("load") == load)
-    both = (
-        at.filter(pl.col("arm") == arm)
-        .select("seed", metric)
-        .join(at.filter(pl.col("arm") == baseline).select("seed", metric), on="seed", suffix="_b")
-        .drop_nulls()
-        .sort("seed")
-    )
-    return both[metric].to_numpy(), both[f"{metric}_b"].to_numpy()
-
-
-def _interval(mean: float, width: float, decimals: int) -> str:
-    if not np.isfinite(mean):
-        return "-"
-    if not np.isfinite(width):
-        return f"{mean:.{decimals}f}"
-    return f"{mean:.{decimals}f} ± {width:.{decimals}f}"
+    there = pl.col("load") == load, pl.col("arm").is_in([arm, baseline])
+    rows = results.filter(*there).select("arm", "seed", metric)
+    both = with_baseline(rows, baseline, ["seed"], column=metric).drop_nulls().sort("seed")
+    return both[metric].to_numpy(), both["base"].to_numpy()
 
 
 def _yes(true: bool) -> str:
     return "yes" if true else "no"
-
-
-def write_paragraphs(path: Path, paragraphs: Sequence[str]) -> None:
-    """Write a Markdown document, whole or not at all."""
-    write_text(path, "\n\n".join(paragraphs) + "\n")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.analysis import document
 from experiments.live.saturation import load_unit
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def several_seeds(rows: pl.DataFrame) -> bool:
     return bool((rows.group_by("arm", "load").len()["len"] > 1).any())
 
 
-def header(rows: pl.DataFrame, part: str, facts: LiveStudyFacts) -> list[str]:
+def header(rows: pl.DataFrame, part: str, facts: LiveStudyFacts) -> str:
     """
     Return the title, the command and the facts of a part's document.
 
@@ -96,18 +97,12 @@ def header(rows: pl.DataFrame, part: str, facts: LiveStudyFacts) -> list[str]:
     options = facts.study.parts[part]
     title = options.get("title", part)
     command = f"{COMMAND} {facts.words}".strip()
-    return [
-        f"# {facts.study.question}: {title}",
-        f"Written by `{command}`; do not edit. Run it again to go on after an interruption.",
-        "\n".join(
-            f"- {line}"
-            for line in (
-                *_what_was_run(rows, options, facts.made[part].saturated_tokens_per_s),
-                *_where_it_ran(rows, facts.environment),
-                *_reservations(rows, part, facts),
-            )
-        ),
-    ]
+    facts_said = (
+        *_what_was_run(rows, options, facts.made[part].saturated_tokens_per_s),
+        *_where_it_ran(rows, facts.environment),
+        *_reservations(rows, part, facts),
+    )
+    return document.how_made(f"{facts.study.question}: {title}", command, facts_said)
 
 
 def _what_was_run(rows: pl.DataFrame, options: DictConfig, saturated: Sequence[float]) -> list[str]:
@@ -186,7 +181,7 @@ def _reservations(rows: pl.DataFrame, part: str, facts: LiveStudyFacts) -> list[
             "makes the intervals a little too narrow."
         )
     if facts.study.tiny:
-        lines.append("**Tiny form: no result, only a look at the form of one.**")
+        lines.append(document.TINY)
     return lines
 
 

@@ -22,10 +22,10 @@ from andes_opt.metrics import summarise
 from andes_opt.policy import Paced
 from engine_adapter.controller import FAST_PLAN_EVERY, FAST_PLAN_S
 from engine_adapter.settings import KEY, read_settings
+from experiments.analysis import document
 from experiments.analysis.markdown import markdown
 from experiments.configuration.compose import build
 from experiments.configuration.errors import RunRefused, RunsFailed, UsageError
-from experiments.live.document import write_paragraphs
 from experiments.live.engine import check_chosen, check_engine
 from experiments.live.process import exit_on_signals
 from experiments.live.run_store import RunStore, composed
@@ -347,8 +347,7 @@ def _facts(
         f"mean over loads and seeds: the share of a resumed request's context that the prefix "
         f"cache still had, {listed}; and the pause between two plans that `planning_share_limit` "
         f"makes, {waits}.",
-        f"Processor: {environment['cpu']}, {environment['cores_usable']} cores usable; load "
-        f"average at the start {environment['load']}.",
+        f"{document.processor(environment)}; load average at the start {environment['load']}.",
         f"Commit of the live runs: {'; '.join(commits)}. Simulated by "
         f"{commit_words(environment)}, {environment['started']}.",
     ]
@@ -360,22 +359,15 @@ def _write(table: pl.DataFrame, facts: Sequence[str], folder: Path, docs: str | 
     decimals = {name: 3 for name in table.columns if name.startswith(("area", "window"))}
     decimals |= {name: 2 for name in table.columns if name.startswith(("TTFT", "preempt"))}
     decimals |= {"TTFT p90 difference %": 1, "tokens/s difference %": 1}
-    paragraphs = [
-        "# Live against simulated",
-        "Written by `andes-opt study live_fidelity`; do not edit.",
-        "\n".join(f"- {fact}" for fact in facts),
+    text = document.paragraphs(
+        document.how_made("Live against simulated", "andes-opt study live_fidelity", facts),
         "Differences are simulated less live, on the same requests under the same policy; "
         "means over seeds. Andes' cap counts the live run's warm-up requests, too, so it "
         "preempts a little more often there.",
         markdown(table, decimals),
-    ]
-    homes = [folder]
-    if docs is not None:
-        homes.append(Path(docs) / "results")
-    for home in homes:
-        home.mkdir(parents=True, exist_ok=True)
-        write_paragraphs(home / "live_fidelity.md", paragraphs)
-    print("\n\n".join(paragraphs))
+    )
+    document.publish(text, "live_fidelity", folder, docs)
+    print(text)
 
 
 def _shrunk(config: DictConfig) -> DictConfig:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
 
-from andes_opt.metrics import mean_ci
-from experiments.analysis.figures import COLOURS, MARKERS, STYLE, save
+from experiments.analysis.figures import COLOURS, MARKERS, STYLE, legend, save
+from experiments.analysis.statistics import means
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,8 +62,7 @@ def _lines(rows: pl.DataFrame, arms: Sequence[str]) -> Figure:
         panel.set_xlabel("load in multiples of the saturated token rate")
     panels[0].set_ylabel("mean QoE")
     panels[0].set_ylim(0, 1.03)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+    legend(figure, panels[0])
     return figure
 
 
@@ -93,17 +93,12 @@ def _dots(rows: pl.DataFrame, arms: Sequence[str]) -> Figure:
         panel.grid(visible=True, axis="y", alpha=0.3)
     panels[0, 0].set_yticks(range(len(arms)), arms)
     panels[0, 0].invert_yaxis()
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    legend(figure, panels[0, 0], columns=None)
     return figure
 
 
 def _line(rows: pl.DataFrame, arm: str, metric: str) -> tuple[list[float], Any, Any]:
-    loads, means, widths = [], [], []
-    of_arm = rows.filter(pl.col("arm") == arm)
-    for load in sorted(of_arm["load"].unique()):
-        mean, width = mean_ci(of_arm.filter(pl.col("load") == load)[metric].to_numpy())
-        loads.append(load)
-        means.append(mean)
-        widths.append(width)  # infinite for a single seed, which has no bar
-    return loads, means, widths
+    """Loads, means and half-widths of an arm; NaN for a single seed, which has no bar."""
+    found = means(rows.filter(pl.col("arm") == arm), ["load"], metric).sort("load")
+    widths = found["half_width"].fill_null(math.nan)
+    return found["load"].to_list(), found["mean"].to_numpy(), widths.to_numpy()

@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from experiments.analysis.document import bullets, paragraphs, section, write
+from experiments.analysis.figures import looks
 from experiments.analysis.markdown import markdown
 from experiments.configuration.errors import UsageError, not_understood
 from experiments.report import studies
 from experiments.report import tables as shown
-from experiments.report.figures import looks, save_for_print
+from experiments.report.figures import save_for_print
 from experiments.report.page import page
 from experiments.report.reading import read
-from experiments.report.sections import Facts, sections
+from experiments.report.sections import SectionData, sections
 from experiments.report.series import together
-from experiments.report.statistics import capacities, compare, metrics_of
+from experiments.report.statistics import compare, metrics_of
 from experiments.runs.environment import commit_words
 from experiments.runs.files import TOKENS, printable, write_atomically, write_text
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from experiments.report.reading import Cell, Results
+    from experiments.report.reading import Results, ServedRun
     from experiments.report.sections import Section
 
 #: What others are compared with unless somebody says otherwise.
@@ -65,35 +67,34 @@ def report(
     Raises
     ------
     FileNotFoundError, ValueError
-        As ``report_reading.read``.
+        As :func:`experiments.report.reading.read`.
     UsageError
         If nothing is named like the baseline, or the request has no timeline.
     """
     results = read(folders)
-    arms = sorted({cell.arm for cell in results.cells})
+    arms = sorted({run.arm for run in results.runs})
     solvers = sorted(set(results.answers["solver"])) if results.answers.height else []
     studied = list(studies.arms(results.measured))
     if baseline is not None and baseline not in arms + solvers + studied:
         raise not_understood("--baseline", baseline, arms + solvers + studied)
     if request is not None:
-        _check_request(results.cells, request)
+        _check_request(results.runs, request)
     base = _first_of(arms, baseline, USUAL_BASELINE)
     base_solver = _first_of(solvers, baseline, USUAL_SOLVER)
     look = looks(arms if base is None else [base, *(arm for arm in arms if arm != base)])
 
     (output / "figures").mkdir(parents=True, exist_ok=True)
     tables: dict[str, pl.DataFrame] = {}
-    comparison = capacity = pl.DataFrame()
+    comparison = pl.DataFrame()
     if base is not None:
-        metrics = metrics_of(results.cells).sort("setting", "rate", "arm", "seed")
+        metrics = metrics_of(results.runs).sort("setting", "rate", "arm", "seed")
         names = [name for name in metrics.columns[4:] if metrics[name].null_count() < len(metrics)]
         ordered = metrics.sort(
             "setting", "rate", pl.col("arm").replace_strict({a: k for k, a in enumerate(look)})
         )
         comparison = compare(ordered, names, base, by=["setting", "rate"])
-        capacity = capacities(ordered, base)
-        _write_csv(output, {"runs": metrics, "comparison": comparison, "capacity": capacity})
-        tables |= _policy_tables(comparison, capacity, base, list(look))
+        _write_csv(output, {"runs": metrics, "comparison": comparison})
+        tables |= _policy_tables(comparison, base)
     if base_solver is not None:
         of_solvers = shown.compare_solvers(results.answers, base_solver)
         _write_csv(output, {"solvers": of_solvers})
@@ -105,12 +106,12 @@ def report(
         _write_csv(output, {"studies": of_studies})
         tables |= studies.tables(of_studies, base_study)
 
-    facts = Facts(results, comparison, capacity, look, looks(solvers), base, request)
-    made, missing = sections(facts)
+    data = SectionData(results, comparison, look, looks(solvers), base, request)
+    made, missing = sections(data)
     drawn = _draw(made, output / "figures")
     sentences = _sentences(results, base, base_solver)
     text = _markdown_report(folders, sentences, tables, drawn, missing)
-    write_text(output / "report.md", text)
+    write(text, output / "report.md")
     opening = _opening(folders, sentences, tables, missing)
     html = page("andes-opt report", opening, look, made)
     write_text(output / "report.html", html)
@@ -118,7 +119,7 @@ def report(
     return "\n\n".join(["\n".join(sentences), *printed])
 
 
-def _check_request(cells: Sequence[Cell], request: int) -> None:
+def _check_request(runs: Sequence[ServedRun], request: int) -> None:
     """
     Refuse a request that has no timeline.
 
@@ -128,10 +129,10 @@ def _check_request(cells: Sequence[Cell], request: int) -> None:
         If no run holds it, or none delivered anything to it.
     """
     # Where runs recorded tokens only these are shown.
-    timelines = [cell for group in together(cells, TOKENS) for cell in group] or cells
+    timelines = [run for group in together(runs, TOKENS) for run in group] or runs
     if not timelines:
         raise UsageError(f"--request={request} not understood: no run has rows per request.")
-    rows = pl.concat([cell.rows.select("request", "first_token_s") for cell in timelines])
+    rows = pl.concat([run.rows.select("request", "first_token_s") for run in timelines])
     of_request = rows.filter(pl.col("request") == request)
     if of_request.is_empty():
         numbers = rows["request"].to_list()
@@ -150,31 +151,25 @@ def _first_of(names: Sequence[str], wanted: str | None, usual: str) -> str | Non
     return names[0] if names else None
 
 
-def _policy_tables(
-    comparison: pl.DataFrame, capacity: pl.DataFrame, baseline: str, arms: Sequence[str]
-) -> dict[str, pl.DataFrame]:
+def _policy_tables(comparison: pl.DataFrame, baseline: str) -> dict[str, pl.DataFrame]:
     tables = {}
     for setting in comparison["setting"].unique(maintain_order=True):
         tables[f"QoE: {setting}"] = shown.levels(comparison, setting)
-        found = {
-            f"Difference to {baseline}: {setting}": shown.differences(
-                comparison, setting, baseline
-            ),
-            f"Capacity: {setting}": shown.capacities(capacity, setting, arms),
-        }
-        tables |= {name: table for name, table in found.items() if table.height}
+        differences = shown.differences(comparison, setting, baseline)
+        if differences.height:
+            tables[f"Difference to {baseline}: {setting}"] = differences
     return tables
 
 
 def _draw(made: Sequence[Section], folder: Path) -> list[tuple[str, str]]:
     """Draw what is printed, as PNG and PDF; titles and names of the PNG files."""
     drawn = []
-    for section in made:
-        views = [view for view in section.views if view.printed]
+    for each in made:
+        views = [view for view in each.views if view.printed]
         for k, view in enumerate(views, start=1):
-            stem = section.key if len(views) == 1 else f"{section.key}_{k}"
+            stem = each.key if len(views) == 1 else f"{each.key}_{k}"
             save_for_print(view.draw(), folder / stem)
-            title = f"{section.title}: {view.label}" if view.label else section.title
+            title = f"{each.title}: {view.label}" if view.label else each.title
             drawn.append((title, f"{stem}.png"))
     return drawn
 
@@ -184,29 +179,29 @@ def _write_csv(output: Path, tables: Mapping[str, pl.DataFrame]) -> None:
         write_atomically(output / f"{name}.csv", table.write_csv)
 
 
-def _paired_seeds(cells: Sequence[Cell], base: str) -> int:
+def _paired_seeds(runs: Sequence[ServedRun], base: str) -> int:
     """How many seeds some other arm has in common with the baseline at one setting and rate."""
-    at_base = {(cell.setting, cell.rate, cell.seed) for cell in cells if cell.arm == base}
-    others = {(cell.setting, cell.rate, cell.seed) for cell in cells if cell.arm != base}
+    at_base = {(run.setting, run.rate, run.seed) for run in runs if run.arm == base}
+    others = {(run.setting, run.rate, run.seed) for run in runs if run.arm != base}
     return len({seed for _, _, seed in at_base & others})
 
 
 def _sentences(results: Results, base: str | None, base_solver: str | None) -> list[str]:
-    seeds = {cell.seed for cell in results.cells}
+    seeds = {run.seed for run in results.runs}
     commits = {
         commit_words(environment) for environment in results.environments if environment.get("git")
     }
     count = len(results.environments)
     said = [f"{count} complete run{'s' if count != 1 else ''}."]
     if base is not None:
-        pairs = _paired_seeds(results.cells, base)
+        pairs = _paired_seeds(results.runs, base)
         words = f"{pairs} seed{'s' if pairs != 1 else ''}"
         said.append(f"Policies are compared with {base}, paired over {words}.")
         if len(seeds) < 2:
             said.append("One seed says nothing about spread: no intervals, no tests.")
         else:
             said.append(
-                "+- is the half-width of the 95 % interval; p is the paired t-test's, corrected "
+                "± is the half-width of the 95 % interval; p is the paired t-test's, corrected "
                 f"by Holm, with a star below {shown.SIGNIFICANT}."
             )
     if base_solver is not None:
@@ -229,15 +224,14 @@ def _markdown_report(
     drawn: Sequence[tuple[str, str]],
     missing: Sequence[str],
 ) -> str:
-    parts = ["# andes-opt report", f"`{_command(folders)}`"]
-    parts += [f"- {sentence}" for sentence in sentences]
-    for name, table in tables.items():
-        parts += [f"## {name}", markdown(table, {})]
-    for title, name in drawn:
-        parts += [f"## {title}", f"![{title}](figures/{name})"]
-    if missing:
-        parts += ["## Left out for want of data", *(f"- {sentence}" for sentence in missing)]
-    return "\n\n".join(parts) + "\n"
+    return paragraphs(
+        "# andes-opt report",
+        f"`{_command(folders)}`",
+        bullets(sentences),
+        *(section(name, markdown(table, {})) for name, table in tables.items()),
+        *(section(title, f"![{title}](figures/{name})") for title, name in drawn),
+        section("Left out for want of data", bullets(missing)) if missing else "",
+    )
 
 
 def _opening(
@@ -247,7 +241,7 @@ def _opening(
     missing: Sequence[str],
 ) -> str:
     parts = [f"<p><code>{escape(_command(folders))}</code></p>"]
-    parts += [f"<p>{escape(' '.join(sentences)).replace('+-', '±')}</p>"]
+    parts += [f"<p>{escape(' '.join(sentences))}</p>"]
     for name, table in tables.items():
         is_open = " open" if table.height <= _LONG_TABLE else ""
         parts.append(

@@ -3,41 +3,30 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import polars as pl
 
 from experiments.analysis import figures
-from experiments.report.statistics import CAPACITY_QOE, QUANTITIES, SHARES, quantiles
+from experiments.report.statistics import GOOD_QOE, QUANTITIES, SHARES, quantiles
 
 # After experiments.analysis.figures, which chooses the back-end.
 import matplotlib.pyplot as plt  # isort: skip
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from experiments.analysis.figures import Look
     from experiments.report.series import Curve, Occupancy, Reading
 
 #: Text in PDF files stays text.
 _STYLE: dict[Any, Any] = {**figures.STYLE, "pdf.fonttype": 42}
 _WIDTH = 7.4
-_LEGEND_COLUMNS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """How an arm is drawn: colour, and matplotlib's names of marker and dash."""
-
-    colour: str
-    marker: str
-    dash: str
-    hollow: bool
 
 
 def save_for_print(figure: Figure, path: Path) -> None:
@@ -57,27 +46,14 @@ def save_for_print(figure: Figure, path: Path) -> None:
             figure.set_layout_engine("none")  # keeps the layout, which takes long to find
 
 
-def looks(names: Sequence[str]) -> dict[str, Look]:
-    """A look for every name, in order; colour, marker and dash repeat with different periods."""
-    return {
-        name: Look(
-            figures.COLOURS[k % len(figures.COLOURS)],
-            figures.MARKERS[k % len(figures.MARKERS)],
-            figures.DASHES[k % len(figures.DASHES)],
-            k % 2 == 1,
-        )
-        for k, name in enumerate(names)
-    }
-
-
 def qoe_against_rate(table: pl.DataFrame, look: Mapping[str, Look]) -> Figure:
     """
-    Mean QoE by the three definitions against the rate, with 95 % intervals.
+    Draw mean QoE by the three definitions against the rate, with 95 % intervals.
 
     Parameters
     ----------
     table
-        Of ``report_statistics.compare``, one setting.
+        Of :func:`experiments.report.statistics.compare`, one setting.
     look
         Arm -> how it is drawn.
     """
@@ -86,77 +62,27 @@ def qoe_against_rate(table: pl.DataFrame, look: Mapping[str, Look]) -> Figure:
             1, 3, figsize=(_WIDTH, 2.9), sharey=True, layout="constrained"
         )
         for panel, definition in zip(panels, ("area", "delay", "window"), strict=True):
-            for arm, line in _lines(table, f"qoe_{definition}_mean", look):
+            for arm, line in lines_of(table, f"qoe_{definition}_mean", look):
                 panel.errorbar(
                     line["rate"].to_numpy(),
                     line["mean"].to_numpy(),
                     yerr=line["ci95"].fill_null(0.0).to_numpy(),
                     capsize=2,
-                    **_drawn(look[arm]),
+                    **look[arm].with_markers,
                     label=arm,
                 )
             panel.set_title(definition, loc="left")
             panel.set_xlabel("request rate in 1/s")
-        panels[0].axhline(CAPACITY_QOE, color="0.6", linewidth=0.8, linestyle=":")
+        panels[0].axhline(GOOD_QOE, color="0.6", linewidth=0.8, linestyle=":")
         panels[0].set_ylabel("mean QoE, 95 % interval")
         panels[0].set_ylim(0, 1.03)
-        _legend(figure, panels[0])
+        figures.legend(figure, panels[0])
     return figure
-
-
-def capacity_bars(table: pl.DataFrame, look: Mapping[str, Look]) -> Figure:
-    """
-    The capacity of every arm; limits are hatched.
-
-    Parameters
-    ----------
-    table
-        Of ``report_statistics.capacities``, one setting.
-    look
-        Arm -> how it is drawn.
-    """
-    arms = [arm for arm in look if arm in set(table["arm"])]
-    with mpl.rc_context({**_STYLE, "axes.grid": False}):
-        height = 0.9 + 0.32 * len(arms)
-        figure, axes = plt.subplots(figsize=(5.2, height), layout="constrained")
-        for k, arm in enumerate(arms):
-            row = table.row(by_predicate=pl.col("arm") == arm, named=True)
-            limit = row["kind"] != "interpolated"
-            axes.barh(
-                k,
-                row["capacity"],
-                xerr=row["ci95"],
-                color="white" if limit else look[arm].colour,
-                edgecolor=look[arm].colour,
-                hatch="///" if limit else None,
-                capsize=2,
-            )
-            room = row["capacity"] + (row["ci95"] or 0.0)
-            axes.annotate(
-                capacity_text(row),
-                (room, k),
-                xytext=(4, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8,
-            )
-        axes.set_yticks(range(len(arms)), arms)
-        axes.invert_yaxis()
-        axes.margins(x=0.25)
-        axes.set_xlabel(f"highest rate in 1/s with mean area QoE >= {CAPACITY_QOE}, interpolated")
-    return figure
-
-
-def capacity_text(row: Mapping[str, Any]) -> str:
-    """A capacity in a few characters: ``>= 6.4``, ``< 3.2`` or ``4.06 (1.5x)``."""
-    sign = {"at least": ">= ", "below": "< ", "interpolated": ""}[row["kind"]]
-    ratio = f" ({row['ratio']:.2f}x)" if row["ratio"] is not None else ""
-    return f"{sign}{row['capacity']:.2f}{ratio}"
 
 
 def distributions(rows: Mapping[str, pl.DataFrame], look: Mapping[str, Look]) -> Figure:
     """
-    Share of requests up to a value, for QoE, TTFT and speed of delivery.
+    Draw the share of requests up to a value, for QoE, TTFT and speed of delivery.
 
     Parameters
     ----------
@@ -174,8 +100,7 @@ def distributions(rows: Mapping[str, pl.DataFrame], look: Mapping[str, Look]) ->
             for arm in look:
                 values = quantiles(rows[arm], quantity) if arm in rows else None
                 if values is not None:
-                    drawn = {"color": look[arm].colour, "linestyle": look[arm].dash}
-                    panel.plot(values, SHARES, **drawn, label=arm)
+                    panel.plot(values, SHARES, **look[arm].line, label=arm)
             panel.set_xlabel(f"{name} in {unit}" if unit else name)
             if quantity == "first_token_s":
                 panel.set_xscale("log")
@@ -190,7 +115,7 @@ def distributions(rows: Mapping[str, pl.DataFrame], look: Mapping[str, Look]) ->
 
 def one_request(found: Reading, look: Mapping[str, Look]) -> Figure:
     """
-    Ideal, delivered and digested tokens of one request, a panel per arm.
+    Draw ideal, delivered and digested tokens of one request, a panel per arm.
 
     Parameters
     ----------
@@ -223,13 +148,13 @@ def one_request(found: Reading, look: Mapping[str, Look]) -> Figure:
             panel.set_xlabel("s since arrival")
         for row in panels:
             row[0].set_ylabel("tokens")
-        _legend(figure, panels[0][0])
+        figures.legend(figure, panels[0][0])
     return figure
 
 
 def occupancy(found: Occupancy, look: Mapping[str, Look]) -> Figure:
     """
-    Batch, waiting requests and KV tokens over time.
+    Draw batch, waiting requests and KV tokens over time.
 
     Parameters
     ----------
@@ -247,41 +172,24 @@ def occupancy(found: Occupancy, look: Mapping[str, Look]) -> Figure:
         for panel, curves, name in zip(panels, series, names, strict=True):
             for arm in look:
                 if arm in curves:
-                    drawn = {"color": look[arm].colour, "linestyle": look[arm].dash}
-                    _plot(panel, curves[arm], **drawn, linewidth=1, label=arm)
+                    _plot(panel, curves[arm], **look[arm].line, linewidth=1, label=arm)
             panel.set_ylabel(name)
             panel.set_ylim(bottom=0)
         if found.capacity_tokens is not None:
             panels[-1].axhline(found.capacity_tokens, color="0.5", linewidth=0.8, linestyle=":")
         panels[-1].set_xlabel("s since the run's start")
-        _legend(figure, panels[0])
+        figures.legend(figure, panels[0])
     return figure
 
 
-def _lines(
+def lines_of(
     table: pl.DataFrame, metric: str, look: Mapping[str, Look]
 ) -> list[tuple[str, pl.DataFrame]]:
-    """Each arm's line of a metric, by rate."""
+    """Return each arm's line of a metric, by rate."""
     of_metric = table.filter(pl.col("metric") == metric, pl.col("rate").is_not_null()).sort("rate")
     lines = [(arm, of_metric.filter(pl.col("arm") == arm)) for arm in look]
     return [(arm, line) for arm, line in lines if line.height]
 
 
-def _drawn(look: Look) -> dict[str, Any]:
-    return {
-        "color": look.colour,
-        "marker": look.marker,
-        "linestyle": look.dash,
-        # Lines that coincide stay visible through the hollow markers of the one on top.
-        "markerfacecolor": "none" if look.hollow else look.colour,
-    }
-
-
 def _plot(panel: Axes, curve: Curve, **drawn: Any) -> None:
     panel.plot(curve.x, curve.y, **drawn)
-
-
-def _legend(figure: Figure, panel: Axes) -> None:
-    handles, labels = panel.get_legend_handles_labels()
-    columns = min(_LEGEND_COLUMNS, len(labels))
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns)

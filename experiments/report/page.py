@@ -13,7 +13,7 @@ from plotly.offline import get_plotlyjs
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from experiments.report.figures import Look
+    from experiments.analysis.figures import Look
     from experiments.report.sections import Section
 
 _SVG_DASHES = {"-": "none", "--": "6 3", "-.": "6 2 2 2", ":": "2 2"}
@@ -22,7 +22,7 @@ _TEMPLATE = Path(__file__).with_name("page.html")
 
 def page(title: str, opening: str, look: Mapping[str, Look], sections: Sequence[Section]) -> str:
     """
-    The page.
+    Return the page.
 
     Parameters
     ----------

@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
-import polars as pl
 from plotly.subplots import make_subplots
 
-from experiments.analysis.figures import gap_points
-from experiments.report.figures import capacity_text
-from experiments.report.statistics import CAPACITY_QOE, QUANTITIES, SHARES, quantiles
+from experiments.analysis.figures import GAP_FLOOR_PERCENT, gap_points
+from experiments.report.figures import lines_of
+from experiments.report.statistics import GOOD_QOE, QUANTITIES, SHARES, quantiles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from experiments.report.figures import Look
+    import polars as pl
+
+    from experiments.analysis.figures import Look
     from experiments.report.series import Curve, Occupancy, Reading
 
 _MARKERS = {
@@ -32,24 +33,15 @@ _MARKERS = {
 }
 _DASHES = {"-": "solid", "--": "dash", "-.": "dashdot", ":": "dot"}
 
-#: Gaps below are drawn here: 0 has no logarithm.
-_GAP_FLOOR_PERCENT = 1e-5
-
 
 def qoe_against_rate(table: pl.DataFrame, look: Mapping[str, Look]) -> go.Figure:
-    """As ``report_figures.qoe_against_rate``."""
+    """As :func:`experiments.report.figures.qoe_against_rate`."""
     definitions = ("area", "delay", "window")
     figure = make_subplots(
         1, 3, shared_yaxes=True, subplot_titles=definitions, horizontal_spacing=0.03
     )
     for column, definition in enumerate(definitions, start=1):
-        of_metric = table.filter(
-            pl.col("metric") == f"qoe_{definition}_mean", pl.col("rate").is_not_null()
-        ).sort("rate")
-        for arm in look:
-            line = of_metric.filter(pl.col("arm") == arm)
-            if not line.height:
-                continue
+        for arm, line in lines_of(table, f"qoe_{definition}_mean", look):
             trace = go.Scatter(
                 x=line["rate"].to_list(),
                 y=line["mean"].to_list(),
@@ -61,59 +53,14 @@ def qoe_against_rate(table: pl.DataFrame, look: Mapping[str, Look]) -> go.Figure
             )
             figure.add_trace(trace, row=1, col=column)
         figure.update_xaxes(title_text="request rate in 1/s", row=1, col=column)
-    figure.add_hline(CAPACITY_QOE, line={"color": "#888", "dash": "dot", "width": 1}, row=1, col=1)
+    figure.add_hline(GOOD_QOE, line={"color": "#888", "dash": "dot", "width": 1}, row=1, col=1)
     figure.update_yaxes(title_text="mean QoE, 95 % interval", row=1, col=1)
     figure.update_yaxes(range=[0, 1.03])
     return _finished(figure, 400)
 
 
-def capacity_bars(table: pl.DataFrame, look: Mapping[str, Look]) -> go.Figure:
-    """As ``report_figures.capacity_bars``."""
-    figure = go.Figure()
-    arms = [arm for arm in look if arm in set(table["arm"])]
-    for arm in arms:
-        row = table.row(by_predicate=pl.col("arm") == arm, named=True)
-        limit = row["kind"] != "interpolated"
-        figure.add_trace(
-            go.Bar(
-                x=[row["capacity"]],
-                y=[arm],
-                orientation="h",
-                name=arm,
-                meta={"arm": arm},
-                error_x={"array": [row["ci95"] or 0.0], "thickness": 1, "visible": not limit},
-                marker={
-                    "color": look[arm].colour,
-                    "line": {"color": look[arm].colour, "width": 1},
-                    "pattern": {"shape": "/" if limit else "", "fillmode": "replace"},
-                },
-                hovertemplate=f"{row['kind']} %{{x:.3f}}/s",
-                showlegend=False,
-            )
-        )
-        figure.add_trace(
-            go.Scatter(
-                x=[row["capacity"] + (row["ci95"] or 0.0)],
-                y=[arm],
-                mode="text",
-                text=[f" {capacity_text(row)}"],
-                textposition="middle right",
-                meta={"arm": arm},
-                hoverinfo="skip",
-                showlegend=False,
-            )
-        )
-    figure.update_yaxes(autorange="reversed", type="category")
-    figure.update_xaxes(
-        title_text=f"highest rate in 1/s with mean area QoE >= {CAPACITY_QOE}, interpolated",
-        # Room for the text beside the longest bar.
-        range=[0, 1.2 * float(table["capacity"].to_numpy().max())],
-    )
-    return _finished(figure, 130 + 36 * len(arms))
-
-
 def distributions(rows: Mapping[str, pl.DataFrame], look: Mapping[str, Look]) -> go.Figure:
-    """As ``report_figures.distributions``."""
+    """As :func:`experiments.report.figures.distributions`."""
     titles = [f"{name} in {unit}" if unit else name for name, unit in QUANTITIES.values()]
     figure = make_subplots(
         2,
@@ -146,7 +93,7 @@ def distributions(rows: Mapping[str, pl.DataFrame], look: Mapping[str, Look]) ->
 
 
 def one_request(found: Reading, look: Mapping[str, Look]) -> go.Figure:
-    """As ``report_figures.one_request``, in one panel: delivered is dotted."""
+    """As :func:`experiments.report.figures.one_request`, in one panel: delivered is dotted."""
     figure = go.Figure()
     ideal = {"color": "black", "dash": "dash", "width": 1.5}
     figure.add_trace(
@@ -171,7 +118,7 @@ def one_request(found: Reading, look: Mapping[str, Look]) -> go.Figure:
 
 
 def occupancy(found: Occupancy, look: Mapping[str, Look]) -> go.Figure:
-    """As ``report_figures.occupancy``."""
+    """As :func:`experiments.report.figures.occupancy`."""
     titles = ("batch in requests", "waiting requests", "KV tokens")
     figure = make_subplots(3, 1, shared_xaxes=True, subplot_titles=titles, vertical_spacing=0.07)
     for row, curves in enumerate((found.batch, found.waiting, found.kv), start=1):
@@ -189,7 +136,7 @@ def occupancy(found: Occupancy, look: Mapping[str, Look]) -> go.Figure:
 
 
 def gap_against_time(answers: pl.DataFrame, look: Mapping[str, Look]) -> go.Figure:
-    """As ``figures.gap_against_time``; solvers are named beside their points."""
+    """As ``figures.gap_against_time`` of ``analysis``; solvers are named beside their points."""
     figure = go.Figure()
     for point in gap_points(answers).iter_rows(named=True):
         solver = point["solver"]
@@ -197,7 +144,7 @@ def gap_against_time(answers: pl.DataFrame, look: Mapping[str, Look]) -> go.Figu
         figure.add_trace(
             go.Scatter(
                 x=[point["ms"]],
-                y=[max(point["gap"], _GAP_FLOOR_PERCENT)],
+                y=[max(point["gap"], GAP_FLOOR_PERCENT)],
                 error_x={**spread, "arrayminus": [point["ms"] - point["low"]]},
                 customdata=[point["gap"]],
                 mode="markers",
@@ -218,7 +165,7 @@ def gap_against_time(answers: pl.DataFrame, look: Mapping[str, Look]) -> go.Figu
         tickvals=ticks,
         ticktext=[f"{tick:g}" for tick in ticks],
     )
-    title = f"mean gap in % ({_GAP_FLOOR_PERCENT:g}: none)"
+    title = f"mean gap in % ({GAP_FLOOR_PERCENT:g}: none)"
     figure.update_yaxes(title_text=title, type="log", dtick=1, exponentformat="power")
     return _finished(figure, 460)
 

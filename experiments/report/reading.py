@@ -61,9 +61,11 @@ _MORE_ROWS = "*_rows.parquet"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Cell:
+class ServedRun:
     """
-    The requests of one run: one arm in one setting at one rate with one seed.
+    The requests of a run: one arm in one setting at one rate with one seed.
+
+    A run of a command may hold several.
 
     Parameters
     ----------
@@ -78,7 +80,7 @@ class Cell:
     rows
         A row per request, columns of ``columns.REQUEST_COLUMNS``.
     alone
-        Whether the run holds no other cell, so that its other files are about this one.
+        Whether the run holds no others, so that its other files are about this one.
     """
 
     folder: Path
@@ -97,7 +99,7 @@ class Results:
 
     Parameters
     ----------
-    cells
+    runs
         Runs with rows per request.
     answers
         Rows per instance and solver, with a column ``unit`` that names what solvers share:
@@ -111,7 +113,7 @@ class Results:
         ``env.json`` of every run.
     """
 
-    cells: Sequence[Cell]
+    runs: Sequence[ServedRun]
     answers: pl.DataFrame
     measured: pl.DataFrame
     notes: Sequence[str]
@@ -147,8 +149,8 @@ def read(folders: Sequence[Path]) -> Results:
     parts: list[_Part] = []
     answers: list[pl.DataFrame] = []
     measured: list[tuple[Path, pl.DataFrame]] = []
-    runs = complete_runs(*folders)
-    for folder in runs:
+    complete = complete_runs(*folders)
+    for folder in complete:
         names = [ROWS, *sorted(path.name for path in folder.glob(_MORE_ROWS))]
         tables = [read_run(folder, name) for name in names]
         answers += [table for table in tables if "instance" in table.columns]
@@ -156,11 +158,11 @@ def read(folders: Sequence[Path]) -> Results:
         requests = [table for table in tables if "request" in table.columns]
         found = [part for table in requests for part in _parts(folder, table)]
         parts += found
-    cells, dropped = _without_copies(_labelled(parts))
-    environments = [read_environment(folder) for folder in runs]
+    runs, dropped = _without_copies(_labelled(parts))
+    environments = [read_environment(folder) for folder in complete]
     numbers, repeated = _pooled(measured)
     notes = [*_left_out(folders), *dropped, *repeated, *_mixed_code(environments)]
-    return Results(cells, _with_units(answers), numbers, notes, environments)
+    return Results(runs, _with_units(answers), numbers, notes, environments)
 
 
 def _parts(folder: Path, rows: pl.DataFrame) -> list[_Part]:
@@ -178,8 +180,8 @@ def _parts(folder: Path, rows: pl.DataFrame) -> list[_Part]:
     ]
 
 
-def _labelled(parts: Sequence[_Part]) -> list[Cell]:
-    """Cells with the shortest labels that tell different runs apart."""
+def _labelled(parts: Sequence[_Part]) -> list[ServedRun]:
+    """Runs with the shortest labels that tell different runs apart."""
     several_commands = len({part.key["command"] for part in parts}) > 1
     objectives: dict[Any, set[Any]] = defaultdict(set)
     for part in parts:
@@ -202,7 +204,7 @@ def _labelled(parts: Sequence[_Part]) -> list[Cell]:
     of_settings = _distinguishing([base[0] for base in bases], [found[0] for found in options])
     of_arms = _distinguishing([base[1] for base in bases], [found[1] for found in options])
     return [
-        Cell(
+        ServedRun(
             part.folder,
             " ".join([setting, *more_setting]),
             " ".join([arm, *more_arm]),
@@ -261,38 +263,38 @@ def _distinguishing(
     ]
 
 
-def _without_copies(cells: Iterable[Cell]) -> tuple[list[Cell], list[str]]:
+def _without_copies(runs: Iterable[ServedRun]) -> tuple[list[ServedRun], list[str]]:
     """
-    Each cell once, and a sentence if there were copies.
+    Each run once, and a sentence if there were copies.
 
     Raises
     ------
     ValueError
         If two runs should be equal and are not.
     """
-    kept: dict[tuple[Any, ...], Cell] = {}
+    kept: dict[tuple[Any, ...], ServedRun] = {}
     copies = 0
-    for cell in cells:
-        key = (cell.setting, cell.arm, cell.rate, cell.seed)
+    for run in runs:
+        key = (run.setting, run.arm, run.rate, run.seed)
         other = kept.get(key)
         if other is None:
-            kept[key] = cell
-        elif other.rows.equals(cell.rows):
+            kept[key] = run
+        elif other.rows.equals(run.rows):
             copies += 1
-            if cell.alone:
+            if run.alone:
                 # Runs that record more may add files to what another one found.
-                kept[key] = cell if _files(cell) > _files(other) else other
+                kept[key] = run if _files(run) > _files(other) else other
         else:
             raise ValueError(
-                f"{printable(other.folder)} and {printable(cell.folder)} both hold {cell.arm} "
-                f"at rate {cell.rate} with seed {cell.seed}, and differ: leave one out."
+                f"{printable(other.folder)} and {printable(run.folder)} both hold {run.arm} "
+                f"at rate {run.rate} with seed {run.seed}, and differ: leave one out."
             )
     notes = [f"Runs that repeat another one and count once: {copies}."] if copies else []
     return list(kept.values()), notes
 
 
-def _files(cell: Cell) -> int:
-    return sum(path.is_file() for path in cell.folder.iterdir())
+def _files(run: ServedRun) -> int:
+    return sum(path.is_file() for path in run.folder.iterdir())
 
 
 def _pooled(tables: Sequence[tuple[Path, pl.DataFrame]]) -> tuple[pl.DataFrame, list[str]]:

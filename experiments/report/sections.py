@@ -10,7 +10,7 @@ import polars as pl
 from experiments.analysis.figures import draw_gap_against_time
 from experiments.report import figures, plots
 from experiments.report.series import occupancy, reading, together
-from experiments.report.statistics import CAPACITY_QOE
+from experiments.report.statistics import GOOD_QOE
 from experiments.runs.files import TIMELINE, TOKENS
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
     from matplotlib.figure import Figure
 
-    from experiments.report.figures import Look
-    from experiments.report.reading import Cell, Results
+    from experiments.analysis.figures import Look
+    from experiments.report.reading import Results, ServedRun
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,7 +68,7 @@ class Section:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Facts:
+class SectionData:
     """
     What sections are made from.
 
@@ -76,8 +76,8 @@ class Facts:
     ----------
     results
         What was read.
-    comparison, capacities
-        Of ``report_statistics``.
+    comparison
+        Of :func:`experiments.report.statistics.compare`.
     look, solver_look
         How arms and solvers are drawn.
     baseline
@@ -88,16 +88,15 @@ class Facts:
 
     results: Results
     comparison: pl.DataFrame
-    capacities: pl.DataFrame
     look: Mapping[str, Look]
     solver_look: Mapping[str, Look]
     baseline: str | None
     request: int | None
 
 
-def sections(facts: Facts) -> tuple[list[Section], list[str]]:
+def sections(data: SectionData) -> tuple[list[Section], list[str]]:
     """
-    The sections that there is data for.
+    Return the sections that there is data for.
 
     Returns
     -------
@@ -108,13 +107,12 @@ def sections(facts: Facts) -> tuple[list[Section], list[str]]:
     missing: list[str] = []
     for make, how in (
         (_rates, "QoE against rate: needs runs at two rates or more, workload.rate=3.2,4.8."),
-        (_capacity, "Capacity: needs runs at two rates or more, workload.rate=3.2,4.8."),
         (_distributions, "Distributions: need runs of simulate, hindsight or bench."),
         (_one_request, "Timeline of one request: run simulate with tokens=true."),
         (_occupancy, "Batch and KV cache over time: run simulate with timeline=true."),
         (_solvers, "Solvers' gap against time: run andes-opt quality."),
     ):
-        section = make(facts)
+        section = make(data)
         if section is None:
             missing.append(how)
         else:
@@ -122,10 +120,10 @@ def sections(facts: Facts) -> tuple[list[Section], list[str]]:
     return made, missing
 
 
-def _rates(facts: Facts) -> Section | None:
+def _rates(data: SectionData) -> Section | None:
     views = []
-    for setting in _settings(facts):
-        table = facts.comparison.filter(pl.col("setting") == setting)
+    for setting in _settings(data):
+        table = data.comparison.filter(pl.col("setting") == setting)
         if table["rate"].drop_nulls().n_unique() > 1:
             views.append(
                 _view(
@@ -133,41 +131,19 @@ def _rates(facts: Facts) -> Section | None:
                     figures.qoe_against_rate,
                     plots.qoe_against_rate,
                     table,
-                    facts.look,
+                    data.look,
                 )
             )
     text = "Mean over seeds of the mean QoE over requests; bars are 95 % intervals over seeds."
     return _section("qoe_against_rate", "QoE against rate", text, views)
 
 
-def _capacity(facts: Facts) -> Section | None:
+def _distributions(data: SectionData) -> Section | None:
     views = []
-    for setting in _settings(facts):
-        table = facts.capacities.filter(pl.col("setting") == setting)
-        if table.height:
-            views.append(
-                _view(
-                    setting,
-                    figures.capacity_bars,
-                    plots.capacity_bars,
-                    table,
-                    facts.look,
-                )
-            )
-    text = (
-        f"The highest rate with a mean area QoE of at least {CAPACITY_QOE}, interpolated linearly "
-        "between the rates that were run, so as coarse as these are; not a search. Hatched bars "
-        "are limits, since the rates that were run reach no further. Intervals are over seeds."
-    )
-    return _section("capacity", "Capacity", text, views)
-
-
-def _distributions(facts: Facts) -> Section | None:
-    views = []
-    for (setting, rate), cells in _places(facts.results.cells).items():
+    for (setting, rate), runs in _places(data.results.runs).items():
         rows = {
-            arm: pl.concat([cell.rows for cell in cells if cell.arm == arm], how="diagonal")
-            for arm in dict.fromkeys(cell.arm for cell in cells)
+            arm: pl.concat([run.rows for run in runs if run.arm == arm], how="diagonal")
+            for arm in dict.fromkeys(run.arm for run in runs)
         }
         views.append(
             _view(
@@ -175,38 +151,38 @@ def _distributions(facts: Facts) -> Section | None:
                 figures.distributions,
                 plots.distributions,
                 rows,
-                facts.look,
-                printed=rate == _overloaded(facts, setting),
+                data.look,
+                printed=rate == _overloaded(data, setting),
             )
         )
     text = (
         "Share of requests with a value of at most x, over all seeds. Print shows the lowest rate "
-        f"at which the baseline's mean area QoE is below {CAPACITY_QOE}."
+        f"at which the baseline's mean area QoE is below {GOOD_QOE}."
     )
     return _section("distributions", "QoE, TTFT and speed of delivery", text, views)
 
 
-def _one_request(facts: Facts) -> Section | None:
+def _one_request(data: SectionData) -> Section | None:
     views = []
-    groups = together(facts.results.cells, TOKENS)
-    for cells in groups:
-        found = reading(cells, facts.request)
+    groups = together(data.results.runs, TOKENS)
+    for runs in groups:
+        found = reading(runs, data.request)
         if found is None:
             continue
-        label = f"{_label(cells[0].setting, cells[0].rate)}: request {found.request}"
+        label = f"{_label(runs[0].setting, runs[0].rate)}: request {found.request}"
         views.append(
             _view(
                 label,
                 figures.one_request,
                 plots.one_request,
                 found,
-                facts.look,
-                printed=_is_printed(facts, cells, groups),
+                data.look,
+                printed=_is_printed(data, runs, groups),
             )
         )
     how = (
         "chosen by --request."
-        if facts.request is not None
+        if data.request is not None
         else "the one whose window QoE differs most between policies, so not a typical one."
     )
     text = (
@@ -215,27 +191,27 @@ def _one_request(facts: Facts) -> Section | None:
     return _section("one_request", "Timeline of one request", text, views)
 
 
-def _occupancy(facts: Facts) -> Section | None:
+def _occupancy(data: SectionData) -> Section | None:
     views = []
-    groups = together(facts.results.cells, TIMELINE)
-    for cells in groups:
-        found = occupancy(cells)
+    groups = together(data.results.runs, TIMELINE)
+    for runs in groups:
+        found = occupancy(runs)
         views.append(
             _view(
-                _label(cells[0].setting, cells[0].rate),
+                _label(runs[0].setting, runs[0].rate),
                 figures.occupancy,
                 plots.occupancy,
                 found,
-                facts.look,
-                printed=_is_printed(facts, cells, groups),
+                data.look,
+                printed=_is_printed(data, runs, groups),
             )
         )
     text = "Means over short spans of one run each; the dotted line is the KV capacity."
     return _section("occupancy", "Batch and KV cache over time", text, views)
 
 
-def _solvers(facts: Facts) -> Section | None:
-    answers = facts.results.answers
+def _solvers(data: SectionData) -> Section | None:
+    answers = data.results.answers
     if not answers.height:
         return None
     sources = answers["source"].unique(maintain_order=True).to_list()
@@ -244,7 +220,7 @@ def _solvers(facts: Facts) -> Section | None:
         rows = answers.filter(pl.col("source") == source)
         if rows["wall_s"].null_count() == rows.height:
             continue
-        views.append(_solver_view(source if len(sources) > 1 else "", rows, facts.solver_look))
+        views.append(_solver_view(source if len(sources) > 1 else "", rows, data.solver_look))
     text = "Mean gap to the optimum, or to the best proven bound, and time of a call."
     return _section("gap_against_time", "Solvers: gap against time", text, views)
 
@@ -272,16 +248,16 @@ def _solver_view(label: str, rows: pl.DataFrame, look: Mapping[str, Look]) -> Vi
     )
 
 
-def _settings(facts: Facts) -> list[str]:
-    return list(dict.fromkeys(cell.setting for cell in facts.results.cells))
+def _settings(data: SectionData) -> list[str]:
+    return list(dict.fromkeys(run.setting for run in data.results.runs))
 
 
-def _places(cells: Sequence[Cell]) -> dict[tuple[str, float | None], list[Cell]]:
-    """Cells by setting and rate, in ascending order of the rate."""
-    places: dict[tuple[str, float | None], list[Cell]] = {}
-    settings = list(dict.fromkeys(cell.setting for cell in cells))
-    for cell in sorted(cells, key=lambda cell: (settings.index(cell.setting), cell.rate or 0.0)):
-        places.setdefault((cell.setting, cell.rate), []).append(cell)
+def _places(runs: Sequence[ServedRun]) -> dict[tuple[str, float | None], list[ServedRun]]:
+    """Runs by setting and rate, in ascending order of the rate."""
+    places: dict[tuple[str, float | None], list[ServedRun]] = {}
+    settings = list(dict.fromkeys(run.setting for run in runs))
+    for run in sorted(runs, key=lambda run: (settings.index(run.setting), run.rate or 0.0)):
+        places.setdefault((run.setting, run.rate), []).append(run)
     return places
 
 
@@ -289,22 +265,24 @@ def _label(setting: str, rate: float | None) -> str:
     return setting if rate is None else f"{setting} at {rate:g}/s"
 
 
-def _is_printed(facts: Facts, cells: Sequence[Cell], groups: Sequence[Sequence[Cell]]) -> bool:
+def _is_printed(
+    data: SectionData, runs: Sequence[ServedRun], groups: Sequence[Sequence[ServedRun]]
+) -> bool:
     """Whether a group is at the rate that is printed: the overloaded one, else the nearest."""
-    setting, rate = cells[0].setting, cells[0].rate
-    wanted = _overloaded(facts, setting)
+    setting, rate = runs[0].setting, runs[0].rate
+    wanted = _overloaded(data, setting)
     rates = [group[0].rate for group in groups if group[0].setting == setting]
     if wanted is None or rate is None or None in rates:
         return True
     return rate == min(rates, key=lambda other: abs((other or 0.0) - wanted))
 
 
-def _overloaded(facts: Facts, setting: str) -> float | None:
+def _overloaded(data: SectionData, setting: str) -> float | None:
     """The lowest rate that is too high for the baseline, else the highest."""
-    table = facts.comparison.filter(
+    table = data.comparison.filter(
         pl.col("setting") == setting, pl.col("metric") == "qoe_area_mean"
     )
-    base = table.filter(pl.col("arm") == facts.baseline, pl.col("mean") < CAPACITY_QOE)
+    base = table.filter(pl.col("arm") == data.baseline, pl.col("mean") < GOOD_QOE)
     rates = base["rate"].drop_nulls()
     found = rates.min() if rates.len() else table["rate"].max()
     return None if found is None else float(found)  # type: ignore[arg-type]

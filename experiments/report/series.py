@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from experiments.report.reading import Cell
+    from experiments.report.reading import ServedRun
 
 #: Points of an occupancy curve; iterations in between are averaged.
 _POINTS = 500
@@ -79,44 +79,44 @@ class Occupancy:
     capacity_tokens: int | None
 
 
-def together(cells: Sequence[Cell], name: str) -> list[list[Cell]]:
+def together(runs: Sequence[ServedRun], name: str) -> list[list[ServedRun]]:
     """
-    Cells that recorded a file, grouped by what they can be compared in.
+    Group the runs that recorded a file by what they can be compared in.
 
     Parameters
     ----------
-    cells
-        All cells.
+    runs
+        All runs.
     name
         :data:`TOKENS` or :data:`TIMELINE`.
 
     Returns
     -------
-    list[list[Cell]]
+    list[list[ServedRun]]
         A list for each setting and rate, with every arm's run under the seed that most arms
         recorded.
     """
-    having = [cell for cell in cells if cell.alone and (cell.folder / name).exists()]
-    places = dict.fromkeys((cell.setting, cell.rate) for cell in having)
+    having = [run for run in runs if run.alone and (run.folder / name).exists()]
+    places = dict.fromkeys((run.setting, run.rate) for run in having)
     groups = []
     for place in places:
-        here = [cell for cell in having if (cell.setting, cell.rate) == place]
-        seeds = [cell.seed for cell in here]
+        here = [run for run in having if (run.setting, run.rate) == place]
+        seeds = [run.seed for run in here]
         seed = max(dict.fromkeys(seeds), key=seeds.count)
-        groups.append([cell for cell in here if cell.seed == seed])
+        groups.append([run for run in here if run.seed == seed])
     return groups
 
 
-def telling_request(cells: Sequence[Cell]) -> int | None:
+def telling_request(runs: Sequence[ServedRun]) -> int | None:
     """
-    The request that arms treat most differently, by `window` QoE; the worst one of one arm.
+    Return the request that arms treat most differently by `window` QoE; of one arm the worst.
 
     Of several, the one with the longest reply, of which there is most to see. Requests that got
     no token, since they were rejected say, have no timeline and are left out.
 
     Parameters
     ----------
-    cells
+    runs
         Of one setting, rate and seed.
 
     Returns
@@ -125,29 +125,29 @@ def telling_request(cells: Sequence[Cell]) -> int | None:
         None if no request got a token.
     """
     columns = ("request", "qoe_window", "output_tokens", "first_token_s")
-    scores = pl.concat([cell.rows.select(columns) for cell in cells])
+    scores = pl.concat([run.rows.select(columns) for run in runs])
     scores = scores.filter(pl.col("first_token_s").is_not_null())
     if scores.is_empty():
         return None
     value = pl.col("qoe_window")
-    spread = value.max() - value.min() if len(cells) > 1 else -value.min()
+    spread = value.max() - value.min() if len(runs) > 1 else -value.min()
     found = scores.group_by("request").agg(
         spread.round(3).alias("spread"), pl.col("output_tokens").max(), pl.len()
     )
-    common = found.filter(pl.col("len") == len(cells))
+    common = found.filter(pl.col("len") == len(runs))
     ranked = (common if common.height else found).sort(
         ["spread", "output_tokens", "request"], descending=[True, True, False], nulls_last=True
     )
     return int(ranked["request"][0])
 
 
-def reading(cells: Sequence[Cell], request: int | None = None) -> Reading | None:
+def reading(runs: Sequence[ServedRun], request: int | None = None) -> Reading | None:
     """
-    One request's tokens under each arm.
+    Return one request's tokens under each arm.
 
     Parameters
     ----------
-    cells
+    runs
         A group of :func:`together`.
     request
         Its number; None for :func:`telling_request`.
@@ -157,25 +157,25 @@ def reading(cells: Sequence[Cell], request: int | None = None) -> Reading | None
     Reading or None
         None if no arm delivered anything to the request.
     """
-    number = telling_request(cells) if request is None else request
+    number = telling_request(runs) if request is None else request
     if number is None:
         return None
     targets = None
     delivered, digested, window = {}, {}, {}
     longest, last_s = 0, 0.0
-    for cell in cells:
-        of_request = cell.rows.filter(pl.col("request") == number)
-        tokens = pl.scan_parquet(cell.folder / TOKENS).filter(pl.col("request") == number)
+    for run in runs:
+        of_request = run.rows.filter(pl.col("request") == number)
+        tokens = pl.scan_parquet(run.folder / TOKENS).filter(pl.col("request") == number)
         times = tokens.select("time_s").collect()["time_s"].to_numpy()
         if not of_request.height or not times.size:
             continue
         row = of_request.row(0, named=True)
         targets = (row["ttft_s"], row["tds"])
-        delivered[cell.arm] = _staircase(times)
-        digested[cell.arm] = digested_curve(times, *targets)
-        window[cell.arm] = row["qoe_window"]
+        delivered[run.arm] = _staircase(times)
+        digested[run.arm] = digested_curve(times, *targets)
+        window[run.arm] = row["qoe_window"]
         longest = max(longest, times.size)
-        last_s = max(last_s, float(digested[cell.arm].x[-1]))
+        last_s = max(last_s, float(digested[run.arm].x[-1]))
     if targets is None:
         return None
     ttft_s, tds = targets
@@ -188,7 +188,7 @@ def reading(cells: Sequence[Cell], request: int | None = None) -> Reading | None
 
 def digested_curve(times: NDArray[np.float64], ttft_s: float, tds: float) -> Curve:
     """
-    A(t): what a reader has digested (``docs/metrics.md``).
+    Return A(t): what a reader has digested (``docs/metrics.md``).
 
     Parameters
     ----------
@@ -221,29 +221,29 @@ def _staircase(times: NDArray[np.float64]) -> Curve:
     return Curve(x, y.astype(np.float64))
 
 
-def occupancy(cells: Sequence[Cell]) -> Occupancy:
+def occupancy(runs: Sequence[ServedRun]) -> Occupancy:
     """
-    The engine over time under each arm.
+    Return the engine's occupancy over time under each arm.
 
     Parameters
     ----------
-    cells
+    runs
         A group of :func:`together`.
     """
     batch, waiting, kv = {}, {}, {}
-    for cell in cells:
-        timeline = thinned(pl.read_parquet(cell.folder / TIMELINE), _POINTS)
+    for run in runs:
+        timeline = thinned(pl.read_parquet(run.folder / TIMELINE), _POINTS)
         x = timeline["time_s"].to_numpy()
-        batch[cell.arm] = Curve(x, timeline["decoding"].to_numpy())
-        waiting[cell.arm] = Curve(x, timeline["waiting"].to_numpy())
-        kv[cell.arm] = Curve(x, timeline["kv_tokens"].to_numpy())
-    capacities = {_capacity_tokens(cell.folder) for cell in cells}
+        batch[run.arm] = Curve(x, timeline["decoding"].to_numpy())
+        waiting[run.arm] = Curve(x, timeline["waiting"].to_numpy())
+        kv[run.arm] = Curve(x, timeline["kv_tokens"].to_numpy())
+    capacities = {_capacity_tokens(run.folder) for run in runs}
     return Occupancy(batch, waiting, kv, capacities.pop() if len(capacities) == 1 else None)
 
 
 def thinned(timeline: pl.DataFrame, points: int) -> pl.DataFrame:
     """
-    A timeline of no more than some points: means over spans of equal duration.
+    Return a timeline of no more than some points: means over spans of equal duration.
 
     Parameters
     ----------

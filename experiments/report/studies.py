@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from experiments.analysis.statistics import DIFFERENCE, MEAN, against, over_seeds
-from experiments.report.tables import SHOWN, interval
+from experiments.analysis.tables import by_metric
+from experiments.report.tables import SHOWN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,17 +18,16 @@ _MORE = {
     "capacity_area": ("capacity (area) 1/s", 2),
     "capacity_window": ("capacity (window) 1/s", 2),
 }
-_KEYS = ("variant", "at", "arm")
 
 
 def statistics(rows: pl.DataFrame, baseline: str) -> pl.DataFrame:
     """
-    Means over seeds, and paired differences to the baseline: what ``studies.csv`` holds.
+    Return what ``studies.csv`` holds: means over seeds, and differences to the baseline.
 
     Parameters
     ----------
     rows
-        ``report_reading.Results.measured``.
+        ``Results.measured`` of :mod:`experiments.report.reading`.
     baseline
         The arm that the others are compared with.
     """
@@ -36,7 +36,7 @@ def statistics(rows: pl.DataFrame, baseline: str) -> pl.DataFrame:
 
 def tables(found: pl.DataFrame, baseline: str) -> dict[str, pl.DataFrame]:
     """
-    For each variant a table of means, and one of differences if there is anything to compare.
+    Return a table of means for each variant, and one of differences if there is any.
 
     Parameters
     ----------
@@ -54,31 +54,17 @@ def tables(found: pl.DataFrame, baseline: str) -> dict[str, pl.DataFrame]:
             (MEAN, f"Study: {variant}"),
             (DIFFERENCE, f"Difference to {baseline}: {variant}"),
         ):
-            lines = _lines(
-                here.filter(pl.col("kind") == kind), shown, "" if kind == "mean" else "+"
-            )
-            if lines:
-                made[title] = pl.DataFrame(lines)
+            lines = here.filter(pl.col("kind") == kind).sort("x", maintain_order=True)
+            if lines.is_empty():
+                continue
+            there = {name: words for name, words in shown.items() if name in lines["metric"]}
+            seeds = pl.col("seeds").first().over("at", "arm")
+            sign = "+" if kind == DIFFERENCE else ""
+            keys = ["at", "arm", "seeds"]
+            made[title] = by_metric(lines.with_columns(seeds), keys, there, sign=sign)
     return made
 
 
 def arms(rows: pl.DataFrame) -> Sequence[str]:
-    """The arms of the rows, in their order."""
+    """Return the arms of the rows, in their order."""
     return rows["arm"].unique(maintain_order=True).to_list() if rows.height else []
-
-
-def _lines(
-    table: pl.DataFrame, shown: dict[str, tuple[str, int]], sign: str
-) -> list[dict[str, Any]]:
-    metrics = [metric for metric in shown if metric in set(table["metric"])]
-    lines: dict[tuple[str, ...], dict[str, Any]] = {}
-    for row in table.sort("x", maintain_order=True).iter_rows(named=True):
-        key = tuple(row[name] for name in _KEYS)
-        line = lines.setdefault(
-            key,
-            {"at": row["at"], "arm": row["arm"], "seeds": row["seeds"]}
-            | {shown[metric][0]: "-" for metric in metrics},
-        )
-        heading, decimals = shown[row["metric"]]
-        line[heading] = interval(row["mean"], row["half_width"], decimals, sign=sign)
-    return list(lines.values())

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from experiments.report.figures import capacity_text
+from experiments.analysis.intervals import POINTS, interval
+from experiments.analysis.tables import by_metric
 from experiments.report.statistics import compare
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 #: What tables of means show: metric -> heading, decimals.
-SHOWN = {
+SHOWN: dict[str, tuple[str, int | None]] = {
     "qoe_area_mean": ("area", 3),
     "qoe_delay_mean": ("delay", 3),
     "qoe_window_mean": ("window", 3),
@@ -25,35 +26,32 @@ SHOWN = {
 }
 #: What differences are shown of, in points (0.01 QoE).
 _COMPARED = {"qoe_area_mean": "area", "qoe_delay_mean": "delay", "qoe_window_mean": "window"}
-_POINTS = 100
 #: Below this p, corrected for the number of comparisons, a difference is called significant.
 SIGNIFICANT = 0.05
 
 
 def levels(comparison: pl.DataFrame, setting: str) -> pl.DataFrame:
     """
-    A row per rate and arm: means of the metrics that any claim should show, with intervals.
+    Return a row per rate and arm: means of the metrics that any claim should show.
 
     Parameters
     ----------
     comparison
-        Of ``report_statistics.compare``.
+        Of :func:`experiments.report.statistics.compare`.
     setting
         The setting to show.
     """
-    lines = []
-    for place, metrics in _by_arm(comparison, setting):
-        line = dict(place)
-        for metric, (heading, decimals) in SHOWN.items():
-            row = metrics.get(metric)
-            line[heading] = interval(row["mean"], row["ci95"], decimals) if row else "-"
-        lines.append(line)
-    return _without_empty_rate(pl.DataFrame(lines))
+    here = comparison.filter(pl.col("setting") == setting).rename(
+        {"arm": "policy", "ci95": "half_width"}
+    )
+    seeds = pl.col("n").max().over("rate", "policy").alias("seeds")
+    keys = ["rate", "policy", "seeds"]
+    return _without_empty_rate(by_metric(here.with_columns(seeds), keys, SHOWN))
 
 
 def differences(comparison: pl.DataFrame, setting: str, baseline: str) -> pl.DataFrame:
     """
-    A row per rate and arm: differences to the baseline in points, with intervals and p.
+    Return a row per rate and arm: differences to the baseline in points, with p.
 
     Parameters
     ----------
@@ -71,48 +69,29 @@ def differences(comparison: pl.DataFrame, setting: str, baseline: str) -> pl.Dat
         for metric, heading in _COMPARED.items():
             row = metrics[metric]
             difference, half = row["difference"], row["difference_ci95"]
-            line[f"{heading}, points"] = (
-                "-"
-                if difference is None
-                else interval(_POINTS * difference, half and _POINTS * half, 2, sign="+")
-            )
+            points = difference and POINTS * difference
+            line[f"{heading}, points"] = interval(points, half and POINTS * half, 2, sign="+")
             line[f"p {heading}"] = significance(row["p_holm"])
         lines.append(line)
     return _without_empty_rate(pl.DataFrame(lines))
 
 
-def capacities(table: pl.DataFrame, setting: str, arms: Sequence[str]) -> pl.DataFrame:
-    """A row per arm: its capacity, and the ratio to the baseline's."""
-    found = {row["arm"]: row for row in table.iter_rows(named=True) if row["setting"] == setting}
-    return pl.DataFrame(
-        [
-            {
-                "policy": arm,
-                "capacity 1/s": capacity_text({**found[arm], "ratio": None}),
-                "+-": "-" if found[arm]["ci95"] is None else f"{found[arm]['ci95']:.2f}",
-                "ratio": "-" if found[arm]["ratio"] is None else f"{found[arm]['ratio']:.2f}",
-            }
-            for arm in arms
-            if arm in found
-        ]
-    )
-
-
 def compare_solvers(answers: pl.DataFrame, baseline: str) -> pl.DataFrame:
     """
-    Gaps and times of solvers on instances of each source; instances are the units.
+    Compare gaps and times of solvers on instances of each source; instances are the units.
 
     Parameters
     ----------
     answers
-        ``report_reading.Results.answers``.
+        ``Results.answers`` of :mod:`experiments.report.reading`.
     baseline
         The solver that the others are compared with.
 
     Returns
     -------
     polars.DataFrame
-        As ``report_statistics.compare`` gives it, for ``gap_percent`` and ``wall_ms``.
+        As :func:`experiments.report.statistics.compare` gives it, for ``gap_percent`` and
+        ``wall_ms``.
     """
     values = (
         answers.with_columns((1000 * pl.col("wall_s")).alias("wall_ms"))
@@ -126,7 +105,7 @@ def compare_solvers(answers: pl.DataFrame, baseline: str) -> pl.DataFrame:
 
 def solvers(comparison: pl.DataFrame, answers: pl.DataFrame, baseline: str) -> pl.DataFrame:
     """
-    A row per source and solver: gap, its difference to the baseline's, times, certificates.
+    Return a row per source and solver: gap, its difference to the baseline's, times.
 
     Parameters
     ----------
@@ -142,17 +121,14 @@ def solvers(comparison: pl.DataFrame, answers: pl.DataFrame, baseline: str) -> p
     gaps = comparison.filter(pl.col("metric") == "gap_percent").rename({"arm": "solver"})
     lines = []
     for row in gaps.join(shares, on=["source", "solver"]).iter_rows(named=True):
-        known = row["difference"] is not None
         lines.append(
             {
                 "source": row["source"],
                 "solver": row["solver"],
                 "instances": row["n"],
                 "gap %": interval(row["mean"], row["ci95"], 4),
-                f"less {baseline}'s": (
-                    interval(row["difference"], row["difference_ci95"], 4, sign="+")
-                    if known
-                    else "-"
+                f"less {baseline}'s": interval(
+                    row["difference"], row["difference_ci95"], 4, sign="+"
                 ),
                 "p": significance(row["p_holm"]),
                 "median ms": None if row["ms"] is None else round(row["ms"], 3),
@@ -164,16 +140,8 @@ def solvers(comparison: pl.DataFrame, answers: pl.DataFrame, baseline: str) -> p
     return table.sort("source", "mean", "median ms", nulls_last=True).drop("mean")
 
 
-def interval(mean: float | None, half: float | None, decimals: int, sign: str = "") -> str:
-    """``0.912 +- 0.004``; the mean alone if there is no interval."""
-    if mean is None:
-        return "-"
-    text = f"{mean:{sign}.{decimals}f}"
-    return text if half is None else f"{text} +- {half:.{decimals}f}"
-
-
 def significance(p: float | None) -> str:
-    """A p-value in a few characters, with a star if it is small."""
+    """Return a p-value in a few characters, with a star if it is small."""
     if p is None:
         return "-"
     star = " *" if p < SIGNIFICANT else ""
@@ -181,20 +149,16 @@ def significance(p: float | None) -> str:
 
 
 def html(table: pl.DataFrame) -> str:
-    """A table as HTML; numbers, and what begins with a digit or a sign, are aligned right."""
+    """Return a table as HTML; what begins with a digit or a sign is aligned right."""
     first = table.row(0) if table.height else [""] * table.width
     head = "".join(
         f'<th class="n">{escape(name)}</th>' if _numeric(value) else f"<th>{escape(name)}</th>"
-        for name, value in zip(_headings(table), first, strict=True)
+        for name, value in zip(table.columns, first, strict=True)
     )
     body = "\n".join(
         "<tr>" + "".join(_html_cell(value) for value in row) + "</tr>" for row in table.iter_rows()
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>"
-
-
-def _headings(table: pl.DataFrame) -> list[str]:
-    return ["±" if name == "+-" else name for name in table.columns]
 
 
 def _numeric(value: Any) -> bool:
@@ -203,7 +167,7 @@ def _numeric(value: Any) -> bool:
 
 
 def _html_cell(value: Any) -> str:
-    shown = escape("-" if value is None else str(value).replace(" +- ", " ± "))
+    shown = escape("-" if value is None else str(value))
     return f'<td class="n">{shown}</td>' if _numeric(value) else f"<td>{shown}</td>"
 
 

@@ -102,6 +102,7 @@ QUALITY_COLUMNS = {
 
 #: What the portfolio's rows have beside those of ``QUALITY_COLUMNS``.
 PORTFOLIO_COLUMNS = {
+    "kind": Column(pl.String, "", "family, load (steps of a simulation) or one batch size"),
     "core": Column(pl.Boolean, "", "one of the instances that every solver is asked"),
     "backend_s": Column(pl.Float64, "s", "solve_s without our own bounds on batch sizes"),
     "load": Column(pl.Float64, "", "the machine's load over the last minute, before the call"),
@@ -113,6 +114,8 @@ STUDY_COLUMNS = {
     "arm": Column(pl.String, "", "policy with its options, by the study's name"),
     "relative_load": Column(pl.Float64, "", "rate over the baseline's capacity; null if not set"),
     "jitter_s": Column(pl.Float64, "s", "mean network delay of a token; null without a network"),
+    "capacity_tokens": Column(pl.Int64, "tokens", "KV capacity, where variants differ in it"),
+    "dt_s": Column(pl.Float64, "s", "horizon of the forecast, where variants differ in it"),
     "charged_solve_s": Column(pl.Float64, "s", "simulated time of a solve, where a study sets it"),
     "metric": Column(pl.String, "", "as in docs/metrics.md or experiments/studies/measurements.py"),
     "part": Column(pl.String, "", "the requests or the percentage it is about; empty for all"),

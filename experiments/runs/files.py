@@ -53,7 +53,7 @@ def write_json(path: Path, content: Mapping[str, Any], indent: int | None = 2) -
 
 def plain(value: Any, *, finite: bool = True) -> Any:
     """
-    Return a value as JSON gives it back, with no NumPy scalars or tuples in it.
+    Return a value as JSON gives it back: no NumPy scalars or tuples; named tuples are objects.
 
     Parameters
     ----------
@@ -62,6 +62,8 @@ def plain(value: Any, *, finite: bool = True) -> Any:
     finite
         Whether NaN and infinities become None; strict JSON has none, Python's has.
     """
+    if hasattr(value, "_asdict"):  # a NamedTuple
+        value = value._asdict()
     if isinstance(value, Mapping):
         return {str(key): plain(part, finite=finite) for key, part in value.items()}
     if isinstance(value, list | tuple):

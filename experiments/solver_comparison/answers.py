@@ -34,7 +34,7 @@ def code_state() -> str:
     return state_of(modules_of("andes_opt", "solvers"))
 
 
-class Cells:
+class AnswerStore:
     """
     Answers by (source, instance, solver), each written to a file before it counts.
 
@@ -58,7 +58,7 @@ class Cells:
             self._end_the_last_line()
 
     def get(self, source: str, instance: str, solver: str, state: str) -> dict[str, Any] | None:
-        """The answer made in this state; None if there is none."""
+        """Return the answer made in this state; None if there is none."""
         cell = self._cells.get((source, instance, solver))
         if cell is None or cell["state"] != state:
             return None

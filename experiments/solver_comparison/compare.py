@@ -9,7 +9,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
 from omegaconf import open_dict
 
 from andes_opt.plan import TOLERANCE_MIP, Plan, Status, verify
@@ -17,13 +16,17 @@ from experiments.configuration.compose import build, load_choice
 from experiments.configuration.errors import UsageError
 from experiments.runs.columns import COLUMNS, QUALITY_COLUMNS, frame
 from experiments.runs.progress import bar, jit_seconds
+from experiments.solver_comparison.tables import numbers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import polars as pl
+    from omegaconf import DictConfig
+
     from andes_opt.instance import Instance
     from andes_opt.solver import Solver
-    from experiments.solver_comparison.instances import Named
+    from experiments.solver_comparison.instances import NamedInstance
 
 
 #: Decimals of the solver table.
@@ -41,7 +44,7 @@ _MOST_COMPILING_CALLS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class TimedAnswer:
     """A solver's plan for one instance (None if it refused), and what the call took."""
 
     solver: str
@@ -55,7 +58,7 @@ def build_solvers(
     names: Sequence[str], options: Mapping[str, Mapping[str, Any]] | None = None
 ) -> dict[str, Solver]:
     """
-    Solvers by name.
+    Return solvers by name.
 
     Parameters
     ----------
@@ -75,17 +78,19 @@ def build_solvers(
     for name in options:
         if name not in names:
             raise UsageError(f"options for {name} not understood: it is not among solvers.")
-    solvers = {}
-    for name in names:
-        node = load_choice("solver", name)
-        with open_dict(node):
-            node.update(options.get(name, {}))
-        solvers[name] = build(node)
-    return solvers
+    return {name: build(solver_node(name, options.get(name, {}))) for name in names}
+
+
+def solver_node(name: str, options: Mapping[str, Any]) -> DictConfig:
+    """Return a solver's node of ``conf/solver`` with some options changed."""
+    node = load_choice("solver", name)
+    with open_dict(node):
+        node.update(options)
+    return node
 
 
 def compare(
-    problems: Sequence[Named],
+    problems: Sequence[NamedInstance],
     solvers: Mapping[str, Solver],
     *,
     time_limit_s: float | None,
@@ -119,7 +124,8 @@ def compare(
     InvalidPlan
         If a solver's plan does not pass ``verify``.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
+    unproven: list[NamedInstance] = []  # by none of the solvers; the exact one is asked as well
     for solver in solvers.values():
         ask("", solver, problems[0].instance, time_limit_s, 1)
     with bar(len(problems) * len(solvers), "solving") as progress:
@@ -129,17 +135,21 @@ def compare(
             for name in names:
                 answers[name] = ask(name, solvers[name], problem.instance, time_limit_s, repeats)
                 progress.update()
-            reference, certified = _reference(problem.instance, answers.values(), time_limit_s)
-            rows += [
-                row_of(problem, answers[name], reference, certified, time_limit_s)
-                for name in solvers
-            ]
-    return rows
+            found = [row_of(problem, answers[name], time_limit_s) for name in solvers]
+            rows += found
+            if not any(row["certified"] for row in found):
+                unproven.append(problem)
+    exact = build(load_choice("solver", "exact"))
+    beside = [
+        row_of(problem, ask("exact", exact, problem.instance, time_limit_s, 1), time_limit_s)
+        for problem in unproven
+    ]
+    return with_references(rows, beside)
 
 
 def ask(
     name: str, solver: Solver, instance: Instance, time_limit_s: float | None, repeats: int
-) -> Answer:
+) -> TimedAnswer:
     """
     Time a solver on one instance, and verify its plan.
 
@@ -160,7 +170,7 @@ def ask(
                 plan = solver.solve(instance, time_limit_s=time_limit_s)
         except ValueError as error:
             # A documented limit, brute force beyond n = 20 say: part of the comparison.
-            return Answer(name, None, math.nan, math.nan, str(error))
+            return TimedAnswer(name, None, math.nan, math.nan, str(error))
         if jit.value > 0 and compiling_calls < _MOST_COMPILING_CALLS:
             compiling_calls += 1
             continue
@@ -168,7 +178,7 @@ def ask(
         cpu.append(_cpu_s() - cpu_before)
     assert plan is not None
     verify(instance, plan)
-    return Answer(name, plan, statistics.median(wall), statistics.median(cpu))
+    return TimedAnswer(name, plan, statistics.median(wall), statistics.median(cpu))
 
 
 def _cpu_s() -> float:
@@ -177,37 +187,18 @@ def _cpu_s() -> float:
     return time.process_time() + times.children_user + times.children_system
 
 
-def _reference(instance: Instance, answers: Any, time_limit_s: float | None) -> tuple[float, bool]:
-    """
-    What values are compared with: the certified optimum, else the best proven bound.
-
-    If none of the answers is certified, the exact solver is asked as well.
-    """
-    plans = [answer.plan for answer in answers if answer.plan is not None]
-    if not any(is_certified(plan) for plan in plans):
-        plan = build(load_choice("solver", "exact")).solve(instance, time_limit_s=time_limit_s)
-        verify(instance, plan)
-        plans.append(plan)
-    optima = [plan.value for plan in plans if is_certified(plan)]
-    if optima:
-        return max(optima), True
-    return min(plan.bound for plan in plans), False
-
-
 def is_certified(plan: Plan) -> bool:
-    """Whether a plan is proven optimal, or the absence of plans proven."""
+    """Return whether a plan is proven optimal, or the absence of plans proven."""
     proven_absence = plan.status is Status.NO_SOLUTION and plan.bound == -math.inf
     return plan.status is Status.OPTIMAL or proven_absence
 
 
 def row_of(
-    problem: Named,
-    answer: Answer,
-    reference: float,
-    reference_certified: bool,
+    problem: NamedInstance,
+    answer: TimedAnswer,
     time_limit_s: float | None,
 ) -> dict[str, Any]:
-    """Values of ``columns.QUALITY_COLUMNS`` and ``solver`` for one answer."""
+    """Return ``solver`` and values of ``columns.QUALITY_COLUMNS``, without reference and gap."""
     instance, plan = problem.instance, answer.plan
     row = {
         "solver": answer.solver,
@@ -218,8 +209,6 @@ def row_of(
         "min_batch": instance.min_batch,
         "max_batch": instance.max_batch,
         "exactly": instance.exactly,
-        "reference": reference,
-        "reference_certified": reference_certified,
         "time_limit_s": time_limit_s,
         "note": answer.note,
         "status": "refused",
@@ -234,7 +223,6 @@ def row_of(
         "bound": plan.bound,
         "batch_size": plan.batch_size,
         "served": int(plan.serve.sum()),
-        "gap_percent": gap_percent(plan.value, reference),
         "proven_gap_percent": 100 * plan.gap,
         "wall_s": answer.wall_s,
         "cpu_s": answer.cpu_s,
@@ -243,9 +231,42 @@ def row_of(
     }
 
 
+def with_references(
+    answers: Sequence[dict[str, Any]], beside: Sequence[dict[str, Any]] = ()
+) -> list[dict[str, Any]]:
+    """
+    Return answers with gaps: to the best certified value, else to the best proven bound.
+
+    Parameters
+    ----------
+    answers
+        Of :func:`row_of`.
+    beside
+        Answers that count for the reference alone.
+    """
+    optima: dict[tuple[str, str], float] = {}
+    bounds: dict[tuple[str, str], float] = {}
+    for answer in (*answers, *beside):
+        key = answer["source"], answer["instance"]
+        if answer.get("value") is None:
+            continue
+        bounds[key] = min(bounds.get(key, math.inf), answer["bound"])
+        if answer["certified"]:
+            optima[key] = max(optima.get(key, -math.inf), answer["value"])
+    rows = []
+    for answer in answers:
+        key = answer["source"], answer["instance"]
+        reference = optima.get(key, bounds.get(key, math.nan))
+        row = answer | {"reference": reference, "reference_certified": key in optima}
+        if answer.get("value") is not None:
+            row["gap_percent"] = gap_percent(answer["value"], reference)
+        rows.append(row)
+    return rows
+
+
 def gap_percent(value: float, reference: float) -> float:
     """
-    How far a value stays below the reference, in percent of the reference.
+    Return how far a value stays below the reference, in percent of the reference.
 
     0 if both say that no plan exists, 100 if only the value does.
     """
@@ -259,7 +280,7 @@ def gap_percent(value: float, reference: float) -> float:
 
 def as_rows(answers: Sequence[Mapping[str, Any]], **run: Any) -> pl.DataFrame:
     """
-    Answers as a table under the documented schema.
+    Return answers as a table under the documented schema.
 
     Parameters
     ----------
@@ -275,7 +296,7 @@ def as_rows(answers: Sequence[Mapping[str, Any]], **run: Any) -> pl.DataFrame:
 
 def contradictions(rows: Sequence[Mapping[str, Any]]) -> int:
     """
-    Pairs of answers that can't both be right: a value above another solver's proven bound.
+    Return how many values lie above another solver's proven bound: both can't be right.
 
     Parameters
     ----------
@@ -295,25 +316,14 @@ def contradictions(rows: Sequence[Mapping[str, Any]]) -> int:
 
 
 def table(rows: pl.DataFrame) -> pl.DataFrame:
-    """Solver, instances, mean and maximal gap, times and certified share, best first."""
-    wall_ms = 1000 * pl.col("wall_s")
-    return (
-        rows.group_by("solver", maintain_order=True)
-        .agg(
-            pl.len().alias("instances"),
-            pl.col("gap_percent").mean().alias("mean gap %"),
-            pl.col("gap_percent").max().alias("max gap %"),
-            wall_ms.median().alias("median ms"),
-            wall_ms.quantile(0.99).alias("p99 ms"),
-            (100 * pl.col("certified").mean()).alias("certified %"),
-            (pl.col("status") == "refused").sum().alias("refused"),
-        )
-        .sort("mean gap %", "median ms", nulls_last=True)
-    )
+    """Return gaps, times and certificates of each solver, best first."""
+    columns = ("instances", "mean gap %", "max gap %", "median ms", "p99 ms")
+    table = numbers(rows, ["solver"], columns, ("certified %", "refused"))
+    return table.sort("mean gap %", "median ms", nulls_last=True)
 
 
 def summarise(rows: pl.DataFrame) -> dict[str, float]:
-    """Flat metrics: ``SOLVER_gap_mean_percent`` and so on for each solver."""
+    """Return flat metrics: ``SOLVER_gap_mean_percent`` and so on for each solver."""
     names = {
         "mean gap %": "gap_mean_percent",
         "max gap %": "gap_max_percent",

@@ -13,13 +13,16 @@ from andes_opt.instance import GainTable, Instance
 from experiments.configuration.compose import load_choice
 from experiments.configuration.errors import not_understood
 from experiments.solver_comparison import instances
-from experiments.solver_comparison.instances import Named, NothingSolved
-from experiments.solver_comparison.tables import ONE_BATCH
+from experiments.solver_comparison.instances import NamedInstance, NothingSolved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from omegaconf import DictConfig
+
+
+#: Kinds of groups: generated, the scheduling steps of a simulated load, one batch size alone.
+FAMILY, LOAD, ONE_BATCH = "family", "load", "one batch size"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +32,10 @@ class Group:
 
     Parameters
     ----------
+    kind
+        :data:`FAMILY`, :data:`LOAD` or :data:`ONE_BATCH`.
     source
-        Family or load.
+        Family or load, as rows name it.
     size
         Requests per instance; None where that varies.
     core
@@ -41,26 +46,27 @@ class Group:
         Number -> instance.
     """
 
+    kind: str
     source: str
     size: int | None
     core: int
     count: int
-    problem: Callable[[int], Named]
+    problem: Callable[[int], NamedInstance]
 
 
 def generated_groups(config: DictConfig, family: str) -> list[Group]:
-    """Groups of a named family, a size each, ascending."""
+    """Return the groups of a named family, a size each, ascending."""
     if family not in families.FAMILIES:
         raise not_understood("families", family, families.FAMILIES)
     largest = config.portfolio.largest.get(family, math.inf)
     core = config.count * config.portfolio.core_factor.get(family, 1)
     count = core * (1 + config.portfolio.more)
 
-    def problem(size: int, number: int) -> Named:
+    def problem(size: int, number: int) -> NamedInstance:
         return instances.generated([family], [size], 1, config.seed + number)[0]
 
     return [
-        Group(family, size, core, count, partial(problem, size))
+        Group(FAMILY, family, size, core, count, partial(problem, size))
         for size in sorted(config.sizes)
         if size <= largest
     ]
@@ -68,7 +74,7 @@ def generated_groups(config: DictConfig, family: str) -> list[Group]:
 
 def captured_group(config: DictConfig, engine: str, rate: float) -> Group:
     """
-    Scheduling steps of a simulated load, the evenly spread core ones first.
+    Return scheduling steps of a simulated load, the evenly spread core ones first.
 
     A load that never brought the engine under pressure has none.
     """
@@ -84,16 +90,16 @@ def captured_group(config: DictConfig, engine: str, rate: float) -> Group:
     first = sorted(spread) if sample else []
     order = first + [k for k in range(len(sample)) if k not in first]
 
-    def problem(number: int) -> Named:
+    def problem(number: int) -> NamedInstance:
         named = sample[order[number]]
-        return Named(source, named.name, named.instance)
+        return NamedInstance(source, named.name, named.instance)
 
-    return Group(source, None, len(first), len(sample), problem)
+    return Group(LOAD, source, None, len(first), len(sample), problem)
 
 
 def one_batch_group(config: DictConfig, answers: Sequence[Mapping[str, Any]]) -> Group | None:
     """
-    Large instances with the batch size fixed at its optimum; None if sizes are too small.
+    Return large instances with the batch size fixed at its optimum; None if sizes are too small.
 
     Only instances whose best batch size ``exact`` has proven take part.
     """
@@ -108,18 +114,19 @@ def one_batch_group(config: DictConfig, answers: Sequence[Mapping[str, Any]]) ->
     seeds = [seed for seed in seeds if names[seed] in best]
     if not seeds:
         return None
+    source = f"{setting.family}, one B"
 
-    def problem(number: int) -> Named:
+    def problem(number: int) -> NamedInstance:
         named = instances.generated([setting.family], [setting.requests], 1, seeds[number])[0]
         batch_size = best[named.name]
         fixed = fix_batch_size(named.instance, batch_size)
-        return Named(f"{setting.family}{ONE_BATCH}", named.name, fixed)
+        return NamedInstance(source, named.name, fixed)
 
-    return Group(f"{setting.family}{ONE_BATCH}", None, len(seeds), len(seeds), problem)
+    return Group(ONE_BATCH, source, None, len(seeds), len(seeds), problem)
 
 
 def fix_batch_size(instance: Instance, batch_size: int) -> Instance:
-    """The same instance with one batch size only."""
+    """Return the same instance with one batch size only."""
     gains = GainTable(instance.gains_at(batch_size)[None, :], batch_size)
     return Instance(
         instance.weights, instance.capacity, batch_size, batch_size, gains, instance.exactly
@@ -127,7 +134,7 @@ def fix_batch_size(instance: Instance, batch_size: int) -> Instance:
 
 
 def fingerprint(instance: Instance) -> str:
-    """A hash of an instance; of its gains, those at the smallest and the largest batch."""
+    """Return a hash of an instance; of its gains, those at the smallest and the largest batch."""
     first, last, exactly = instance.min_batch, instance.max_batch, instance.exactly
     digest = hashlib.sha256(f"{instance.capacity} {first} {last} {exactly}".encode())
     for numbers in (instance.weights, instance.gains_at(first), instance.gains_at(last)):

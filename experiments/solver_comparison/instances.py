@@ -32,7 +32,7 @@ class NothingSolved(UsageError):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Named:
+class NamedInstance:
     """An instance, where it comes from, and its name there."""
 
     source: str
@@ -40,7 +40,7 @@ class Named:
     instance: Instance
 
 
-class Recorder:
+class InstanceRecorder:
     """
     A solver that hands on to another one and keeps a sample of the instances it saw.
 
@@ -71,7 +71,7 @@ class Recorder:
 
     @property
     def exact(self) -> bool:
-        """That of the solver that answers."""
+        """Return whether the solver that answers is exact."""
         return self._solver.exact
 
     def solve(self, instance: Instance, *, time_limit_s: float | None = None) -> Plan:
@@ -85,16 +85,16 @@ class Recorder:
         return self._solver.solve(instance, time_limit_s=time_limit_s)
 
     def sample(self) -> list[tuple[int, Instance]]:
-        """At most ``wanted`` (number of the solve, instance), evenly spread over the run."""
+        """Return at most ``wanted`` (number of the solve, instance), evenly spread over the run."""
         count = len(self._kept)
         if count <= self._wanted:
             return list(self._kept)
         return [self._kept[k * count // self._wanted] for k in range(self._wanted)]
 
 
-def captured(config: DictConfig, wanted: int) -> list[Named]:
+def captured(config: DictConfig, wanted: int) -> list[NamedInstance]:
     """
-    Instances that a policy solves while it serves the configured workload.
+    Return instances that a policy solves while it serves the configured workload.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def captured(config: DictConfig, wanted: int) -> list[Named]:
     """
     if "solver" not in config.policy:
         raise UsageError("the policy uses no solver, so there is nothing to capture; try andes.")
-    recorder = Recorder(build(config, "solver"), wanted)
+    recorder = InstanceRecorder(build(config, "solver"), wanted)
     policy = instantiate(config.policy, solver=recorder)
     run_simulation(config, policy=policy, description="capturing")
     sample = recorder.sample()
@@ -121,12 +121,15 @@ def captured(config: DictConfig, wanted: int) -> list[Named]:
         raise NothingSolved(
             "nothing was solved: the engine was never under pressure; raise the rate."
         )
-    return [Named("captured", f"{CAPTURED}{number:06d}", instance) for number, instance in sample]
+    return [
+        NamedInstance("captured", f"{CAPTURED}{number:06d}", instance)
+        for number, instance in sample
+    ]
 
 
-def from_folder(folder: Path) -> list[Named]:
+def from_folder(folder: Path) -> list[NamedInstance]:
     """
-    All .npz instances of a folder, by name.
+    Return all .npz instances of a folder, by name.
 
     Raises
     ------
@@ -140,12 +143,14 @@ def from_folder(folder: Path) -> list[Named]:
     paths = sorted(folder.glob("*.npz"))
     if not paths:
         raise UsageError(f"corpus={folder} holds no .npz file.")
-    return [Named("corpus", path.stem, Instance.load(path)) for path in paths]
+    return [NamedInstance("corpus", path.stem, Instance.load(path)) for path in paths]
 
 
-def generated(names: Sequence[str], sizes: Sequence[int], count: int, seed: int) -> list[Named]:
+def generated(
+    names: Sequence[str], sizes: Sequence[int], count: int, seed: int
+) -> list[NamedInstance]:
     """
-    Instances of named families, ``count`` per family and size.
+    Return instances of named families, ``count`` per family and size.
 
     Raises
     ------
@@ -163,16 +168,16 @@ def generated(names: Sequence[str], sizes: Sequence[int], count: int, seed: int)
         if name not in families.FAMILIES:
             raise not_understood("families", name, families.FAMILIES)
     return [
-        Named(name, f"n{size}_seed{seed + k}", families.make(name, size, seed + k))
+        NamedInstance(name, f"n{size}_seed{seed + k}", families.make(name, size, seed + k))
         for name in names
         for size in sizes
         for k in range(count)
     ]
 
 
-def collect(config: DictConfig) -> list[Named]:
+def collect(config: DictConfig) -> list[NamedInstance]:
     """
-    The instances that ``conf/quality.yaml`` asks for.
+    Return the instances that ``conf/quality.yaml`` asks for.
 
     Raises
     ------
@@ -189,8 +194,8 @@ def collect(config: DictConfig) -> list[Named]:
     return captured(config, config.capture)
 
 
-def save(instances: Sequence[Named], folder: Path) -> list[Path]:
-    """Write each instance to ``folder/NAME.npz``; the paths."""
+def save(instances: Sequence[NamedInstance], folder: Path) -> list[Path]:
+    """Write each instance to ``folder/NAME.npz``, and return the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for named in instances:

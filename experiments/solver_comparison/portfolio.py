@@ -8,29 +8,24 @@ is asked for no larger size of that family. A stopped run goes on where it was.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import shlex
-import shutil
 import time
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf, open_dict
 
 from andes_opt.plan import InvalidPlan
-from experiments.configuration.compose import build, groups, load_choice
-from experiments.configuration.errors import UsageError
 from experiments.configuration.experiment import study_command
-from experiments.runs.files import write_atomically, write_text
+from experiments.runs.files import write_atomically
 from experiments.runs.progress import bar
 from experiments.runs.records import recorded_run
 from experiments.solver_comparison import compare, document
-from experiments.solver_comparison.answers import Cells, code_state
+from experiments.solver_comparison.answers import AnswerStore, code_state
+from experiments.solver_comparison.document import PortfolioFacts
+from experiments.solver_comparison.entrants import Entrant, enter, entrants_of
 from experiments.solver_comparison.groups import (
     Group,
     captured_group,
@@ -38,44 +33,23 @@ from experiments.solver_comparison.groups import (
     generated_groups,
     one_batch_group,
 )
-from experiments.solver_comparison.tables import AT_THE_LIMIT, long_table
+from experiments.solver_comparison.tables import AT_THE_LIMIT, Stop, long_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    import polars as pl
     from omegaconf import DictConfig
 
-    from andes_opt.solver import Solver
-    from experiments.solver_comparison.instances import Named
+    from experiments.solver_comparison.instances import NamedInstance
 
 
-@dataclass(frozen=True, slots=True)
-class Entrant:
-    """A solver under the name that rows show, and a hash of all that its answers depend on."""
-
-    name: str
-    solver: Solver
-    state: str
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """A solver that is asked for no larger size of a source, and why."""
-
-    source: str
-    solver: str
-    size: int
-    reason: str
-
-
-class Study:
+class Asker:
     """
     Asks entrants for what is not known yet, and keeps the answers.
 
     Parameters
     ----------
-    cells
+    store
         What is known already.
     time_limit_s
         Limit of each call.
@@ -83,8 +57,8 @@ class Study:
         Calls per instance and solver.
     """
 
-    def __init__(self, cells: Cells, time_limit_s: float | None, repeats: int) -> None:
-        self._cells = cells
+    def __init__(self, store: AnswerStore, time_limit_s: float | None, repeats: int) -> None:
+        self._store = store
         self._time_limit_s = time_limit_s
         self._repeats = repeats
         self._warm: set[tuple[str, str]] = set()
@@ -94,7 +68,7 @@ class Study:
         self, group: Group, numbers: Iterable[int], entrants: Sequence[Entrant], *, core: bool
     ) -> dict[str, list[dict[str, Any]]]:
         """
-        Answers of some entrants to some instances of a group, by entrant.
+        Return answers of some entrants to some instances of a group, by entrant.
 
         Every other instance is asked in reversed order, so that none always finds the
         caches that the same other solver left.
@@ -105,15 +79,15 @@ class Study:
             content = fingerprint(problem.instance)
             for entrant in entrants if number % 2 == 0 else entrants[::-1]:
                 state = f"{entrant.state}-{content}"
-                cell = self._cells.get(problem.source, problem.name, entrant.name, state)
+                cell = self._store.get(problem.source, problem.name, entrant.name, state)
                 if cell is None:
                     cell = self._measure(problem, entrant) | {"state": state}
-                    self._cells.add(cell)
+                    self._store.add(cell)
                 found[entrant.name].append(cell)
-                self.answers.append(cell | {"core": core})
+                self.answers.append(cell | {"core": core, "kind": group.kind})
         return found
 
-    def _measure(self, problem: Named, entrant: Entrant) -> dict[str, Any]:
+    def _measure(self, problem: NamedInstance, entrant: Entrant) -> dict[str, Any]:
         limit_s = self._time_limit_s
         try:
             if (entrant.name, problem.source) not in self._warm:
@@ -129,11 +103,11 @@ class Study:
         except Exception as error:  # a back-end's defect must not cost the other answers
             load = math.nan
             note = f"{type(error).__name__}: {error}"
-            answer = compare.Answer(entrant.name, None, math.nan, math.nan, note)
+            answer = compare.TimedAnswer(entrant.name, None, math.nan, math.nan, note)
             failed = {"status": "failed"}
         else:
             failed = {}
-        row = compare.row_of(problem, answer, math.nan, False, limit_s) | failed
+        row = compare.row_of(problem, answer, limit_s) | failed
         plan = answer.plan
         if plan is not None:
             row["backend_s"] = plan.solve_s - plan.info.get("pricing_s", 0.0)
@@ -141,14 +115,14 @@ class Study:
 
 
 def run_groups(
-    study: Study, groups: Sequence[Group], entrants: Sequence[Entrant], config: DictConfig
+    asker: Asker, groups: Sequence[Group], entrants: Sequence[Entrant], config: DictConfig
 ) -> list[Stop]:
     """
-    Ask for the groups of one source, sizes ascending, and drop who fails on all of one.
+    Ask for the groups of one source, sizes ascending, and drop solvers that fail on all of one.
 
     Parameters
     ----------
-    study
+    asker
         Where answers go.
     groups
         Groups of one source.
@@ -161,9 +135,9 @@ def run_groups(
     active = list(entrants)
     for group in groups:
         started = time.perf_counter()
-        core = study.ask(group, range(group.core), active, core=True)
+        core = asker.ask(group, range(group.core), active, core=True)
         fast = [e for e in active if _mean_wall_s(core[e.name]) <= config.portfolio.fast_call_s]
-        study.ask(group, range(group.core, group.count), fast, core=False)
+        asker.ask(group, range(group.core, group.count), fast, core=False)
         took_s = time.perf_counter() - started
         print(f"{_label(group):<32}{len(active):3d} solvers{took_s:8.1f} s", flush=True)
         if group.size is None:
@@ -175,18 +149,18 @@ def run_groups(
 
 
 def give_up(cells: Sequence[Mapping[str, Any]]) -> str | None:
-    """Why a solver need not be asked for larger instances; None if it should be."""
+    """Return why a solver need not be asked for larger instances; None if it should be."""
     if not cells:
         return None
     if all(cell["status"] in ("refused", "failed") for cell in cells):
-        return str(cells[0]["note"])
+        return f"refused: {str(cells[0]['note']).split(';')[0].rstrip('.')}"
     if all(at_the_limit(cell) or cell["status"] in ("refused", "failed") for cell in cells):
         return "limit hit on all instances"
     return None
 
 
 def at_the_limit(cell: Mapping[str, Any]) -> bool:
-    """Whether a call ended at its time limit without a proof."""
+    """Return whether a call ended at its time limit without a proof."""
     limit_s, wall_s = cell.get("time_limit_s"), cell.get("wall_s")
     if limit_s is None or wall_s is None or cell["certified"]:
         return False
@@ -203,110 +177,18 @@ def _label(group: Group) -> str:
     return group.source if group.size is None else f"{group.source}, {group.size} requests"
 
 
-def enter(name: str, solver: str, options: Mapping[str, Any], state: str) -> Entrant:
-    """
-    An entrant: a solver of ``conf/solver`` with some options changed.
-
-    Raises
-    ------
-    UsageError
-        If there is no such solver, or it can't be built.
-    """
-    node = load_choice("solver", solver)
-    with open_dict(node):
-        node.update(options)
-    digest = hashlib.sha256((state + OmegaConf.to_yaml(node)).encode()).hexdigest()
-    return Entrant(name, build(node), digest[:16])
-
-
-def entrants_of(config: DictConfig, state: str) -> tuple[list[Entrant], dict[str, str]]:
-    """
-    The solvers that the configuration names, or all that can be built here.
-
-    Returns
-    -------
-    tuple
-        The entrants; and the solvers left out for want of a back-end, with the reason.
-    """
-    options = config.options or {}
-    if config.solvers is not None:
-        compare.build_solvers(config.solvers, config.options)  # its checks of the names
-    entrants, missing = [], {}
-    for name in config.solvers if config.solvers is not None else groups()["solver"]:
-        try:
-            entrants.append(enter(name, name, options.get(name, {}), state))
-        except UsageError as error:
-            lacks = _missing_package(error)
-            if config.solvers is not None or lacks is None:
-                raise
-            missing[name] = lacks
-    return entrants, missing
-
-
-def _missing_package(error: BaseException | None) -> str | None:
-    """What the solver says about a package that it lacks; None if it is another error."""
-    while error is not None:
-        if isinstance(error, ImportError):
-            return str(error)
-        error = error.__cause__
-    return None
-
-
-def with_references(answers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """
-    Answers with reference and gap: to the best certified value, else the best proven bound.
-
-    Parameters
-    ----------
-    answers
-        Cells of :class:`Study`.
-    """
-    optima: dict[tuple[str, str], float] = {}
-    bounds: dict[tuple[str, str], float] = {}
-    for cell in answers:
-        key = cell["source"], cell["instance"]
-        if cell.get("value") is None:
-            continue
-        bounds[key] = min(bounds.get(key, math.inf), cell["bound"])
-        if cell["certified"]:
-            optima[key] = max(optima.get(key, -math.inf), cell["value"])
-    rows = []
-    for cell in answers:
-        key = cell["source"], cell["instance"]
-        reference = optima.get(key, bounds.get(key, math.nan))
-        row = cell | {"reference": reference, "reference_certified": key in optima}
-        if cell.get("value") is not None:
-            row["gap_percent"] = compare.gap_percent(cell["value"], reference)
-        rows.append(row)
-    return rows
-
-
 def run(config: DictConfig) -> dict[str, float]:
-    """Ask for what is missing, write rows, table, document and figures, return the summary."""
+    """Ask for what is missing, write rows, table, document and figures, and return the summary."""
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     with recorded_run(folder) as record:
-        limits = f"{code_state()} {config.time_limit_s} {config.repeats}"
-        entrants, missing = entrants_of(config, limits)
-        cells = Cells(folder / "cells.jsonl")
-        study = Study(cells, config.time_limit_s, config.repeats)
-        stops: list[Stop] = []
-        silent: list[str] = []
-        sources = [generated_groups(config, family) for family in config.families or ()]
-        with bar(len(sources) + len(config.portfolio.captured), "portfolio") as progress:
-            for source in sources:
-                stops += run_groups(study, source, entrants, config)
-                progress.update()
-            for load in config.portfolio.captured:
-                group = captured_group(config, load.engine, load.rate)
-                if group.count == 0:
-                    silent.append(group.source)
-                stops += run_groups(study, [group], entrants, config)
-                progress.update()
-        alone = _one_batch(config, cells, study)
-        answers = study.answers + alone
+        entrants, missing = entrants_of(config, _state(config.time_limit_s, config.repeats))
+        store = AnswerStore(folder / "cells.jsonl")
+        asker = Asker(store, config.time_limit_s, config.repeats)
+        stops, silent = _ask_all(asker, entrants, config)
+        answers = asker.answers + _one_batch(config, store, asker.answers)
         rows = compare.as_rows(
-            with_references(answers),
+            compare.with_references(answers),
             command=hydra_config.job.name,
             seed=config.seed,
             overrides=shlex.join(hydra_config.overrides.task),
@@ -314,21 +196,23 @@ def run(config: DictConfig) -> dict[str, float]:
         summary = {
             "instances": rows.select("source", "instance").n_unique(),
             "calls": rows.height,
-            "reused": cells.reused,
+            "reused": store.reused,
             "failed": sum(cell["status"] == "failed" for cell in answers),
             "contradictions": compare.contradictions(answers),
             "calls_s": float(rows["wall_s"].sum()),
         }
-        facts = document.Facts(
+        facts = PortfolioFacts(
             command=study_command(hydra_config),
             environment=record.environment,
             config=config,
-            stops=[(stop.source, stop.solver, stop.size, stop.reason) for stop in stops],
+            stops=stops,
             missing=missing,
             silent=silent,
             summary=summary,
         )
-        summary |= _report(rows, facts, folder, config.portfolio.docs)
+        write_atomically(folder / "table.csv", long_table(rows).write_csv)
+        document.write(rows, facts, folder, config.portfolio.docs)
+        summary |= document.headline(rows, facts)
         record.finish(rows, summary)
     if summary["contradictions"] or summary["failed"]:
         raise RuntimeError(
@@ -339,44 +223,44 @@ def run(config: DictConfig) -> dict[str, float]:
     return summary
 
 
-def _one_batch(config: DictConfig, cells: Cells, study: Study) -> list[dict[str, Any]]:
+def _state(time_limit_s: float | None, repeats: int) -> str:
+    """What all answers depend on, the solver and the instance aside."""
+    return f"{code_state()} {time_limit_s} {repeats}"
+
+
+def _ask_all(
+    asker: Asker, entrants: Sequence[Entrant], config: DictConfig
+) -> tuple[list[Stop], list[str]]:
+    """Ask for every family and load; who stopped where, and loads with nothing to solve."""
+    stops: list[Stop] = []
+    silent: list[str] = []
+    sources = [generated_groups(config, family) for family in config.families or ()]
+    with bar(len(sources) + len(config.portfolio.captured), "portfolio") as progress:
+        for source in sources:
+            stops += run_groups(asker, source, entrants, config)
+            progress.update()
+        for load in config.portfolio.captured:
+            group = captured_group(config, load.engine, load.rate)
+            if group.count == 0:
+                silent.append(group.source)
+            stops += run_groups(asker, [group], entrants, config)
+            progress.update()
+    return stops, silent
+
+
+def _one_batch(
+    config: DictConfig, store: AnswerStore, answers: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
     """Answers for the best batch size alone."""
-    group = one_batch_group(config, study.answers)
+    group = one_batch_group(config, answers)
     if group is None:
         return []
     setting = config.portfolio.one_batch
-    state = f"{code_state()} {setting.time_limit_s} {config.repeats}"
+    state = _state(setting.time_limit_s, config.repeats)
     entrants = [
         enter(name, choice.solver, {k: v for k, v in choice.items() if k != "solver"}, state)
         for name, choice in setting.entrants.items()
     ]
-    alone = Study(cells, setting.time_limit_s, config.repeats)
+    alone = Asker(store, setting.time_limit_s, config.repeats)
     alone.ask(group, range(group.count), entrants, core=False)
     return alone.answers
-
-
-def _report(
-    rows: pl.DataFrame, facts: document.Facts, folder: Path, docs: str | None
-) -> dict[str, float]:
-    """Write table, document and figures into the run's folder, and into ``docs`` if given."""
-    write_atomically(folder / "table.csv", long_table(rows).write_csv)
-    drawn = document.draw(rows, facts, folder)
-    _write_document(rows, facts, drawn, folder / "solvers.md")
-    if docs is not None:
-        figures = Path(docs) / "figures"
-        figures.mkdir(parents=True, exist_ok=True)
-        copies = {}
-        for name, path in drawn.items():
-            copies[name] = figures / path.name
-            write_atomically(copies[name], partial(shutil.copyfile, path))
-        _write_document(rows, facts, copies, Path(docs) / "results" / "solvers.md")
-    return document.headline(rows, facts)
-
-
-def _write_document(
-    rows: pl.DataFrame, facts: document.Facts, figures: Mapping[str, Path], path: Path
-) -> None:
-    links = {name: os.path.relpath(figure, path.parent) for name, figure in figures.items()}
-    text = document.document(rows, facts, links)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, text)

@@ -12,7 +12,15 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from experiments.analysis.figures import COLOURS, MARKERS, STYLE, save
+from experiments.analysis.figures import (
+    COLOURS,
+    GAP_FLOOR_PERCENT,
+    MARKERS,
+    STYLE,
+    gap_point,
+    gap_points,
+    save,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,8 +30,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _CONFIDENCE = 0.95
-#: Gaps below are drawn there, since 0 has no logarithm.
-_GAP_FLOOR_PERCENT = 1e-5
 #: Fillable ones: hollow means that a limit was hit. The star is the certified solver's.
 _MARKERS = (*(marker for marker in MARKERS if marker != "*"), "p", "h", "d", "8", "H")
 _LINES = ("-", "--", ":", "-.")
@@ -50,7 +56,7 @@ class Exponent:
 
 def fit_exponent(sizes: Sequence[float], times_s: Sequence[float]) -> Exponent | None:
     """
-    Least-squares line through log time against log size.
+    Fit a least-squares line through log time against log size.
 
     Parameters
     ----------
@@ -81,7 +87,7 @@ def fit_exponent(sizes: Sequence[float], times_s: Sequence[float]) -> Exponent |
 
 def exponents(rows: pl.DataFrame, fit_from: int) -> dict[str, Exponent]:
     """
-    Exponents by solver, from the sizes at which it answered every call within its limit.
+    Return exponents by solver, from the sizes at which it answered every call within its limit.
 
     Parameters
     ----------
@@ -105,7 +111,7 @@ def exponents(rows: pl.DataFrame, fit_from: int) -> dict[str, Exponent]:
 
 def ratios(times_s: NDArray[np.float64]) -> NDArray[np.float64]:
     """
-    Each solver's time on each problem in units of the best one's (Dolan and Moré, 2002).
+    Return each solver's time in units of the best one's on each problem (Dolan and Moré, 2002).
 
     Parameters
     ----------
@@ -124,7 +130,7 @@ def ratios(times_s: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def time_matrix(rows: pl.DataFrame, solved: pl.Expr) -> tuple[list[str], NDArray[np.float64]]:
     """
-    Solvers, and their times (problems, solvers), inf where unsolved or not asked.
+    Return solvers, and their times (problems, solvers), inf where unsolved or not asked.
 
     Parameters
     ----------
@@ -146,7 +152,7 @@ def time_matrix(rows: pl.DataFrame, solved: pl.Expr) -> tuple[list[str], NDArray
 
 def draw_profiles(rows: pl.DataFrame, within_percent: float, path: Path) -> None:
     """
-    Performance profiles: share of problems done within a factor of the fastest solver's time.
+    Draw the share of problems done within a factor of the fastest solver's time.
 
     Left, done means a certified optimum; right, a plan close to the optimum, certified or
     not, on the problems whose optimum is known.
@@ -196,7 +202,7 @@ def draw_profiles(rows: pl.DataFrame, within_percent: float, path: Path) -> None
 
 def draw_scaling(rows: pl.DataFrame, found: dict[str, Exponent], family: str, path: Path) -> None:
     """
-    Median time of a call against N, with the fitted power laws.
+    Draw the median time of a call against N, with the fitted power laws.
 
     Parameters
     ----------
@@ -255,7 +261,7 @@ def draw_scaling(rows: pl.DataFrame, found: dict[str, Exponent], family: str, pa
 
 def draw_gaps(rows: pl.DataFrame, family: str, panels: Sequence[int], path: Path) -> None:
     """
-    Mean gap to the optimum against median time of a call, a panel per size.
+    Draw the mean gap to the optimum against the median time of a call, a panel per size.
 
     Parameters
     ----------
@@ -285,8 +291,8 @@ def draw_gaps(rows: pl.DataFrame, family: str, panels: Sequence[int], path: Path
             drawn |= _gap_panel(panel, rows.filter(pl.col("requests") == size), styles)
             panel.set_xscale("log")
             panel.set_yscale("log")
-            panel.set_ylim(_GAP_FLOOR_PERCENT / 2, 200)
-            panel.axhspan(_GAP_FLOOR_PERCENT / 2, 2.0 * _GAP_FLOOR_PERCENT, color="0.92")
+            panel.set_ylim(GAP_FLOOR_PERCENT / 2, 200)
+            panel.axhspan(GAP_FLOOR_PERCENT / 2, 2.0 * GAP_FLOOR_PERCENT, color="0.92")
             count = rows.filter(pl.col("requests") == size).select("source", "instance").n_unique()
             panel.set_title(f"{family}, N = {size}, {count} instances", loc="left", fontsize=9)
             panel.set_xlabel("time of a call in ms (median, 10-90 %)")
@@ -299,35 +305,18 @@ def draw_gaps(rows: pl.DataFrame, family: str, panels: Sequence[int], path: Path
 def _gap_panel(
     panel: Axes, rows: pl.DataFrame, styles: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    milliseconds = 1000 * pl.col("wall_s")
-    points = (
-        rows.filter(pl.col("wall_s").is_not_null())
-        .group_by("solver")
-        .agg(
-            milliseconds.median().alias("ms"),
-            milliseconds.quantile(0.1).alias("low"),
-            milliseconds.quantile(0.9).alias("high"),
-            pl.col("gap_percent").mean().alias("gap"),
-        )
-        .sort("solver")
-    )
     drawn = {}
-    for point in points.iter_rows(named=True):
+    for point in gap_points(rows).sort("solver").iter_rows(named=True):
         style = styles[point["solver"]]
-        drawn[point["solver"]] = panel.errorbar(
-            point["ms"],
-            max(point["gap"], _GAP_FLOOR_PERCENT),
-            xerr=[[point["ms"] - point["low"]], [point["high"] - point["ms"]]],
-            fmt=style["marker"],
-            color=style["color"],
-            capsize=2,
-            elinewidth=0.8,
+        height = max(point["gap"], GAP_FLOOR_PERCENT)
+        drawn[point["solver"]] = gap_point(
+            panel, point, height, fmt=style["marker"], color=style["color"], elinewidth=0.8
         )
     return drawn
 
 
 def line_styles(rows: pl.DataFrame) -> dict[str, dict[str, Any]]:
-    """Colour, dashes and marker by solver: the certified solver black and thick."""
+    """Return colour, dashes and marker by solver: the certified solver black and thick."""
     *colours, black = COLOURS
     others = [name for name in sorted(rows["solver"].unique()) if name != _HEADLINE]
     styles: dict[str, dict[str, Any]] = {

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
-from functools import partial
 from inspect import signature
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import polars as pl
 from omegaconf import OmegaConf
 
+from experiments.analysis import document
 from experiments.analysis.statistics import DIFFERENCE, RATIO, against, over_seeds
 from experiments.configuration.errors import UsageError, not_understood
-from experiments.runs.environment import commit_words
-from experiments.runs.files import write_atomically, write_text
+from experiments.runs.files import write_atomically
 from experiments.studies.views import VIEWS, Page
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from omegaconf import DictConfig
 
@@ -28,9 +26,9 @@ _HEADLINES = ("qoe_area_mean", "qoe_window_mean", "capacity_area", "capacity_win
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class StudyFacts:
     """
-    What the document says beside the rows.
+    How a study was made: what its document says beside the rows.
 
     Parameters
     ----------
@@ -57,7 +55,7 @@ class Facts:
     cell_seconds: float
 
 
-def write(rows: pl.DataFrame, facts: Facts, folder: Path, docs: str | None) -> str:
+def write(rows: pl.DataFrame, facts: StudyFacts, folder: Path, docs: str | None) -> str:
     """
     Write ``NAME.md``, its figures and ``table.csv``.
 
@@ -80,22 +78,15 @@ def write(rows: pl.DataFrame, facts: Facts, folder: Path, docs: str | None) -> s
     page = Page(rows, facts.config.study.baseline, folder, facts.name)
     sections = _sections(page, facts)
     write_atomically(folder / "table.csv", long_table(rows, page.baseline).write_csv)
-    text = "\n\n".join([_header(facts), *sections]) + "\n"
-    write_text(folder / f"{facts.name}.md", text.replace("FIGURES/", ""))
-    if docs is not None:
-        results, figures = Path(docs) / "results", Path(docs) / "figures"
-        for place in (results, figures):
-            place.mkdir(parents=True, exist_ok=True)
-        write_text(results / f"{facts.name}.md", text.replace("FIGURES/", "../figures/"))
-        for path in sorted(folder.glob(f"{facts.name}_*.png")):
-            write_atomically(figures / path.name, partial(shutil.copyfile, path))
-    lines = "\n\n".join(sections).splitlines()
-    return "\n".join(line for line in lines if "](FIGURES/" not in line)
+    figures = sorted(folder.glob(f"{facts.name}_*.png"))
+    text = document.paragraphs(_header(facts), *sections)
+    document.publish(text, facts.name, folder, docs, figures)
+    return document.without_pictures(document.paragraphs(*sections))
 
 
 def views_of(config: DictConfig) -> list[tuple[str, dict[str, Any]]]:
     """
-    The views that ``study.views`` lists, each with its options.
+    Return the views that ``study.views`` lists, each with its options.
 
     Raises
     ------
@@ -117,7 +108,7 @@ def views_of(config: DictConfig) -> list[tuple[str, dict[str, Any]]]:
 
 
 def long_table(rows: pl.DataFrame, baseline: str) -> pl.DataFrame:
-    """Every metric at every point: mean, paired difference and ratio to the baseline."""
+    """Return every metric at every point: mean, difference and ratio to the baseline."""
     whole = rows.filter(~pl.col("metric").str.starts_with("quantile_"))
     tables = [over_seeds(whole)]
     if baseline in rows["arm"]:
@@ -127,7 +118,7 @@ def long_table(rows: pl.DataFrame, baseline: str) -> pl.DataFrame:
 
 def summary(rows: pl.DataFrame, baseline: str) -> dict[str, float]:
     """
-    Flat metrics: the mean of each headline at each point, and capacities over the baseline's.
+    Return flat metrics: means of the headlines at each point, and ratios of capacities.
 
     Parameters
     ----------
@@ -151,38 +142,32 @@ def _point(line: Mapping[str, Any]) -> str:
     return f"{line['arm']}_on_{line['variant']}{at}"
 
 
-def _sections(page: Page, facts: Facts) -> list[str]:
+def _sections(page: Page, facts: StudyFacts) -> list[str]:
     return [VIEWS[name](page, **options) for name, options in views_of(facts.config)]
 
 
-def _header(facts: Facts) -> str:
+def _header(facts: StudyFacts) -> str:
     environment, config = facts.environment, facts.config
     study = config.study
-    versions = environment["versions"]
-    listed = ", ".join(
-        f"{name} {versions[name]}" for name in ("python", "numpy", "numba") if name in versions
-    )
     seeds = f"{config.seed} to {config.seed + study.seeds - 1}"
     lines = [
-        f"# {study.question or facts.name}",
-        f"Written by `{facts.command}`; do not edit. Run it again to go on after an interruption.",
-        f"- {study.seeds} seeds ({seeds}), the same requests for every arm; "
+        f"{study.seeds} seeds ({seeds}), the same requests for every arm; "
         f"{config.workload.requests} requests a run unless a variant says otherwise. Means over "
         "seeds ± half of the 95 % interval (Student's t).",
-        f"- {facts.computed + facts.reused} simulations and searches, "
+        f"{facts.computed + facts.reused} simulations and searches, "
         f"{facts.cell_seconds / 60:.1f} CPU minutes in all ({facts.reused} found on disk).",
-        f"- Processor: {environment['cpu']}, {environment['cores_usable']} cores usable.",
-        f"- Commit {commit_words(environment)}; {listed}; started {environment['started']}.",
+        f"{document.processor(environment)}.",
+        document.code(environment, ("python", "numpy", "numba")),
     ]
     if study.kind == "capacity" or study.loads is not None:
         search = study.capacity
         lines.append(
-            f"- Capacity: the highest request rate at which the mean `area` QoE is at least "
+            f"Capacity: the highest request rate at which the mean `area` QoE is at least "
             f"{search.threshold:g}, by bisection to {100 * search.tolerance:g} % for each seed, "
             "whose requests arrive in the same pattern at every rate."
         )
     if study.loads is not None:
-        lines.append(f"- Load 1 is the capacity of {study.loads_of} on the same variant.")
+        lines.append(f"Load 1 is the capacity of {study.loads_of} on the same variant.")
     if study.tiny:
-        lines.append("- **Tiny form: no result, only a look at the form of one.**")
-    return "\n\n".join([*lines[:2], "\n".join(lines[2:])])
+        lines.append(document.TINY)
+    return document.how_made(study.question or facts.name, facts.command, lines)

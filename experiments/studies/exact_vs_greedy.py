@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import open_dict
 
-from experiments.analysis.statistics import as_rows
 from experiments.runs.cells import Cell
 from experiments.studies import measurements
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from experiments.studies.study import Lab
+    from experiments.studies.points import Point, StudyRunner
 
 GREEDY, EXACT = "andes", "andes_exact"
 
@@ -48,12 +47,12 @@ class Regime:
 
     @property
     def name(self) -> str:
-        """How rows name it as a variant."""
+        """Return how rows name it as a variant."""
         return f"{self.engine}, {self.capacity_tokens} KV tokens, dt {self.dt_s:g} s"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What it changes of a configuration."""
+        """Return what it changes of a configuration."""
         return {
             "engine": self.engine,
             "engine.capacity_tokens": self.capacity_tokens,
@@ -61,23 +60,28 @@ class Regime:
         }
 
 
-def regime_of(variant: str) -> Regime:
-    """The regime that a name stands for."""
-    engine, capacity, dt = variant.split(", ")
-    return Regime(engine, int(capacity.split()[0]), float(dt.split()[1]))
+def regimes_of(rows: pl.DataFrame) -> dict[str, Regime]:
+    """Return the regime that each variant of the rows is."""
+    found = rows.select("variant", "engine", "capacity_tokens", "dt_s").unique(maintain_order=True)
+    return {variant: Regime(*rest) for variant, *rest in found.iter_rows()}
 
 
-def rows(lab: Lab) -> pl.DataFrame:
+def charged_arm(arm: str, solve_s: float | None) -> str:
+    """Return the name of an arm whose solves take simulated time; None for what they take here."""
+    return f"{arm}, measured" if solve_s is None else f"{arm}, {1000 * solve_s:g} ms"
+
+
+def rows(runner: StudyRunner) -> pl.DataFrame:
     """
-    Rows of the whole map, and of the regimes in which solves are charged.
+    Return rows of the whole map, and of the regimes in which solves are charged.
 
     Parameters
     ----------
-    lab
+    runner
         With ``study.regimes`` (engines, capacity_tokens, dt_s), ``study.loads``,
         ``study.charged`` (dt_s, loads, solve_s) and ``study.sample_every``.
     """
-    study = lab.config.study
+    study = runner.config.study
     axes = study.regimes
     regimes = [Regime(*point) for point in product(axes.engines, axes.capacity_tokens, axes.dt_s)]
     with open_dict(study):
@@ -85,44 +89,64 @@ def rows(lab: Lab) -> pl.DataFrame:
             **study.settings,
             **{regime.name: regime.settings for regime in regimes},
         }
-    rates = lab.rates(regime.name for regime in regimes)
+    rates = runner.rates(regime.name for regime in regimes)
 
-    cells = []
-    for regime, seed in product(regimes, lab.seeds):
-        greedy, exact = (lab.point(regime.name, arm) for arm in (GREEDY, EXACT))
+    cells: list[Cell] = []
+    for regime, seed in product(regimes, runner.seeds):
         for rate, load in rates[regime.name]:
-            run = measurements.with_rate(greedy.run, rate)
-            label = {**greedy.label(rate, seed, load), "charged_solve_s": 0.0}
-            cells.append(
-                Cell("experiments.studies.measurements:served", {"run": run, "seed": seed}, label)
-            )
-            options = {
-                "run": measurements.with_rate(exact.run, rate),
-                "seed": seed,
-                "other": greedy.run["policy"]["solver"],
-                "every": study.sample_every,
-            }
-            label = {**exact.label(rate, seed, load), "charged_solve_s": 0.0}
-            cells.append(
-                Cell("experiments.studies.exact_vs_greedy_measurements:stepped", options, label)
-            )
+            cells += _free(runner, regime, rate, load, seed)
             if regime.dt_s in study.charged.dt_s and load in study.charged.loads:
-                cells += _charged(lab, regime, rate, load, seed)
-    results = lab.results(cells, "exact and greedy")
-    return as_rows((cell.label, found) for cell, found in zip(cells, results, strict=True))
+                cells += _charged(runner, regime, rate, load, seed)
+    return runner.rows(cells, "exact and greedy")
 
 
-def _charged(lab: Lab, regime: Regime, rate: float, load: float | None, seed: int) -> list[Cell]:
+def _free(
+    runner: StudyRunner, regime: Regime, rate: float, load: float | None, seed: int
+) -> list[Cell]:
+    """Runs whose solves cost nothing; the exact one's steps are given to the greedy solver too."""
+    greedy, exact = (runner.point(regime.name, arm) for arm in (GREEDY, EXACT))
+    options = {
+        "run": measurements.with_rate(exact.run, rate),
+        "seed": seed,
+        "other": greedy.run["policy"]["solver"],
+        "every": runner.config.study.sample_every,
+    }
+    stepped = "experiments.studies.exact_vs_greedy_measurements:stepped"
+    return [
+        Cell(
+            "experiments.studies.measurements:served",
+            {"run": measurements.with_rate(greedy.run, rate), "seed": seed},
+            _label(regime, greedy, rate, load, seed, 0.0),
+        ),
+        Cell(stepped, options, _label(regime, exact, rate, load, seed, 0.0)),
+    ]
+
+
+def _charged(
+    runner: StudyRunner, regime: Regime, rate: float, load: float | None, seed: int
+) -> list[Cell]:
     """Runs whose solves cost simulated time: measured for both solvers, fixed for the exact one."""
     cells = []
-    times = [(EXACT, float(seconds)) for seconds in lab.config.study.charged.solve_s]
+    times = [(EXACT, float(seconds)) for seconds in runner.config.study.charged.solve_s]
     for arm, seconds in [(GREEDY, None), (EXACT, None), *times]:
-        point = lab.point(regime.name, arm)
+        point = runner.point(regime.name, arm)
         run = measurements.with_rate(point.run, rate)
         run["solver_time"] = "measured" if seconds is None else seconds
-        label = point.label(rate, seed, load) | {"charged_solve_s": seconds}
-        label["arm"] = f"{arm}, measured" if seconds is None else f"{arm}, {1000 * seconds:g} ms"
+        label = _label(regime, point, rate, load, seed, seconds)
+        label["arm"] = charged_arm(arm, seconds)
         cells.append(
             Cell("experiments.studies.measurements:served", {"run": run, "seed": seed}, label)
         )
     return cells
+
+
+def _label(
+    regime: Regime, point: Point, rate: float, load: float | None, seed: int, solve_s: float | None
+) -> dict[str, Any]:
+    return {
+        **point.label(rate, seed, load),
+        "engine": regime.engine,
+        "capacity_tokens": regime.capacity_tokens,
+        "dt_s": regime.dt_s,
+        "charged_solve_s": solve_s,
+    }

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from andes_opt.formulation import step_instance
 from andes_opt.plan import Status
 from experiments.studies import measurements
+from experiments.studies.measurements import Measurement
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +34,7 @@ METRICS = {
 
 def stepped(
     run: Mapping[str, Any], seed: int, other: Mapping[str, Any], every: int
-) -> list[list[Any]]:
+) -> list[Measurement]:
     """
     Simulate with one solver, and give a sample of its steps to another one.
 
@@ -48,7 +49,7 @@ def stepped(
 
     Returns
     -------
-    list
+    list[Measurement]
         The numbers of the run, and :data:`METRICS`.
     """
     objective = instantiate(OmegaConf.create(dict(run["policy"]["objective"])))
@@ -74,20 +75,20 @@ def stepped(
 
     result = measurements.simulated(run, seed, capture=compare)
     numbers = measurements.numbers_of(result)
-    numbers.append(["steps", "", len(gaps)])
+    numbers.append(Measurement("steps", "", len(gaps)))
     if gaps:
         numbers += [
-            ["step_gap_percent", "", float(np.mean(gaps))],
-            ["step_gap_p95_percent", "", float(np.percentile(gaps, 95))],
-            ["step_equal_share", "", float(np.mean(np.array(gaps) < 1e-7))],
-            ["step_requests", "", float(np.mean(sizes))],
-            ["step_batch_bound_share", "", float(np.mean(batch_bound))],
+            Measurement("step_gap_percent", "", float(np.mean(gaps))),
+            Measurement("step_gap_p95_percent", "", float(np.percentile(gaps, 95))),
+            Measurement("step_equal_share", "", float(np.mean(np.array(gaps) < 1e-7))),
+            Measurement("step_requests", "", float(np.mean(sizes))),
+            Measurement("step_batch_bound_share", "", float(np.mean(batch_bound))),
         ]
     return numbers
 
 
 def batch_binds(instance: Instance, plan: Plan) -> bool:
-    """Whether a plan leaves out a request that would gain at its batch size, and would fit."""
+    """Return whether a plan leaves out a request that would gain at its batch size, and fit."""
     room = instance.capacity - int(instance.weights[plan.serve].sum())
     gaining = ~plan.serve & (instance.gains_at(plan.batch_size) > 0)
     return bool((gaining & (instance.weights <= room)).any())

@@ -10,15 +10,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
 
+from experiments.analysis.document import section
 from experiments.analysis.figures import COLOURS, MARKERS, STYLE, save
+from experiments.analysis.intervals import in_points, interval
 from experiments.analysis.markdown import markdown
 from experiments.analysis.statistics import DIFFERENCE, against, over_seeds
-from experiments.analysis.tables import in_points, number
 from experiments.studies import figures
-from experiments.studies.exact_vs_greedy import EXACT, GREEDY, Regime, regime_of
+from experiments.studies.exact_vs_greedy import EXACT, GREEDY, Regime, charged_arm, regimes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from experiments.studies.views import Page
@@ -31,7 +32,7 @@ def regime_map(
     page: Page, *, metric: str, title: str, difference: bool = False, note: str = ""
 ) -> str:
     """
-    A metric over KV tokens and load, a table per engine and horizon, and a figure.
+    Show a metric over KV tokens and load: a table per engine and horizon, and a figure.
 
     With ``difference`` it is exact less greedy in points (0.01 of QoE), paired by seed, else
     that of the exact runs.
@@ -44,14 +45,14 @@ def regime_map(
         table = over_seeds(free, [metric]).filter(pl.col("part") == "")
     table = table.filter(pl.col("arm") == EXACT)
     if table.is_empty():
-        return f"## {title}\n\nNothing was solved: no regime was ever under pressure."
+        return section(title, "Nothing was solved: no regime was ever under pressure.")
 
-    found = {(regime_of(line["variant"]), line["at"]): line for line in table.iter_rows(named=True)}
+    regimes = regimes_of(page.rows)
+    found = {(regimes[line["variant"]], line["at"]): line for line in table.iter_rows(named=True)}
     loads = table.sort("x")["at"].unique(maintain_order=True).to_list()
     kinds = list(dict.fromkeys((regime.engine, regime.dt_s) for regime, _ in found))
     tokens = sorted({regime.capacity_tokens for regime, _ in found})
-    maps, pieces = [], [f"## {title}", note] if note else [f"## {title}"]
-    lines = []
+    maps, lines = [], []
     for engine, dt_s in kinds:
         numbers = np.full((len(tokens), len(loads)), math.nan)
         for i, capacity in enumerate(tokens):
@@ -61,7 +62,7 @@ def regime_map(
                 cells[load] = "-"
                 if line is not None:
                     numbers[i, j] = line["mean"]
-                    cells[load] = number(line["mean"], line["half_width"], 2)
+                    cells[load] = interval(line["mean"], line["half_width"], 2)
             lines.append({"engine": engine, "dt s": dt_s, "KV tokens": capacity, **cells})
         maps.append((f"{engine}, dt {dt_s:g} s", numbers))
     path, link = page.figure(f"{metric}_{'difference' if difference else 'map'}")
@@ -74,12 +75,12 @@ def regime_map(
         bar_label=f"{metric}, exact less greedy, points" if difference else metric,
         diverging=difference,
     )
-    return "\n\n".join([*pieces, link, markdown(pl.DataFrame(lines), {"dt s": 0})])
+    return section(title, note, link, markdown(pl.DataFrame(lines), {"dt s": 0}))
 
 
 def break_even(page: Page, *, metric: str, title: str, note: str = "") -> str:
     """
-    What exact solving gains over free greedy solving, when a solve takes time.
+    Show what exact solving gains over free greedy solving, when a solve takes time.
 
     The break-even is the solve time at which the mean difference turns negative, by linear
     interpolation. ``measured`` charges both solvers what they take on this machine.
@@ -87,20 +88,21 @@ def break_even(page: Page, *, metric: str, title: str, note: str = "") -> str:
     compared = in_points(against(page.rows, GREEDY, DIFFERENCE, [metric]))
     charged = _charged(page.rows, compared)
     measured = against(
-        page.rows.filter(pl.col("arm").str.ends_with("measured")),
-        f"{GREEDY}, measured",
+        page.rows.filter(pl.col("charged_solve_s").is_null()),
+        charged_arm(GREEDY, None),
         DIFFERENCE,
         [metric],
     )
     both = {
-        (line["variant"], line["at"]): number(line["mean"], line["half_width"], 2)
+        (line["variant"], line["at"]): interval(line["mean"], line["half_width"], 2)
         for line in in_points(measured).iter_rows(named=True)
     }
+    regimes = regimes_of(page.rows)
     lines = []
     for (variant, at), points in charged.items():
-        regime = regime_of(variant)
+        regime = regimes[variant]
         times = {
-            f"{1000 * seconds:g} ms" if seconds else "free": number(mean, half, 2)
+            f"{1000 * seconds:g} ms" if seconds else "free": interval(mean, half, 2)
             for seconds, mean, half in points
         }
         lines.append(
@@ -115,16 +117,15 @@ def break_even(page: Page, *, metric: str, title: str, note: str = "") -> str:
             }
         )
     if not lines:
-        return f"## {title}\n\nNo regime has charged solves."
+        return section(title, "No regime has charged solves.")
     path, link = page.figure(f"{metric}_break_even")
-    draw_break_even(charged, path, f"{metric}, exact less greedy, points")
-    pieces = [f"## {title}", note, link, markdown(pl.DataFrame(lines), {"dt s": 0})]
-    return "\n\n".join(piece for piece in pieces if piece)
+    draw_break_even(charged, regimes, path, f"{metric}, exact less greedy, points")
+    return section(title, note, link, markdown(pl.DataFrame(lines), {"dt s": 0}))
 
 
 def break_even_s(points: Sequence[tuple[float, float]]) -> float:
     """
-    The solve time up to which exact solving is no worse than greedy solving.
+    Return the solve time up to which exact solving is no worse than greedy solving.
 
     Parameters
     ----------
@@ -145,26 +146,30 @@ def break_even_s(points: Sequence[tuple[float, float]]) -> float:
 
 
 def in_words(seconds: float) -> str:
-    """A break-even time as tables show it."""
+    """Return a break-even time as tables show it."""
     if math.isnan(seconds):
         return "never better"
     return "beyond" if math.isinf(seconds) else f"{1000 * seconds:.2g} ms"
 
 
-def draw_break_even(charged: Curves, path: Path, y_label: str) -> None:
+def draw_break_even(
+    charged: Curves, regimes: Mapping[str, Regime], path: Path, y_label: str
+) -> None:
     """
-    Difference against solve time, a panel per engine and a line per KV size and load.
+    Draw the difference against solve time: a panel per engine, a line per KV size and load.
 
     Parameters
     ----------
     charged
         The curves.
+    regimes
+        Variant -> regime.
     path
         The PNG file to write.
     y_label
         What the difference is.
     """
-    engines = list(dict.fromkeys(regime_of(variant).engine for variant, _ in charged))
+    engines = list(dict.fromkeys(regimes[variant].engine for variant, _ in charged))
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             1,
@@ -176,7 +181,7 @@ def draw_break_even(charged: Curves, path: Path, y_label: str) -> None:
         )
         for panel, engine in zip(axes[0], engines, strict=True):
             shown = {
-                key: points for key, points in charged.items() if regime_of(key[0]).engine == engine
+                key: points for key, points in charged.items() if regimes[key[0]].engine == engine
             }
             for k, ((variant, at), points) in enumerate(shown.items()):
                 time_ms, mean, half = (np.array(column) for column in zip(*points, strict=True))
@@ -187,7 +192,7 @@ def draw_break_even(charged: Curves, path: Path, y_label: str) -> None:
                     color=COLOURS[k % len(COLOURS)],
                     marker=MARKERS[k % len(MARKERS)],
                     capsize=2,
-                    label=f"{regime_of(variant).capacity_tokens} KV tokens, {at}",
+                    label=f"{regimes[variant].capacity_tokens} KV tokens, {at}",
                 )
             panel.axhline(0, color="0.4", linewidth=0.8)
             panel.set_xscale("symlog", linthresh=1.0)

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
 
-from experiments.analysis.figures import COLOURS, DASHES, MARKERS, STYLE, save
+from experiments.analysis.figures import COLOURS, STYLE, legend, look, save
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,7 @@ def curves(
     table: pl.DataFrame, metrics: Sequence[str], path: Path, x_label: str, suffix: str = ""
 ) -> None:
     """
-    A line per arm with its interval as a band; a panel per metric and variant.
+    Draw a line per arm with its interval as a band; a panel per metric and variant.
 
     Parameters
     ----------
@@ -59,10 +59,10 @@ def curves(
                 line = rows.filter(pl.col("arm") == arm).sort("x")
                 x, mean = line["x"].to_numpy(), line["mean"].to_numpy()
                 half = line["half_width"].fill_null(0.0).to_numpy()
-                look = _look(k)
-                panel.plot(x, mean, label=arm, linestyle=DASHES[k % len(DASHES)], **look)
+                drawn = look(k)
+                panel.plot(x, mean, label=arm, **drawn.with_markers)
                 panel.fill_between(
-                    x, mean - half, mean + half, color=look["color"], alpha=0.15, linewidth=0
+                    x, mean - half, mean + half, color=drawn.colour, alpha=0.15, linewidth=0
                 )
             panel.set_xlabel(x_label)
             panel.set_ylabel(_labelled(metric, suffix))
@@ -75,7 +75,7 @@ def curves(
 
 def bars(table: pl.DataFrame, metrics: Sequence[str], path: Path, suffix: str = "") -> None:
     """
-    A bar per arm with its interval, grouped by variant and point; a panel per metric.
+    Draw a bar per arm with its interval, grouped by variant and point; a panel per metric.
 
     Parameters
     ----------
@@ -129,13 +129,13 @@ def bars(table: pl.DataFrame, metrics: Sequence[str], path: Path, suffix: str = 
             )
             panel.grid(axis="x", visible=False)
             panel.set_axisbelow(True)
-        _legend(figure, axes[0, 0])
+        legend(figure, axes[0, 0])
         save(figure, path)
 
 
 def distributions(table: pl.DataFrame, path: Path, x_label: str) -> None:
     """
-    The share of requests below each value, a line per arm, a panel per variant and point.
+    Draw the share of requests below each value: a line per arm, a panel per variant and point.
 
     Parameters
     ----------
@@ -154,19 +154,14 @@ def distributions(table: pl.DataFrame, path: Path, x_label: str) -> None:
             rows = shares.filter((pl.col("variant") == variant) & (pl.col("at") == at))
             for arm, k in _looks(shares).items():
                 line = rows.filter(pl.col("arm") == arm).sort("share")
-                panel.plot(
-                    line["mean"].to_numpy(),
-                    line["share"].to_numpy(),
-                    color=COLOURS[k % len(COLOURS)],
-                    linestyle=DASHES[k % len(DASHES)],
-                    label=arm,
-                )
+                mean, share = line["mean"].to_numpy(), line["share"].to_numpy()
+                panel.plot(mean, share, label=arm, **look(k).line)
             panel.set_title(f"{variant}, {at}", loc="left", fontsize=8)
             panel.set_xlabel(x_label)
             panel.set_ylabel("% of requests")
             if x_label.endswith("_s"):
                 panel.set_xscale("log")
-        _legend(figure, axes[0])
+        legend(figure, axes[0])
         save(figure, path)
 
 
@@ -181,7 +176,7 @@ def heat_maps(
     diverging: bool,
 ) -> None:
     """
-    Numbers over two regimes, a panel each, written into the cells too.
+    Draw numbers over two regimes, a panel each, and write them into the cells.
 
     Parameters
     ----------
@@ -285,19 +280,6 @@ def _looks(table: pl.DataFrame) -> dict[str, int]:
     return {arm: _FAMILIAR.index(arm) if familiar else k for k, arm in enumerate(arms)}
 
 
-def _look(k: int) -> dict[str, Any]:
-    return {
-        "color": COLOURS[k % len(COLOURS)],
-        "marker": MARKERS[k % len(MARKERS)],
-        "markerfacecolor": "none" if k % 2 else None,
-    }
-
-
-def _legend(figure: Figure, panel: Axes) -> None:
-    handles, labels = panel.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, max(1, len(labels))))
-
-
 def _finish(figure: Figure, panels: Sequence[tuple[Axes, str, Any]], path: Path) -> None:
-    _legend(figure, panels[0][0])
+    legend(figure, panels[0][0])
     save(figure, path)

@@ -14,29 +14,29 @@ import polars as pl
 from experiments.analysis.statistics import as_rows
 from experiments.runs.cells import Cell
 from experiments.studies import study
-from experiments.studies.measurements import with_rate
+from experiments.studies.measurements import read_back, with_rate
 from experiments.studies.settings import TINY
 
 if TYPE_CHECKING:
-    from experiments.studies.study import Lab
+    from experiments.studies.points import StudyRunner
 
 #: The arm that stands for the best of all schedulers.
 BOUND = "bound"
 
 
-def rows_of(lab: Lab) -> pl.DataFrame:
+def rows_of(runner: StudyRunner) -> pl.DataFrame:
     """
-    Rows of the policies, of the bound at the same points, and of tiny instances.
+    Return rows of the policies, of the bound at the same points, and of tiny instances.
 
     Parameters
     ----------
-    lab
+    runner
         With ``study.loads`` or ``study.rates``, ``study.exhaustive`` (preemption, instances)
         and ``bound`` (slot_s, cells).
     """
-    policies = study.served_rows(lab)
-    rows = policies.vstack(_bound_rows(lab, policies))
-    options = lab.config.study
+    policies = study.served_rows(runner)
+    rows = policies.vstack(_bound_rows(runner, policies))
+    options = runner.config.study
     arms, variants = [*options.arms, BOUND], list(options.variants)
     # By load, so that policies and their bound stand together.
     ranks = (
@@ -44,15 +44,15 @@ def rows_of(lab: Lab) -> pl.DataFrame:
         pl.col("rate"),
         pl.col("arm").replace_strict(arms, range(len(arms))),
     )
-    return rows.sort(*ranks, maintain_order=True).vstack(_exhaustive_rows(lab))
+    return rows.sort(*ranks, maintain_order=True).vstack(_exhaustive_rows(runner))
 
 
-def _bound_rows(lab: Lab, policies: pl.DataFrame) -> pl.DataFrame:
+def _bound_rows(runner: StudyRunner, policies: pl.DataFrame) -> pl.DataFrame:
     places = policies.select("variant", "rate", "relative_load", "seed").unique(maintain_order=True)
-    options = {"slot_s": float(lab.config.bound.slot_s), "cells": int(lab.config.bound.cells)}
+    options = {"slot_s": float(runner.config.bound.slot_s), "cells": int(runner.config.bound.cells)}
     cells = []
     for variant, rate, load, seed in places.iter_rows():
-        point = lab.point(variant, lab.config.study.baseline)
+        point = runner.point(variant, runner.config.study.baseline)
         nodes = with_rate(point.run, rate)
         world = {name: nodes[name] for name in ("workload", "engine")}
         # No policy, no solver: the bound is about all of them.
@@ -64,28 +64,27 @@ def _bound_rows(lab: Lab, policies: pl.DataFrame) -> pl.DataFrame:
         }
         work = "experiments.studies.hindsight_measurements:bounded"
         cells.append(Cell(work, {"run": world, "seed": seed, **options}, label))
-    results = lab.results(cells, "bounding")
-    return as_rows((cell.label, found) for cell, found in zip(cells, results, strict=True))
+    return runner.rows(cells, "bounding")
 
 
-def _exhaustive_rows(lab: Lab) -> pl.DataFrame:
-    asked = lab.config.study.exhaustive
-    instances = min(asked.instances, TINY["seeds"]) if lab.config.study.tiny else asked.instances
+def _exhaustive_rows(runner: StudyRunner) -> pl.DataFrame:
+    asked = runner.config.study.exhaustive
+    instances = min(asked.instances, TINY["seeds"]) if runner.config.study.tiny else asked.instances
     cells = [
         Cell(
             "experiments.studies.hindsight_measurements:exhausted",
             {
                 "preemption": preemption,
                 "instances": int(instances),
-                "cells": int(lab.config.bound.cells),
+                "cells": int(runner.config.bound.cells),
             },
             {"command": "study", "variant": f"tiny, {preemption}", "arm": BOUND},
         )
         for preemption in asked.preemption
     ]
-    results = lab.results(cells, "trying all schedules")
+    results = runner.results(cells, "trying all schedules")
     return as_rows(
-        ({**cell.label, "seed": seed}, numbers)
-        for cell, found in zip(cells, results, strict=True)
-        for seed, numbers in found
+        ({**cell.label, "seed": instance["seed"]}, read_back(instance["measurements"]))
+        for cell, instances in zip(cells, results, strict=True)
+        for instance in instances
     )

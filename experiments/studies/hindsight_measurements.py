@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from andes_opt.hindsight import bound_at_prices, window_bound
 from andes_opt.hindsight.exhaustive import optimum, tiny_problem
+from experiments.studies.measurements import Measurement
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +34,14 @@ METRICS = {
 _TINY_SLOT_S = 0.02
 
 
-def bounded(run: Mapping[str, Any], seed: int, slot_s: float, cells: int) -> list[list[Any]]:
+class TinyInstance(NamedTuple):
+    """What was measured of a tiny instance; of all of them together if the seed is None."""
+
+    seed: int | None
+    measurements: list[Measurement]
+
+
+def bounded(run: Mapping[str, Any], seed: int, slot_s: float, cells: int) -> list[Measurement]:
     """
     Bound the mean ``window`` QoE of every scheduler.
 
@@ -48,8 +56,8 @@ def bounded(run: Mapping[str, Any], seed: int, slot_s: float, cells: int) -> lis
 
     Returns
     -------
-    list
-        ``[metric, part, value]`` of the bound and :data:`METRICS`.
+    list[Measurement]
+        The bound and :data:`METRICS`.
 
     Raises
     ------
@@ -69,18 +77,18 @@ def bounded(run: Mapping[str, Any], seed: int, slot_s: float, cells: int) -> lis
     if again != found.mean_window:
         raise RuntimeError(f"prices prove {again}, not the bound {found.mean_window}.")
     return [
-        ["qoe_window_mean", "", found.mean_window],
-        ["bound_cpu_s", "", seconds],
-        ["bound_lp_qoe_window", "", found.lp_value],
-        ["priced_share", "", _priced_share(found)],
+        Measurement("qoe_window_mean", "", found.mean_window),
+        Measurement("bound_cpu_s", "", seconds),
+        Measurement("bound_lp_qoe_window", "", found.lp_value),
+        Measurement("priced_share", "", _priced_share(found)),
     ]
 
 
 def exhausted(
     preemption: Literal["swap", "recompute"], instances: int, cells: int
-) -> list[list[Any]]:
+) -> list[TinyInstance]:
     """
-    Bounds of tiny instances against the best of all their schedules.
+    Compare bounds of tiny instances with the best of all their schedules.
 
     Parameters
     ----------
@@ -93,10 +101,10 @@ def exhausted(
 
     Returns
     -------
-    list
-        ``[instance, numbers]`` for each, and the largest gap with instance None.
+    list[TinyInstance]
+        Each of them, and the largest gap.
     """
-    found: list[list[Any]] = []
+    found: list[TinyInstance] = []
     gaps = []
     for seed in range(instances):
         requests, engine = tiny_problem(seed, preemption)
@@ -104,12 +112,13 @@ def exhausted(
         bound = window_bound(requests, engine, slot_s=_TINY_SLOT_S, cells=cells).mean_window
         gaps.append(100 * (bound - best))
         numbers = [
-            ["exhaustive_qoe_window", "", best],
-            ["exhaustive_bound_qoe_window", "", bound],
-            ["exhaustive_gap_points", "", gaps[-1]],
+            Measurement("exhaustive_qoe_window", "", best),
+            Measurement("exhaustive_bound_qoe_window", "", bound),
+            Measurement("exhaustive_gap_points", "", gaps[-1]),
         ]
-        found.append([seed, numbers])
-    return [*found, [None, [["exhaustive_gap_max_points", "", max(gaps)]]]]
+        found.append(TinyInstance(seed, numbers))
+    largest = Measurement("exhaustive_gap_max_points", "", max(gaps))
+    return [*found, TinyInstance(None, [largest])]
 
 
 def _priced_share(found: HindsightBound) -> float:

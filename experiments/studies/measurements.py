@@ -1,10 +1,8 @@
 """
 The work of a study's cells: simulations, capacity searches, replays over a jittery network.
 
-Each function takes plain configuration, so that it runs in any process, and returns *numbers*:
-``[metric, part, value]`` triples. The metric is one of ``docs/metrics.md`` or of
-:data:`METRICS`; the part says which requests, or which point of a distribution, and is ""
-for the run as a whole.
+Each function takes plain configuration, so that it runs in any process, and returns
+:class:`Measurement` objects, which lie on disk as JSON objects.
 
 Results are kept as long as the code that cells can run stays as it is, so this module imports
 nothing of the rest of ``experiments``.
@@ -13,7 +11,7 @@ nothing of the rest of ``experiments``.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from hydra.utils import instantiate
@@ -25,7 +23,7 @@ from andes_opt.simulator import simulate
 from andes_opt.workload import Poisson
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -57,15 +55,45 @@ _BY_SPEED = ("slowest", "slow", "fast", "fastest")
 #: More speeds than these are shown in quarters.
 _MOST_SPEEDS = 12
 
-Number = list[Any]
-
 #: Policies that this process has compiled.
 _WARM: set[str] = set()
 
 
-def served(run: Mapping[str, Any], seed: int) -> list[Number]:
+class Measurement(NamedTuple):
     """
-    Simulate once; every metric of the run, of its parts and distributions.
+    One number of one simulation.
+
+    Parameters
+    ----------
+    metric
+        One of ``docs/metrics.md`` or of :data:`METRICS`.
+    part
+        Which requests, or which point of a distribution; "" for the run as a whole.
+    value
+        The number; None where it is not finite.
+    """
+
+    metric: str
+    part: str
+    value: float | None
+
+
+class Reception(NamedTuple):
+    """What readers saw through a network of some mean jitter, with or without the token buffer."""
+
+    jitter_s: float
+    buffered: bool
+    measurements: list[Measurement]
+
+
+def read_back(stored: Iterable[Mapping[str, Any]]) -> list[Measurement]:
+    """Return measurements as a cell's file has them."""
+    return [Measurement(**one) for one in stored]
+
+
+def served(run: Mapping[str, Any], seed: int) -> list[Measurement]:
+    """
+    Simulate once; return every metric of the run, of its parts and distributions.
 
     Parameters
     ----------
@@ -77,8 +105,8 @@ def served(run: Mapping[str, Any], seed: int) -> list[Number]:
     return numbers_of(simulated(run, seed))
 
 
-def numbers_of(result: SimulationResult) -> list[Number]:
-    """Every metric of a simulation, of its parts and distributions."""
+def numbers_of(result: SimulationResult) -> list[Measurement]:
+    """Return every metric of a simulation, of its parts and distributions."""
     return [*_metrics(result), *_parts(result), *_quantiles(result)]
 
 
@@ -89,9 +117,9 @@ def capacity(
     start: float,
     tolerance: float,
     highest: float,
-) -> list[Number]:
+) -> list[Measurement]:
     """
-    The highest request rates with mean QoE above a threshold, by area and by window.
+    Return the highest request rates with mean QoE above a threshold, by area and by window.
 
     Each is a rate that was simulated and found good; one that is higher by ``tolerance`` (or
     by less) was found bad. The same seed scales the same arrivals, so that policies are
@@ -117,7 +145,7 @@ def capacity(
             probes[rate] = simulated(with_rate(run, rate), seed)
         return float(getattr(probes[rate], f"qoe_{definition}").mean())
 
-    numbers: list[Number] = []
+    numbers: list[Measurement] = []
     for definition in ("area", "window"):
         rate = highest_rate(
             lambda rate, name=definition: mean_qoe(rate, name) >= threshold,  # type: ignore[misc]
@@ -125,15 +153,15 @@ def capacity(
             tolerance,
             highest,
         )
-        numbers.append([f"capacity_{definition}", "", rate])
-    return [*numbers, ["probes", "", len(probes)]]
+        numbers.append(Measurement(f"capacity_{definition}", "", rate))
+    return [*numbers, Measurement("probes", "", len(probes))]
 
 
 def highest_rate(
     good: Callable[[float], bool], start: float, tolerance: float, highest: float
 ) -> float:
     """
-    The highest rate that is good, by bisection on a logarithmic scale.
+    Return the highest rate that is good, by bisection on a logarithmic scale.
 
     Parameters
     ----------
@@ -170,9 +198,9 @@ def highest_rate(
     return low
 
 
-def jittered(run: Mapping[str, Any], seed: int, jitters_s: Sequence[float]) -> list[list[Any]]:
+def jittered(run: Mapping[str, Any], seed: int, jitters_s: Sequence[float]) -> list[Reception]:
     """
-    One simulation, seen through networks of some jitters, with the token buffer and without.
+    Show one simulation through networks of some jitters, with the token buffer and without.
 
     Each token is delayed on its way by an exponential time of the given mean, and none
     overtakes another, as on one connection. The buffer (Andes, arXiv 2404.16283v1, section 5)
@@ -188,20 +216,20 @@ def jittered(run: Mapping[str, Any], seed: int, jitters_s: Sequence[float]) -> l
 
     Returns
     -------
-    list
-        ``[jitter_s, buffered, numbers]`` for each jitter, without and with buffer.
+    list[Reception]
+        For each jitter, without and with buffer.
     """
     result = simulated(run, seed, record_tokens=True)
     assert result.token_times_s is not None
-    found: list[list[Any]] = []
+    found: list[Reception] = []
     for jitter_s in jitters_s:
         arrived = [
             through_network(times, jitter_s, np.random.default_rng([seed, k]))
             for k, times in enumerate(result.token_times_s)
         ]
         shown = [paced(times, tds) for times, tds in zip(arrived, result.tds.tolist(), strict=True)]
-        found.append([jitter_s, False, _shown_numbers(arrived, result)])
-        found.append([jitter_s, True, _shown_numbers(shown, result)])
+        found.append(Reception(jitter_s, False, _shown_numbers(arrived, result)))
+        found.append(Reception(jitter_s, True, _shown_numbers(shown, result)))
     return found
 
 
@@ -209,7 +237,7 @@ def through_network(
     times_s: NDArray[np.float64], jitter_s: float, rng: np.random.Generator
 ) -> NDArray[np.float64]:
     """
-    When tokens reach the client of a network with jitter.
+    Return when tokens reach the client of a network with jitter.
 
     Parameters
     ----------
@@ -226,7 +254,7 @@ def through_network(
 
 def paced(times_s: NDArray[np.float64], tds: float) -> NDArray[np.float64]:
     """
-    When a token buffer shows tokens: each when it is there and 1/tds after the one before.
+    Return when a token buffer shows tokens: when there, and 1/tds after the one before.
 
     Parameters
     ----------
@@ -248,7 +276,7 @@ def simulated(
     capture: Callable[[Snapshot, Decision], None] | None = None,
     record_tokens: bool = False,
 ) -> SimulationResult:
-    """The simulation that plain nodes describe; see :func:`served`."""
+    """Run the simulation that plain nodes describe; see :func:`served`."""
     config = OmegaConf.create(dict(run))
     _warm_up(config)
     return simulate(
@@ -288,18 +316,19 @@ def _targets(node: Any) -> set[str]:
 
 
 def with_rate(run: Mapping[str, Any], rate: float) -> dict[str, Any]:
-    """The same nodes at another request rate."""
+    """Return the same nodes at another request rate."""
     return {**run, "workload": {**run["workload"], "rate": rate}}
 
 
-def _metrics(result: SimulationResult) -> list[Number]:
-    numbers: list[Number] = [[name, "", _short(value)] for name, value in summarise(result).items()]
+def _metrics(result: SimulationResult) -> list[Measurement]:
+    numbers = [Measurement(name, "", _short(value)) for name, value in summarise(result).items()]
     if result.solves:
-        numbers.append(["solve_us", "", _short(1e6 * result.solver_s / result.solves)])
+        solve_us = 1e6 * result.solver_s / result.solves
+        numbers.append(Measurement("solve_us", "", _short(solve_us)))
     return numbers
 
 
-def _parts(result: SimulationResult) -> list[Number]:
+def _parts(result: SimulationResult) -> list[Measurement]:
     """Mean QoE by quarters of prompt and reply length, and by reading speed."""
     parts = {
         **_quarters("prompt", result.prompt_tokens, _BY_LENGTH),
@@ -308,7 +337,7 @@ def _parts(result: SimulationResult) -> list[Number]:
     }
     scores = {"area": result.qoe_area, "window": result.qoe_window}
     return [
-        [f"part_qoe_{definition}", part, _short(score[chosen].mean())]
+        Measurement(f"part_qoe_{definition}", part, _short(score[chosen].mean()))
         for definition, score in scores.items()
         for part, chosen in parts.items()
         if chosen.any()
@@ -333,7 +362,7 @@ def _by_speed(tds: NDArray[np.float64]) -> dict[str, NDArray[np.bool_]]:
     return {f"reader {speed:.2f} tokens/s": rounded == speed for speed in speeds}
 
 
-def _quantiles(result: SimulationResult) -> list[Number]:
+def _quantiles(result: SimulationResult) -> list[Measurement]:
     stream_s = result.completion_s - result.first_token_s
     measured = ~result.rejected & (stream_s > 0)
     series = {
@@ -343,31 +372,34 @@ def _quantiles(result: SimulationResult) -> list[Number]:
         "tds": (result.output_tokens[measured] - 1) / stream_s[measured],
     }
     return [
-        [f"quantile_{name}", str(percentage), _short(value)]
+        Measurement(f"quantile_{name}", str(percentage), _short(value))
         for name, values in series.items()
         if values.size
         for percentage, value in zip(PERCENTAGES, np.percentile(values, PERCENTAGES), strict=True)
     ]
 
 
-def _shown_numbers(times: Sequence[NDArray[np.float64]], result: SimulationResult) -> list[Number]:
+def _shown_numbers(
+    times: Sequence[NDArray[np.float64]], result: SimulationResult
+) -> list[Measurement]:
     """QoE and evenness of streams as their readers see them."""
     targets = [
         qoe.QoETarget(ttft_s, tds)
         for ttft_s, tds in zip(result.ttft_s.tolist(), result.tds.tolist(), strict=True)
     ]
-    numbers: list[Number] = []
+    numbers: list[Measurement] = []
     for definition in QOE_DEFINITIONS:
         score = getattr(qoe, definition)
         scores = [score(shown, target) for shown, target in zip(times, targets, strict=True)]
-        numbers.append([f"qoe_{definition}_mean", "", _short(float(np.mean(scores)))])
+        mean = _short(float(np.mean(scores)))
+        numbers.append(Measurement(f"qoe_{definition}_mean", "", mean))
     # Gaps in units of what the reader needs for a token.
     gaps = np.concatenate(
         [np.diff(shown) * target.tds for shown, target in zip(times, targets, strict=True)]
     )
     if gaps.size:
-        numbers.append(["rushed_share", "", _short(float((gaps < 0.5).mean()))])
-        numbers.append(["stalled_share", "", _short(float((gaps > 2.0).mean()))])
+        shares = {"rushed_share": gaps < 0.5, "stalled_share": gaps > 2.0}
+        numbers += [Measurement(name, "", _short(share.mean())) for name, share in shares.items()]
     return numbers
 
 

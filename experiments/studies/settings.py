@@ -35,7 +35,7 @@ def patched(
     choose: Callable[[str, str], DictConfig] = load_choice,
 ) -> DictConfig:
     """
-    A configuration with some settings changed.
+    Return a configuration with some settings changed.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def settings_of(
     name: str, settings: Mapping[str, Any], known_groups: Sequence[str]
 ) -> Mapping[str, Any]:
     """
-    What an arm or a variant changes.
+    Return what an arm or a variant changes.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def settings_of(
 
 
 def shrunk(config: DictConfig) -> DictConfig:
-    """The configuration; with ``study.tiny`` cut down to what takes seconds."""
+    """Return the configuration; with ``study.tiny`` cut down to what takes seconds."""
     config = config.copy()
     study = config.study
     if not study.tiny:

@@ -9,288 +9,91 @@ experiment's file (:mod:`experiments.studies.views`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
 
 from experiments.analysis.statistics import as_rows
-from experiments.configuration.compose import build, load_choice
 from experiments.configuration.errors import UsageError, not_understood
 from experiments.configuration.experiment import study_command
-from experiments.runs.cells import Cell, finish, processes_of
+from experiments.runs.cells import Cell
 from experiments.runs.files import printable
 from experiments.runs.records import recorded_run
-from experiments.runs.run_columns import run_columns
 from experiments.studies import document
-from experiments.studies.measurements import with_rate
-from experiments.studies.settings import (
-    ARM_GROUPS,
-    VARIANT_GROUPS,
-    patched,
-    settings_of,
-    shrink_point,
-    shrunk,
-)
+from experiments.studies.measurements import Measurement, read_back, with_rate
+from experiments.studies.points import StudyRunner
+from experiments.studies.settings import shrunk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     import polars as pl
-    from hydra.conf import HydraConf
     from omegaconf import DictConfig
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Point:
-    """
-    A variant under an arm.
-
-    Parameters
-    ----------
-    variant, arm
-        Their names.
-    config
-        The configuration they make.
-    columns
-        Values of ``columns.RUN_COLUMNS``, rate and seed aside.
-    """
-
-    variant: str
-    arm: str
-    config: DictConfig
-    columns: Mapping[str, Any]
-
-    @property
-    def run(self) -> dict[str, Any]:
-        """What a cell needs: plain nodes, without rate (a cell's own) and seed."""
-        plain = cast(
-            "dict[str, Any]",
-            {
-                name: OmegaConf.to_container(self.config[name], resolve=True)
-                for name in ("workload", "engine", "policy")
-            },
-        )
-        plain["workload"] = {**plain["workload"], "rate": None}
-        return {**plain, "solver_time": self.config.solver_time, "oracle": self.config.oracle}
-
-    def label(self, rate: float | None, seed: int, load: float | None = None) -> dict[str, Any]:
-        """What rows of one simulation begin with."""
-        return {
-            **self.columns,
-            "rate": rate,
-            "seed": seed,
-            "variant": self.variant,
-            "arm": self.arm,
-            "relative_load": load,
-        }
+def served_rows(runner: StudyRunner) -> pl.DataFrame:
+    """Return rows of every variant, arm, rate and seed, simulated once each."""
+    return runner.rows(_crossed(runner, "served", {}), "simulating")
 
 
-@dataclass(slots=True)
-class Lab:
-    """
-    Where cells are worked on.
-
-    Parameters
-    ----------
-    config
-        The run's configuration, as :func:`shrunk` leaves it.
-    hydra_config
-        Hydra's part of it.
-
-    Attributes
-    ----------
-    computed, reused, seconds
-        Cells so far, and what computing them took (see :class:`experiments.runs.cells.Done`).
-    """
-
-    config: DictConfig
-    hydra_config: HydraConf
-    computed: int = 0
-    reused: int = 0
-    seconds: float = 0.0
-    _points: dict[tuple[str, str], Point] = field(default_factory=dict)
-    _choices: dict[tuple[str, str], DictConfig] = field(default_factory=dict)
-
-    @property
-    def seeds(self) -> list[int]:
-        """Seeds of the study, the same for every arm."""
-        return list(range(self.config.seed, self.config.seed + self.config.study.seeds))
-
-    @property
-    def processes(self) -> int:
-        """How many cells are worked on at a time."""
-        return processes_of(self.hydra_config)
-
-    def results(self, cells: Sequence[Cell], description: str) -> list[Any]:
-        """Results of cells, in their order."""
-        folder = Path(self.config.study.cells)
-        done = finish(cells, folder, processes=self.processes, description=description)
-        self.computed += done.computed
-        self.reused += done.reused
-        self.seconds += done.seconds
-        return done.results
-
-    def point(self, variant: str, arm: str) -> Point:
-        """
-        A variant under an arm.
-
-        Raises
-        ------
-        UsageError
-            If one of the names is unknown, or settings name no option.
-        """
-        key = variant, arm
-        if key not in self._points:
-            study, chosen = self.config.study, self.hydra_config.runtime.choices
-            config, replaced = self.config.copy(), dict(chosen)
-            for name, known in ((variant, VARIANT_GROUPS), (arm, ARM_GROUPS)):
-                settings = settings_of(name, study.settings, known)
-                config = patched(config, settings, replaced, self._choice)
-            if study.tiny:
-                shrink_point(config)
-            for node in ("workload", "engine", "policy"):
-                build(config, node)  # complains in a sentence now, not in a cell later
-            columns = run_columns(config, self.hydra_config, **replaced)
-            self._points[key] = Point(variant, arm, config, columns)
-        return self._points[key]
-
-    def _choice(self, group: str, name: str) -> DictConfig:
-        # Hydra takes a tenth of a second for each file.
-        key = group, name
-        if key not in self._choices:
-            self._choices[key] = load_choice(group, name)
-        return self._choices[key]
-
-    def capacities(self, points: Sequence[Point]) -> dict[tuple[str, str], dict[str, list[float]]]:
-        """
-        Capacity of each point for each seed.
-
-        Returns
-        -------
-        dict
-            (variant, arm) -> numbers of ``measurements.capacity`` over seeds.
-        """
-        search = self.config.study.capacity
-        cells = [
-            Cell(
-                "experiments.studies.measurements:capacity",
-                {
-                    "run": point.run,
-                    "seed": seed,
-                    "threshold": search.threshold,
-                    "start": search.start,
-                    "tolerance": search.tolerance,
-                    "highest": search.highest,
-                },
-                point.label(None, seed),
-            )
-            for point in points
-            for seed in self.seeds
-        ]
-        found: dict[tuple[str, str], dict[str, list[float]]] = {}
-        for cell, numbers in zip(cells, self.results(cells, "capacity"), strict=True):
-            of_point = found.setdefault((cell.label["variant"], cell.label["arm"]), {})
-            for metric, _, value in numbers:
-                of_point.setdefault(metric, []).append(value)
-        return found
-
-    def rates(self, variants: Iterable[str]) -> dict[str, list[tuple[float, float | None]]]:
-        """
-        Rates of each variant, with the load that each is.
-
-        ``study.rates`` are taken as they are; ``study.loads`` are multiples of the capacity of
-        ``study.loads_of`` (mean over seeds) on that variant.
-
-        Raises
-        ------
-        UsageError
-            If not one of the two is given, or a capacity is 0.
-        """
-        study, variants = self.config.study, list(variants)
-        if (study.rates is None) == (study.loads is None):
-            raise UsageError("study.rates and study.loads: give one of them, null for the other.")
-        if study.rates is not None:
-            return {name: [(float(rate), None) for rate in study.rates] for name in variants}
-        found = self.capacities([self.point(name, study.loads_of) for name in variants])
-        rates: dict[str, list[tuple[float, float | None]]] = {}
-        for name in variants:
-            values = found[name, study.loads_of]["capacity_area"]
-            capacity = sum(values) / len(values)
-            if capacity == 0:
-                raise UsageError(f"{study.loads_of} has no capacity on {name}, so no load either.")
-            rates[name] = [(float(f"{load * capacity:.4g}"), float(load)) for load in study.loads]
-        return rates
-
-
-def served_rows(lab: Lab) -> pl.DataFrame:
-    """Every variant, arm, rate and seed, simulated once each."""
-    study = lab.config.study
-    rates = lab.rates(study.variants)
-    cells = [
-        _at_rate(
-            "experiments.studies.measurements:served", lab.point(variant, arm), rate, load, seed, {}
-        )
-        for variant in study.variants
-        for arm in study.arms
-        for rate, load in rates[variant]
-        for seed in lab.seeds
-    ]
-    results = lab.results(cells, "simulating")
-    return as_rows((cell.label, numbers) for cell, numbers in zip(cells, results, strict=True))
-
-
-def capacity_rows(lab: Lab) -> pl.DataFrame:
-    """The capacity of every variant, arm and seed."""
-    study = lab.config.study
-    points = [lab.point(variant, arm) for variant in study.variants for arm in study.arms]
-    found = lab.capacities(points)
-    return as_rows(
-        (point.label(None, seed), [[metric, "", values[k]] for metric, values in metrics.items()])
-        for point in points
-        for metrics in (found[point.variant, point.arm],)
-        for k, seed in enumerate(lab.seeds)
-    )
-
-
-def jitter_rows(lab: Lab) -> pl.DataFrame:
-    """Every variant, arm, rate and seed, seen through networks of several jitters."""
-    study = lab.config.study
-    rates = lab.rates(study.variants)
-    cells = [
-        _at_rate(
-            "experiments.studies.measurements:jittered",
-            lab.point(variant, arm),
-            rate,
-            load,
-            seed,
-            {"jitters_s": [float(jitter_s) for jitter_s in study.jitters_s]},
-        )
-        for variant in study.variants
-        for arm in study.arms
-        for rate, load in rates[variant]
-        for seed in lab.seeds
-    ]
-    results = lab.results(cells, "simulating")
+def capacity_rows(runner: StudyRunner) -> pl.DataFrame:
+    """Return the capacity of every variant, arm and seed as rows."""
+    study = runner.config.study
+    points = [runner.point(variant, arm) for variant in study.variants for arm in study.arms]
+    found = runner.capacities(points)
     return as_rows(
         (
-            {
-                **cell.label,
-                "jitter_s": jitter_s,
-                "arm": f"{cell.label['arm']} + buffer" if buffered else cell.label["arm"],
-            },
-            numbers,
+            point.label(None, seed),
+            [Measurement(metric, "", values[k]) for metric, values in metrics.items()],
         )
-        for cell, seen in zip(cells, results, strict=True)
-        for jitter_s, buffered, numbers in seen
+        for point in points
+        for metrics in (found[point.variant, point.arm],)
+        for k, seed in enumerate(runner.seeds)
     )
 
 
-def run(config: DictConfig, kinds: Mapping[str, Callable[[Lab], pl.DataFrame]]) -> dict[str, float]:
+def jitter_rows(runner: StudyRunner) -> pl.DataFrame:
+    """Return rows of every variant, arm, rate and seed, under several network jitters."""
+    jitters_s = [float(jitter_s) for jitter_s in runner.config.study.jitters_s]
+    cells = _crossed(runner, "jittered", {"jitters_s": jitters_s})
+    results = runner.results(cells, "simulating")
+    return as_rows(
+        (_received(cell.label, seen), read_back(seen["measurements"]))
+        for cell, receptions in zip(cells, results, strict=True)
+        for seen in receptions
+    )
+
+
+def _received(label: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any]:
+    """The label of what was seen of a simulation through a network."""
+    arm = f"{label['arm']} + buffer" if seen["buffered"] else label["arm"]
+    return {**label, "jitter_s": seen["jitter_s"], "arm": arm}
+
+
+def _crossed(runner: StudyRunner, work: str, options: Mapping[str, Any]) -> list[Cell]:
+    """A cell of a function of ``measurements`` for every variant, arm, rate and seed."""
+    study = runner.config.study
+    rates = runner.rates(study.variants)
+    return [
+        Cell(
+            f"experiments.studies.measurements:{work}",
+            {"run": with_rate(point.run, rate), "seed": seed, **options},
+            point.label(rate, seed, load),
+        )
+        for variant in study.variants
+        for arm in study.arms
+        for point in (runner.point(variant, arm),)
+        for rate, load in rates[variant]
+        for seed in runner.seeds
+    ]
+
+
+def run(
+    config: DictConfig, kinds: Mapping[str, Callable[[StudyRunner], pl.DataFrame]]
+) -> dict[str, float]:
     """
-    Work on what is missing, write rows, tables, document and figures; the summary.
+    Work on what is missing, write rows, tables, document and figures, and return the summary.
 
     Parameters
     ----------
@@ -312,38 +115,26 @@ def run(config: DictConfig, kinds: Mapping[str, Callable[[Lab], pl.DataFrame]]) 
         if config.study.seeds < 1:
             raise UsageError(f"study.seeds={config.study.seeds} < 1 not understood.")
         document.views_of(config)  # an hour later would be late to complain
-        lab = Lab(shrunk(config), hydra_config)
-        rows = kinds[config.study.kind](lab)
-        facts = document.Facts(
+        runner = StudyRunner(shrunk(config), hydra_config)
+        rows = kinds[config.study.kind](runner)
+        facts = document.StudyFacts(
             name=str(hydra_config.runtime.choices["experiment"]),
             command=study_command(hydra_config),
             environment=record.environment,
-            config=lab.config,
-            computed=lab.computed,
-            reused=lab.reused,
-            cell_seconds=lab.seconds,
+            config=runner.config,
+            computed=runner.computed,
+            reused=runner.reused,
+            cell_seconds=runner.seconds,
         )
-        text = document.write(rows, facts, folder, lab.config.study.docs)
+        text = document.write(rows, facts, folder, runner.config.study.docs)
         summary = {
-            "cells": lab.computed + lab.reused,
-            "computed": lab.computed,
-            "reused": lab.reused,
-            "cells_s": lab.seconds,
-            **document.summary(rows, lab.config.study.baseline),
+            "cells": runner.computed + runner.reused,
+            "computed": runner.computed,
+            "reused": runner.reused,
+            "cells_s": runner.seconds,
+            **document.summary(rows, runner.config.study.baseline),
         }
         record.finish(rows, summary)
     print(text)
     print(printable(folder))
     return summary
-
-
-def _at_rate(
-    work: str,
-    point: Point,
-    rate: float,
-    load: float | None,
-    seed: int,
-    options: Mapping[str, Any],
-) -> Cell:
-    run = with_rate(point.run, rate)
-    return Cell(work, {"run": run, "seed": seed, **options}, point.label(rate, seed, load))

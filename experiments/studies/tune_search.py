@@ -24,7 +24,7 @@ _SPACE_FORM = "need {low, high[, log, step]} or {choices: [...]}."
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class TrialOutcome:
     """
     What a trial came to.
 
@@ -45,7 +45,7 @@ class Outcome:
 
 def need_optuna() -> None:
     """
-    Say so if Optuna is not installed.
+    Refuse to go on if Optuna is not installed.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def need_optuna() -> None:
 
 def distributions(space: Mapping[str, Any]) -> dict[str, BaseDistribution]:
     """
-    Optuna's distributions of a search space.
+    Return Optuna's distributions of a search space.
 
     Parameters
     ----------
@@ -160,10 +160,10 @@ class Search:
             self.study.enqueue_trial(dict(first))
 
     def finished(self) -> list[FrozenTrial]:
-        """Trials that came to an end, complete or refused, in order."""
+        """Return the trials that came to an end, complete or refused, in order."""
         return [t for t in self.study.trials if t.value is not None or _ERROR in t.user_attrs]
 
-    def next_trial(self, evaluate: Callable[[Mapping[str, Any]], Outcome]) -> None:
+    def next_trial(self, evaluate: Callable[[Mapping[str, Any]], TrialOutcome]) -> None:
         """
         Make one more trial.
 
@@ -194,7 +194,7 @@ class Search:
 
     def best(self) -> FrozenTrial:
         """
-        The best trial that keeps the guards.
+        Return the best trial that keeps the guards.
 
         Raises
         ------
@@ -212,7 +212,7 @@ class Search:
 
     def importances(self) -> dict[str, float]:
         """
-        Share of each option in what separates the best trials from the others.
+        Return each option's share in what separates the best trials from the others.
 
         PED-ANOVA (Watanabe et al., IJCAI 2023) as Optuna has it; empty for fewer than ten
         complete trials.

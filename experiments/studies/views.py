@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from experiments.analysis.document import paragraphs, picture, section
+from experiments.analysis.intervals import in_points
 from experiments.analysis.markdown import markdown
 from experiments.analysis.statistics import DIFFERENCE, RATIO, against, axis, over_seeds
-from experiments.analysis.tables import in_points, readable, wide
+from experiments.analysis.tables import readable, wide
 from experiments.studies import exact_vs_greedy_views, figures
 
 if TYPE_CHECKING:
@@ -50,9 +52,9 @@ class Page:
     name: str
 
     def figure(self, name: str) -> tuple[Path, str]:
-        """Where a figure goes, and the Markdown that shows it."""
-        file = f"{self.name}_{name}.png"
-        return self.folder / file, f"![{name.replace('_', ' ')}](FIGURES/{file})"
+        """Return where a figure goes, and the Markdown that shows it."""
+        path = self.folder / f"{self.name}_{name}.png"
+        return path, picture(name.replace("_", " "), path)
 
 
 def means(
@@ -64,13 +66,15 @@ def means(
     note: str = "",
 ) -> str:
     """
-    Mean and 95 % interval of some metrics at every point.
+    Show mean and 95 % interval of some metrics at every point.
 
     ``figure``: ``curves`` against rate or load, ``bars``, or none.
     """
     table = over_seeds(page.rows, metrics).filter(pl.col("part") == "")
-    section = _section(title, note, wide(table, metrics))
-    return section + _figure(page, table, metrics, figure, "means", "")
+    return paragraphs(
+        _section(title, note, wide(table, metrics)),
+        _figure(page, table, metrics, figure, "means", ""),
+    )
 
 
 def differences(
@@ -82,14 +86,16 @@ def differences(
     figure: str | None = None,
     note: str = "",
 ) -> str:
-    """Paired difference to a baseline at every point; QoE in points (0.01)."""
+    """Show the paired difference to a baseline at every point; QoE in points (0.01)."""
     baseline = baseline or page.baseline
     table = in_points(against(page.rows, baseline, DIFFERENCE, metrics))
     table = table.filter(pl.col("part") == "")
     title = title or f"Difference to {baseline}"
     note = f"{note} Paired by seed, 95 % intervals; QoE in points (0.01).".strip()
-    section = _section(title, note, wide(table, metrics), _why_none(page, baseline))
-    return section + _figure(page, table, metrics, figure, f"less_{baseline}", f" less {baseline}")
+    return paragraphs(
+        _section(title, note, wide(table, metrics), _why_none(page, baseline)),
+        _figure(page, table, metrics, figure, f"less_{baseline}", f" less {baseline}"),
+    )
 
 
 def ratios(
@@ -101,21 +107,19 @@ def ratios(
     figure: str | None = None,
     note: str = "",
 ) -> str:
-    """Paired ratio to a baseline at every point."""
+    """Show the paired ratio to a baseline at every point."""
     baseline = baseline or page.baseline
     table = against(page.rows, baseline, RATIO, metrics).filter(pl.col("part") == "")
     title = title or f"Ratio to {baseline}"
-    section = _section(
-        title,
-        f"{note} Paired by seed, 95 % intervals.".strip(),
-        wide(table, metrics),
-        _why_none(page, baseline),
+    note = f"{note} Paired by seed, 95 % intervals.".strip()
+    return paragraphs(
+        _section(title, note, wide(table, metrics), _why_none(page, baseline)),
+        _figure(page, table, metrics, figure, f"over_{baseline}", f" over {baseline}"),
     )
-    return section + _figure(page, table, metrics, figure, f"over_{baseline}", f" over {baseline}")
 
 
 def parts(page: Page, *, metric: str, by: str, title: str, note: str = "") -> str:
-    """Mean of a metric for parts of the requests: those whose name begins with ``by``."""
+    """Show the mean of a metric for parts of the requests: those whose name begins with ``by``."""
     table = over_seeds(page.rows, [metric]).filter(pl.col("part").str.starts_with(f"{by} "))
     table = table.with_columns(pl.col("part").str.strip_prefix(f"{by} "))
     return _section(title, note, wide(table, None, columns="part"))
@@ -124,9 +128,9 @@ def parts(page: Page, *, metric: str, by: str, title: str, note: str = "") -> st
 def quantiles(
     page: Page, *, metrics: Sequence[str], title: str = "Distributions", note: str = ""
 ) -> str:
-    """Quantiles of distributions over requests, mean over seeds; a figure for each metric."""
+    """Show quantiles over requests, mean over seeds, and a figure for each metric."""
     shown = [str(percentage) for percentage in _SHOWN_PERCENTAGES]
-    pieces = [f"## {title}", note] if note else [f"## {title}"]
+    pieces = [note]
     for metric in metrics:
         table = over_seeds(page.rows, [metric])
         some = table.filter(pl.col("part").is_in(shown))
@@ -134,13 +138,13 @@ def quantiles(
         figures.distributions(table, path, readable(metric))
         pieces += [f"{readable(metric)}, by percentage of requests:", link]
         pieces.append(markdown(wide(some, None, columns="part", intervals=False), {}))
-    return "\n\n".join(pieces)
+    return section(title, *pieces)
 
 
 def _section(title: str, note: str, table: pl.DataFrame, why_none: str = _ONE_ARM) -> str:
     if table.is_empty():
-        return f"## {title}\n\nNothing to compare: {why_none}."
-    return "\n\n".join(part for part in (f"## {title}", note, markdown(table, {})) if part)
+        return section(title, f"Nothing to compare: {why_none}.")
+    return section(title, note, markdown(table, {}))
 
 
 def _why_none(page: Page, baseline: str) -> str:
@@ -162,7 +166,7 @@ def _figure(
         figures.curves(table, metrics, path, axis(page.rows), suffix)
     else:
         figures.bars(table, metrics, path, suffix)
-    return f"\n\n{link}"
+    return link
 
 
 #: Name -> view.

@@ -13,7 +13,7 @@ from andes_opt.instance import GainTable, Instance
 from andes_opt.plan import InvalidPlan, Plan, Status, make_plan
 from experiments.runs.columns import QUALITY_COLUMNS
 from experiments.solver_comparison import compare
-from experiments.solver_comparison.instances import Named, Recorder
+from experiments.solver_comparison.instances import InstanceRecorder, NamedInstance
 
 
 class Fixed:
@@ -64,7 +64,7 @@ class Lying:
 def problem():
     """Three requests, room for two; the optimum is 5."""
     gains = GainTable([[1.0, 2.0, 3.0]], first_batch=2)
-    return Named("test", "three", Instance(np.array([1, 1, 1]), 2, 2, 2, gains))
+    return NamedInstance("test", "three", Instance(np.array([1, 1, 1]), 2, 2, 2, gains))
 
 
 def rows_by_solver(problem, **solvers):
@@ -149,7 +149,7 @@ def test_gap_percent(value, reference, gap):
 @pytest.mark.parametrize("count", [1, 5, 6, 11, 12, 100])
 def test_the_recorder_keeps_an_even_sample(problem, count):
     """Whatever the length of the run, the sample spreads over all of it."""
-    recorder = Recorder(Fixed([0, 1, 1]), wanted=6)
+    recorder = InstanceRecorder(Fixed([0, 1, 1]), wanted=6)
     for _ in range(count):
         recorder.solve(problem.instance)
     numbers = [number for number, _ in recorder.sample()]

@@ -8,13 +8,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from experiments.analysis.figures import looks
 from experiments.cli import main
-from experiments.report.figures import looks
-from tests.experiments.report.report_runs import write_answers, write_everything, write_run
+from tests.experiments.report.runs_by_hand import write_answers, write_everything, write_run
 
 FIGURES = {
     "qoe_against_rate",
-    "capacity",
     "distributions",
     "one_request",
     "occupancy",
@@ -46,7 +45,6 @@ def test_every_file_is_written(whole):
         "report.html",
         "runs.csv",
         "comparison.csv",
-        "capacity.csv",
         "solvers.csv",
     }
     for suffix, start in ((".png", b"\x89PNG"), (".pdf", b"%PDF")):
@@ -56,13 +54,13 @@ def test_every_file_is_written(whole):
 
 
 def test_the_comparison_is_printed_and_written(whole):
-    """Tables of levels, differences, capacities and solvers, with the baseline first."""
+    """Tables of levels, differences and solvers, with the baseline first."""
     output, printed = whole
     text = (output / "report.md").read_text()
-    for heading in ("QoE: small", "Difference to fcfs: small", "Capacity: small", "Solvers"):
+    for heading in ("QoE: small", "Difference to fcfs: small", "Solvers"):
         assert heading in printed
         assert f"## {heading}" in text
-    assert re.search(r"\| +1\.0 \| fcfs +\| +3 \| \d\.\d{3} \+- ", printed)
+    assert re.search(r"\| +1\.0 \| fcfs +\| +3 \| \d\.\d{3} ± ", printed)
     assert "compared with fcfs, paired over 3 seeds" in printed
     assert "![QoE against rate" in text
     assert "Left out" not in text
@@ -81,7 +79,6 @@ def test_the_csv_files_hold_what_the_tables_show(whole):
         mean = runs.filter(pl.col("arm") == arm)["qoe_area_mean"].mean()
         assert area.filter(pl.col("arm") == arm)["mean"].item() == pytest.approx(mean)
     assert area.filter(pl.col("arm") == "andes (exact)")["difference"].item() > 0
-    assert pl.read_csv(output / "capacity.csv")["arm"].to_list()[0] == "fcfs"
     gaps = pl.read_csv(output / "solvers.csv").filter(pl.col("metric") == "gap_percent")
     assert gaps.filter(pl.col("arm") == "exact")["difference"].item() == pytest.approx(-1.2)
 

@@ -17,7 +17,7 @@ from experiments.configuration.compose import CONF_DIR, first_comment, groups, l
 from experiments.configuration.errors import UsageError
 from experiments.runs.files import SUMMARY
 from experiments.runs.records import read_rows
-from experiments.studies.tune_search import Outcome, Search, distributions
+from experiments.studies.tune_search import Search, TrialOutcome, distributions
 
 TINY = (
     "tune",
@@ -198,7 +198,7 @@ def test_a_search_finds_the_best_that_keeps_its_guard(tmp_path):
         x = options["x"]
         if x < 0.1:
             raise UsageError("too small")
-        return Outcome(x, {"guard": x - 0.6}, {"x": x})
+        return TrialOutcome(x, {"guard": x - 0.6}, {"x": x})
 
     space = distributions({"x": {"low": 0.0, "high": 1.0}, "y": {"choices": [1, 2]}})
     search = Search(tmp_path / "study.db", "name", space, "maximize", {"x": 0.05}, seed=0)

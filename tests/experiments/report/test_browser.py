@@ -11,7 +11,7 @@ from html import unescape
 import pytest
 
 from experiments.report.document import report
-from tests.experiments.report.report_runs import write_everything
+from tests.experiments.report.runs_by_hand import write_everything
 
 pytestmark = pytest.mark.browser
 

@@ -9,20 +9,20 @@ import pytest
 
 from experiments.report.reading import read
 from experiments.runs.files import ENVIRONMENT, ERROR, SUMMARY
-from tests.experiments.report import report_runs
-from tests.experiments.report.report_runs import write_answers, write_run
+from tests.experiments.report import runs_by_hand
+from tests.experiments.report.runs_by_hand import write_answers, write_run
 
 
 def arms(folder):
     """Labels of the arms that are read from a folder."""
-    return sorted({cell.arm for cell in read([folder]).cells})
+    return sorted({cell.arm for cell in read([folder]).runs})
 
 
 def test_policies_with_their_solvers_are_arms(tmp_path):
     """The solver stands in brackets; what all runs share stands in the setting."""
     write_run(tmp_path / "a")
     write_run(tmp_path / "b", policy="andes", solver="exact", objective="average_qoe")
-    cells = read([tmp_path]).cells
+    cells = read([tmp_path]).runs
     assert sorted(cell.arm for cell in cells) == ["andes (exact)", "fcfs"]
     assert {cell.setting for cell in cells} == {"small, poisson, fixed, reading"}
     assert all(cell.alone for cell in cells)
@@ -45,7 +45,7 @@ def test_options_that_differ_stand_in_the_labels(tmp_path):
         ("d", " sweep.resume=true +policy.dt_s=30"),
     ):
         write_run(tmp_path / name, policy="andes", overrides=common + more)
-    cells = read([tmp_path]).cells
+    cells = read([tmp_path]).runs
     assert {cell.folder.name: cell.arm for cell in cells} == {
         "a": "andes",
         "b": "andes policy.dt_s=20",
@@ -62,7 +62,7 @@ def test_an_option_with_a_space_is_one_option(joined, tmp_path):
     for name, day in (("a", "day 1.csv"), ("b", "day 2.csv")):
         words = [f"workload.path='{day}'", "seed=0"]
         write_run(tmp_path / name, overrides=joined(words))
-    cells = read([tmp_path]).cells
+    cells = read([tmp_path]).runs
     assert {cell.arm for cell in cells} == {"fcfs"}
     assert len({cell.setting for cell in cells}) == 2
     assert all(f"day {k}.csv" in cell.setting for k, cell in enumerate(cells, start=1))
@@ -79,18 +79,18 @@ def test_commands_are_settings_of_their_own(tmp_path):
     """Simulated and live runs of the same names are not averaged."""
     write_run(tmp_path / "a")
     write_run(tmp_path / "b", 2.0, command="bench")
-    assert len({cell.setting for cell in read([tmp_path]).cells}) == 2
+    assert len({cell.setting for cell in read([tmp_path]).runs}) == 2
 
 
 def test_a_file_may_hold_several_arms(tmp_path):
     """Rows of one run under several policies are several cells, of which none is alone."""
     run = write_run(tmp_path / "a")
     more = write_run(tmp_path / "more" / "b", 2.0, policy="late")
-    rows = report_runs.pl.concat(
-        [report_runs.pl.read_parquet(each / "rows.parquet") for each in (run, more)]
+    rows = runs_by_hand.pl.concat(
+        [runs_by_hand.pl.read_parquet(each / "rows.parquet") for each in (run, more)]
     )
     rows.write_parquet(run / "rows.parquet")
-    cells = [cell for cell in read([run]).cells]
+    cells = [cell for cell in read([run]).runs]
     assert sorted(cell.arm for cell in cells) == ["fcfs", "late"]
     assert not any(cell.alone for cell in cells)
 
@@ -100,10 +100,10 @@ def test_equal_copies_count_once_and_contradictions_are_refused(tmp_path):
     write_run(tmp_path / "a")
     write_run(tmp_path / "b", detail=True)
     results = read([tmp_path])
-    (cell,) = results.cells
+    (cell,) = results.runs
     assert cell.folder.name == "b"
     assert any("count once: 1" in note for note in results.notes)
-    assert len(read([tmp_path, tmp_path / "a"]).cells) == 1
+    assert len(read([tmp_path, tmp_path / "a"]).runs) == 1
     write_run(tmp_path / "c", 3.0)
     with pytest.raises(ValueError, match=r"both hold fcfs at rate 1\.0 with seed 0, and differ"):
         read([tmp_path])
@@ -116,7 +116,7 @@ def test_failed_and_unfinished_runs_are_left_out_and_counted(tmp_path):
     (write_run(tmp_path / "failed", detail=True, seed=2) / SUMMARY).unlink()
     (tmp_path / "failed" / ERROR).write_text("{}")
     results = read([tmp_path])
-    assert len(results.cells) == 1
+    assert len(results.runs) == 1
     assert any("not complete and are left out: 1" in note for note in results.notes)
     assert any("failed and are left out: 1" in note for note in results.notes)
 
@@ -125,7 +125,7 @@ def test_other_code_is_said(tmp_path):
     """Runs of two versions of the code are compared, with a warning."""
     write_run(tmp_path / "a")
     assert not read([tmp_path]).notes
-    other = report_runs.ENVIRONMENT | {"run": {"configuration": "a", "code": "other"}}
+    other = runs_by_hand.ENVIRONMENT | {"run": {"configuration": "a", "code": "other"}}
     write_run(tmp_path / "b", seed=1, environment=other)
     assert any("2 versions of the code" in note for note in read([tmp_path]).notes)
 
@@ -163,7 +163,7 @@ def test_another_schema_is_refused(tmp_path):
     with pytest.raises(ValueError, match="schema 99, this version reads schema 1"):
         read([tmp_path])
     (run / ENVIRONMENT).write_text(json.dumps({"schema": 1}))
-    rows = report_runs.pl.read_parquet(run / "rows.parquet")
+    rows = runs_by_hand.pl.read_parquet(run / "rows.parquet")
     rows.rename({"tds": "speed"}).write_parquet(run / "rows.parquet")
     with pytest.raises(ValueError, match=r"another schema \(column speed\)"):
         read([tmp_path])

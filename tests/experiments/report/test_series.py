@@ -23,7 +23,7 @@ from experiments.report.series import (
     thinned,
     together,
 )
-from tests.experiments.report.report_runs import write_run
+from tests.experiments.report.runs_by_hand import write_run
 
 
 def integral(curve, end_s):
@@ -51,7 +51,7 @@ def cells(tmp_path):
     write_run(tmp_path / "a", 0.3, detail=True)
     write_run(tmp_path / "b", 4.0, detail=True, policy="late")
     write_run(tmp_path / "c", 0.3, rate=2.0)
-    return read([tmp_path]).cells
+    return read([tmp_path]).runs
 
 
 def test_runs_with_a_file_come_together(cells):

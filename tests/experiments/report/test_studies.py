@@ -12,6 +12,7 @@ from experiments.analysis.statistics import as_rows
 from experiments.configuration.errors import UsageError
 from experiments.report.document import report
 from experiments.runs.files import ENVIRONMENT, ROWS, SUMMARY
+from experiments.studies.measurements import Measurement
 
 
 @pytest.fixture
@@ -23,10 +24,10 @@ def study(tmp_path):
         (
             {"command": "tune", "variant": "kv_12k", "arm": arm, "rate": 6.0, "seed": seed},
             [
-                ["qoe_window_mean", "", base + 0.1 * seed],
-                ["capacity_area", "", 4.0 + seed],
-                ["quantile_tds", "50", 3.0],
-                ["qoe_area_mean", "", None],
+                Measurement("qoe_window_mean", "", base + 0.1 * seed),
+                Measurement("capacity_area", "", 4.0 + seed),
+                Measurement("quantile_tds", "50", 3.0),
+                Measurement("qoe_area_mean", "", None),
             ],
         )
         for arm, base in (("fcfs", 0.5), ("ours", 0.7))
@@ -43,7 +44,7 @@ def test_a_study_is_tabulated_and_compared(study, tmp_path):
     text = report([study], tmp_path / "out")
     assert "Study: kv_12k" in text
     assert "Difference to fcfs: kv_12k" in text
-    assert "+0.200 +- 0.000" in text
+    assert "+0.200 ± 0.000" in text
     assert "capacity (area) 1/s" in text
     numbers = pl.read_csv(tmp_path / "out" / "studies.csv")
     assert set(numbers["metric"]) == {"qoe_window_mean", "capacity_area", "quantile_tds"}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.runs.files import plain, write_atomically, write_json
+from experiments.studies.measurements import Measurement
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -41,3 +42,12 @@ def test_json_is_strict(tmp_path):
 def test_infinities_stay_where_they_are_wanted():
     """The portfolio's answers keep an infinite bound, which is no missing one."""
     assert plain({"bound": np.float64(math.inf)}, finite=False) == {"bound": math.inf}
+
+
+def test_named_tuples_are_objects():
+    """Measurements keep the names of their fields in a cell's file."""
+    found = plain([Measurement("qoe", "", np.float64(0.5)), Measurement("gap", "", math.nan)])
+    assert found == [
+        {"metric": "qoe", "part": "", "value": 0.5},
+        {"metric": "gap", "part": "", "value": None},
+    ]

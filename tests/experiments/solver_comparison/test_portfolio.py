@@ -13,9 +13,10 @@ from andes_opt import families
 from andes_opt.plan import make_plan
 from experiments.configuration.compose import load
 from experiments.solver_comparison import compare, groups, portfolio, profiles, tables
-from experiments.solver_comparison.answers import Cells
-from experiments.solver_comparison.instances import Named
-from experiments.solver_comparison.portfolio import Entrant, Study, give_up
+from experiments.solver_comparison.answers import AnswerStore
+from experiments.solver_comparison.entrants import Entrant, entrants_of
+from experiments.solver_comparison.instances import NamedInstance
+from experiments.solver_comparison.portfolio import Asker, give_up
 
 #: Small enough for seconds, with each part of the document: two sizes, a refusal, a
 #: simulated load under pressure, one batch size alone.
@@ -59,18 +60,19 @@ def spies(log, *names, state="s"):
 def group(size=6, core=2, count=2):
     """Instances of one family and size."""
     return groups.Group(
+        groups.FAMILY,
         "hard",
         size,
         core,
         count,
-        lambda k: Named("hard", f"{size}-{k}", families.make("hard", size, k)),
+        lambda k: NamedInstance("hard", f"{size}-{k}", families.make("hard", size, k)),
     )
 
 
 def test_every_second_instance_is_asked_in_reverse(tmp_path):
     """Each solver is warmed up once per source, and the order alternates."""
     log = []
-    study = Study(Cells(tmp_path / "cells.jsonl"), 1.0, 1)
+    study = Asker(AnswerStore(tmp_path / "cells.jsonl"), 1.0, 1)
     study.ask(group(count=3), range(3), spies(log, "a", "b"), core=True)
     assert log == ["a", "a", "b", "b", "b", "a", "a", "b"]
 
@@ -81,11 +83,11 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path):
     first, second = spies(log, "a", "b")
     second.solver.error = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
-        Study(Cells(path), 1.0, 1).ask(group(), range(2), [first, second], core=True)
+        Asker(AnswerStore(path), 1.0, 1).ask(group(), range(2), [first, second], core=True)
     second.solver.error = None
     log.clear()
-    cells = Cells(path)
-    study = Study(cells, 1.0, 1)
+    cells = AnswerStore(path)
+    study = Asker(cells, 1.0, 1)
     study.ask(group(), range(2), [first, second], core=True)
     assert log == ["b", "b", "b", "a", "a"]  # a warm-up each, then what was missing
     assert cells.reused == 1
@@ -95,28 +97,33 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path):
 def test_a_torn_line_is_dropped_and_the_rest_kept(tmp_path):
     """A run killed while it wrote loses that answer only, and later ones are readable."""
     path, log = tmp_path / "cells.jsonl", []
-    Study(Cells(path), 1.0, 1).ask(group(), range(2), spies(log, "a"), core=True)
+    Asker(AnswerStore(path), 1.0, 1).ask(group(), range(2), spies(log, "a"), core=True)
     path.write_bytes(path.read_bytes()[:-40])
     log.clear()
-    Study(Cells(path), 1.0, 1).ask(group(), range(2), spies(log, "a"), core=True)
+    Asker(AnswerStore(path), 1.0, 1).ask(group(), range(2), spies(log, "a"), core=True)
     assert log == ["a", "a"]  # the warm-up and one call
     log.clear()
-    Study(Cells(path), 1.0, 1).ask(group(), range(2), spies(log, "a"), core=True)
+    Asker(AnswerStore(path), 1.0, 1).ask(group(), range(2), spies(log, "a"), core=True)
     assert log == []
 
 
 def test_answers_of_another_state_are_made_again(tmp_path):
     """Other code, options or instances under the same name do not count."""
     path, log = tmp_path / "cells.jsonl", []
-    Study(Cells(path), 1.0, 1).ask(group(), range(2), spies(log, "a"), core=True)
+    Asker(AnswerStore(path), 1.0, 1).ask(group(), range(2), spies(log, "a"), core=True)
     log.clear()
-    Study(Cells(path), 1.0, 1).ask(group(), range(2), spies(log, "a", state="t"), core=True)
+    Asker(AnswerStore(path), 1.0, 1).ask(group(), range(2), spies(log, "a", state="t"), core=True)
     assert log == ["a", "a", "a"]
     other = groups.Group(
-        "hard", 6, 2, 2, lambda k: Named("hard", f"6-{k}", families.make("hard", 6, k + 10))
+        groups.FAMILY,
+        "hard",
+        6,
+        2,
+        2,
+        lambda k: NamedInstance("hard", f"6-{k}", families.make("hard", 6, k + 10)),
     )
     log.clear()
-    Study(Cells(path), 1.0, 1).ask(other, range(2), spies(log, "a", state="t"), core=True)
+    Asker(AnswerStore(path), 1.0, 1).ask(other, range(2), spies(log, "a", state="t"), core=True)
     assert log == ["a", "a", "a"]
 
 
@@ -125,7 +132,7 @@ def test_a_failing_back_end_does_not_stop_the_others(tmp_path):
     log = []
     broken, fine = spies(log, "broken", "fine")
     broken.solver.error = RuntimeError("lost its mind")
-    study = Study(Cells(tmp_path / "cells.jsonl"), 1.0, 1)
+    study = Asker(AnswerStore(tmp_path / "cells.jsonl"), 1.0, 1)
     found = study.ask(group(), range(2), [broken, fine], core=True)
     assert [cell["status"] for cell in found["broken"]] == ["failed", "failed"]
     assert "lost its mind" in found["broken"][0]["note"]
@@ -138,7 +145,7 @@ def test_solvers_that_fail_on_a_whole_size_are_asked_for_no_larger(tmp_path):
     entrants = spies(log, "small", "fine")
     entrants[0].solver.error = ValueError("6 requests are too many.")
     config = load("quality", ["experiment=portfolio", *TINY])
-    study = Study(Cells(tmp_path / "cells.jsonl"), 1.0, 1)
+    study = Asker(AnswerStore(tmp_path / "cells.jsonl"), 1.0, 1)
     groups = [group(6, 2, 4), group(7, 2, 4)]
     stops = portfolio.run_groups(study, groups, entrants, config)
     assert [(stop.solver, stop.size) for stop in stops] == [("small", 6)]
@@ -177,7 +184,7 @@ def test_references_are_certified_values_or_the_best_bound():
     known = {"source": "a", "instance": "1", "value": 5.0, "bound": 5.0, "certified": True}
     worse = {"source": "a", "instance": "1", "value": 4.0, "bound": math.inf, "certified": False}
     open_ = {"source": "a", "instance": "2", "value": 4.0, "bound": 8.0, "certified": False}
-    rows = portfolio.with_references([known, worse, open_])
+    rows = compare.with_references([known, worse, open_])
     assert [row["gap_percent"] for row in rows] == [0.0, pytest.approx(20), pytest.approx(50)]
     assert [row["reference_certified"] for row in rows] == [True, True, False]
 
@@ -237,8 +244,22 @@ def test_one_batch_ratios_compare_solving_alone_with_the_whole_call():
     common = {"instance": "1", "certified": True, "at_limit": False}
     rows = pl.DataFrame(
         [
-            common | {"source": "hard", "solver": "exact", "wall_s": 0.01, "backend_s": 0.009},
-            common | {"source": "hard, one B", "solver": "x", "wall_s": 3.0, "backend_s": 2.0},
+            common
+            | {
+                "kind": "family",
+                "source": "hard",
+                "solver": "exact",
+                "wall_s": 0.01,
+                "backend_s": 0.009,
+            },
+            common
+            | {
+                "kind": "one batch size",
+                "source": "hard, one B",
+                "solver": "x",
+                "wall_s": 3.0,
+                "backend_s": 2.0,
+            },
         ]
     )
     assert tables.one_batch(rows, "hard")["ratio"].to_list() == [pytest.approx(200)]
@@ -295,7 +316,7 @@ def test_the_whole_command_and_its_second_run(run, tmp_path, capsys):
 def test_all_solvers_means_all_that_can_be_built(monkeypatch):
     """With solvers=null each file of conf/solver enters; one without its back-end is named."""
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
-    entrants, missing = portfolio.entrants_of(load("quality", ["experiment=portfolio"]), "state")
+    entrants, missing = entrants_of(load("quality", ["experiment=portfolio"]), "state")
     names = [entrant.name for entrant in entrants]
     assert {"exact", "greedy", "cp_sat", "pulp_cbc", "highs"} <= set(names)
     assert set(missing) == {"dp_torch"}

@@ -11,8 +11,8 @@ from andes_opt.hindsight.exhaustive import optimum, tiny_problem
 from experiments.cli import main
 from experiments.configuration.compose import build, load
 from experiments.studies import hindsight_measurements
+from experiments.studies.points import Point
 from experiments.studies.settings import patched, settings_of
-from experiments.studies.study import Point
 
 TINY = ("workload.requests=30", "engine.latency.base_s=0.3", "engine.capacity_tokens=4000")
 

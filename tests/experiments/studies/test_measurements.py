@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from andes_opt import qoe
 from andes_opt.instance import GainTable, Instance
 from andes_opt.simulator import simulate
+from experiments.analysis.statistics import as_rows
 from experiments.configuration.compose import load, load_choice
 from experiments.runs.code_closure import closure
 from experiments.studies import measurements
-from experiments.studies.exact_vs_greedy import Regime, regime_of
+from experiments.studies.exact_vs_greedy import Regime, regimes_of
 from experiments.studies.exact_vs_greedy_measurements import batch_binds, stepped
-from experiments.studies.study import Point
+from experiments.studies.points import Point
 from solvers.greedy import Greedy
 
 SMALL = ("workload.requests=40", "engine.capacity_tokens=3000")
@@ -227,8 +228,10 @@ def test_cells_hang_on_the_domain_alone():
         }
 
 
-def test_regimes_are_read_from_their_names():
-    """A regime's name says all about it."""
+def test_regimes_are_columns_of_the_rows():
+    """Engine, KV tokens and horizon of a variant are read from its rows, whatever its name."""
     regime = Regime("opt_66b_slow", 12000, 0.5)
-    assert regime_of(regime.name) == regime
+    label = {"variant": "v", "engine": "opt_66b_slow", "capacity_tokens": 12000, "dt_s": 0.5}
+    rows = as_rows([(label, [measurements.Measurement("m", "", 1.0)] * 2)])
+    assert regimes_of(rows) == {"v": regime}
     assert regime.settings["engine.capacity_tokens"] == 12000
