@@ -36,10 +36,8 @@ def wide(
     keys = [
         name for name in ("variant", "at", "arm") if table[name].n_unique() > 1 or name == "arm"
     ]
-    decimals = {
-        name: (name, decimals_of(metric, kind))
-        for name, metric, kind in table.select(columns, "metric", "kind").unique().iter_rows()
-    }
+    named = table.select(pl.col(columns).alias("name"), "metric", "kind").unique()
+    decimals = {name: (name, decimals_of(metric, kind)) for name, metric, kind in named.iter_rows()}
     found = table[columns].unique(maintain_order=True).to_list()
     shown = {name: decimals[name] for name in (order or found) if name in decimals}
     if not intervals:
