@@ -87,7 +87,8 @@ class Engine:
             report = Report(
                 plans=self.requests, decide_s=0.001 * self.requests, engine_s=1.0 * self.requests
             )
-            report.add_iteration(0.001)
+            for _ in range(self.requests):
+                report.add_iteration(0.001)
             report.resumed_tokens = 10 * self.requests
             report.resumed_cached_tokens = 4 * self.requests
             write_report(self.report_path, {**report.summary(), "events": {}, "unfinished": 0})
