@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import hydra
 import numpy as np
 import polars as pl
 from hydra.core.hydra_config import HydraConfig
 
 from experiments.analysis.markdown import markdown
-from experiments.configuration.compose import CONF_DIR, build, label
+from experiments.configuration.compose import build, label
 from experiments.configuration.errors import UsageError
 from experiments.live import smollm
 from experiments.live.engine import only_engine
@@ -327,6 +326,3 @@ def _measured(
         overrides=shlex.join(overrides),
     )
     return rows, summary(measured, log)
-
-
-main = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="live-demo")(run)
