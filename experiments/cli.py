@@ -85,7 +85,7 @@ def _run(name: str, arguments: list[str]) -> None:
 
         if main_of_alias(name, arguments):
             return
-    run_by_hydra(name, arguments, lambda: importlib.import_module(command.module).main)
+    run_by_hydra(name, arguments, lambda: importlib.import_module(command.module).run)
 
 
 def _help() -> str:

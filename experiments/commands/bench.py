@@ -7,10 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 
-from experiments.configuration.compose import CONF_DIR, build
+from experiments.configuration.compose import build
 from experiments.configuration.errors import UsageError, require
 from experiments.runs.columns import frame
 from experiments.runs.files import ROWS, TOKENS, write_atomically, write_json
@@ -119,6 +118,3 @@ def run(config: DictConfig) -> dict[str, float]:
         record = replace(record, environment={**record.environment, "prompt_seed": prompt_seed})
         record.finish(rows, values)
     return values
-
-
-main = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="bench")(run)

@@ -7,7 +7,6 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import hydra
 import matplotlib.pyplot as plt
 import polars as pl
 from hydra.core.hydra_config import HydraConfig
@@ -16,7 +15,7 @@ from omegaconf import OmegaConf
 from andes_opt.calibration import COEFFICIENTS, COLUMNS, fit_latency, read_iterations
 from experiments.analysis import figures
 from experiments.analysis.markdown import markdown
-from experiments.configuration.compose import CONF_DIR, build
+from experiments.configuration.compose import build
 from experiments.configuration.errors import UsageError
 from experiments.runs.files import write_atomically, write_text
 from experiments.runs.records import recorded_run
@@ -165,6 +164,3 @@ def draw(residuals: pl.DataFrame, fit: Fit, path: Path) -> None:
 def _check_name(name: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9_]+", str(name)):
         raise UsageError(f"name={name} not understood: need letters, digits and _ only.")
-
-
-main = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="calibrate")(run)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 
-from experiments.configuration.compose import CONF_DIR
 from experiments.runs.records import recorded_run
 from experiments.runs.resume import resumable
 from experiments.solver_comparison import instances
@@ -38,6 +36,3 @@ def run(config: DictConfig) -> dict[str, float]:
         record.finish(None, summary)
     print(f"{len(sample)} instances of up to {max(sizes)} requests in {target}")
     return summary
-
-
-main = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="capture")(run)

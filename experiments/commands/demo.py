@@ -6,14 +6,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import hydra
 import polars as pl
 from hydra.core.hydra_config import HydraConfig
 
 from andes_opt.metrics import summarise
 from experiments.analysis import figures
 from experiments.analysis.markdown import markdown
-from experiments.configuration.compose import CONF_DIR, load_choice
+from experiments.configuration.compose import load_choice
 from experiments.configuration.errors import UsageError
 from experiments.runs.files import printable, write_atomically
 from experiments.runs.progress import jit_seconds
@@ -146,6 +145,3 @@ def run(config: DictConfig) -> dict[str, float]:
         f"({100 * jit.value / wall_s:.0f} %)."
     )
     return summary
-
-
-main = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="demo")(run)

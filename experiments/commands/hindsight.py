@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
 import numpy as np
 import polars as pl
 from hydra.core.hydra_config import HydraConfig
 
 from andes_opt.hindsight import HindsightBound, window_bound
 from experiments.analysis.markdown import markdown
-from experiments.configuration.compose import CONF_DIR, build, load_choice
+from experiments.configuration.compose import build, load_choice
 from experiments.configuration.errors import UsageError
 from experiments.runs.files import write_atomically
 from experiments.runs.progress import bar, jit_seconds
@@ -147,6 +146,3 @@ def _write_certificate(found: HindsightBound, path: Path) -> None:
             cells=found.cells,
         ),
     )
-
-
-main = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="hindsight")(run)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 
 from experiments.client.outcome import sentence
-from experiments.configuration.compose import CONF_DIR
 from experiments.live.engine import check_chosen
 from experiments.live.process import exit_on_signals
 from experiments.live.run import adapter_sentence, request_rate, run_columns, serve
@@ -37,6 +35,3 @@ def run(config: DictConfig) -> dict[str, float]:
         record.finish(rows, values)
     say(f"{sentence(values)} {adapter_sentence(values)}".rstrip(), folder)
     return values
-
-
-main = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="live")(run)

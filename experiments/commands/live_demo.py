@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
 import numpy as np
 import polars as pl
 from hydra.core.hydra_config import HydraConfig
 
 from experiments.analysis.markdown import markdown
 from experiments.client.outcome import nothing_completed
-from experiments.configuration.compose import CONF_DIR, build
+from experiments.configuration.compose import build
 from experiments.configuration.errors import UsageError, require
 from experiments.live.engine import only_engine
 from experiments.live.models import SmolLM2
@@ -285,6 +284,3 @@ def _columns(config: DictConfig, name: str, overrides: Sequence[str]) -> dict[st
     }
     choices = HydraConfig.get().runtime.choices
     return columns_of(config, choices, "live-demo", served_by, overrides)
-
-
-main = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="live-demo")(run)

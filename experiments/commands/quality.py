@@ -6,13 +6,11 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 
 from andes_opt.checks import non_negative, whole
 from experiments.analysis import figures
 from experiments.analysis.markdown import markdown
-from experiments.configuration.compose import CONF_DIR
 from experiments.runs.files import ROWS, write_atomically
 from experiments.runs.progress import jit_seconds
 from experiments.runs.records import recorded_run
@@ -68,6 +66,3 @@ def run(config: DictConfig) -> dict[str, float]:
         record.finish(rows, summary)
     say(markdown(shown, TABLE_DECIMALS), folder)
     return summary
-
-
-main = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="quality")(run)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Command:
     """
-    A command: its line in the help, and the module whose ``main`` runs it.
+    A command: its line in the help, and its module.
 
-    ``hydra`` tells apart commands with a configuration file and overrides from plain
-    ones, whose ``main`` takes the list of arguments.
+    ``hydra`` tells apart commands with a configuration file, whose ``run`` takes the
+    configuration, from plain ones, whose ``main`` takes the list of arguments.
     """
 
     help: str

@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import hydra
 import numpy as np
 import polars as pl
 from hydra.core.hydra_config import HydraConfig
 
 from andes_opt.metrics import summarise
 from andes_opt.simulator import TIMELINE_COLUMNS
-from experiments.configuration.compose import CONF_DIR
 from experiments.runs.files import TIMELINE, TOKENS, write_atomically
 from experiments.runs.progress import jit_seconds
 from experiments.runs.records import recorded_run
@@ -63,6 +61,3 @@ def _sentence(summary: dict[str, float]) -> str:
         f"{summary['preemptions_per_request']:.2f} preemptions per request; "
         f"{summary['rejected']:.0f} rejected."
     )
-
-
-main = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="simulate")(run)

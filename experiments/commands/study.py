@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-import hydra
-
 from experiments.configuration.compose import CONF_DIR
 from experiments.configuration.errors import UsageError, not_understood
 from experiments.configuration.experiment import experiments, studies
@@ -105,8 +103,7 @@ def _make(command: str, name: str, arguments: Sequence[str], meaning: str) -> No
     # Beside the other overrides: Hydra's parser takes none before an option and some after it.
     first = arguments.index(options.overrides[0]) if options.overrides else len(arguments)
     words = [*arguments[:first], *words, *arguments[first:]]
-    wrap = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=command)
-    run_by_hydra(command, words, lambda: wrap(run))
+    run_by_hydra(command, words, lambda: run)
 
 
 @resumable

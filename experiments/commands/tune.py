@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
 import polars as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from experiments.analysis.markdown import markdown
 from experiments.analysis.statistics import DIFFERENCE, against, as_rows, over_seeds
-from experiments.configuration.compose import CONF_DIR, build, load_choice
+from experiments.configuration.compose import build, load_choice
 from experiments.configuration.errors import UsageError, not_understood, unknown_key
 from experiments.runs.cells import Cell, finish, processes_of
 from experiments.runs.files import printable, write_atomically
@@ -380,6 +379,3 @@ def _text(
             f"andes-opt simulate --config-dir {place} experiment=tuned",
         ]
     )
-
-
-main = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="tune")(run)

@@ -12,12 +12,14 @@ from experiments.configuration.launchers import lost_process
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from omegaconf import DictConfig
+
 #: Set to 1 by a user who wants tracebacks; while Hydra runs, by this module.
 TRACEBACKS = "HYDRA_FULL_ERROR"
 
 
 def run_by_hydra(
-    command: str, arguments: Sequence[str], load_main: Callable[[], Callable[[], object]]
+    command: str, arguments: Sequence[str], load_run: Callable[[], Callable[[DictConfig], object]]
 ) -> None:
     """
     Check the arguments, then let Hydra compose the configuration and run.
@@ -28,8 +30,8 @@ def run_by_hydra(
         The command whose configuration file is composed.
     arguments
         Its overrides, and Hydra's own options.
-    load_main
-        Imports and returns what ``hydra.main`` made.
+    load_run
+        Imports and returns what makes a run of a configuration.
 
     Raises
     ------
@@ -38,7 +40,9 @@ def run_by_hydra(
     RunsFailed
         If the process of a run died.
     """
-    from experiments.configuration.compose import own_classes
+    import hydra
+
+    from experiments.configuration.compose import CONF_DIR, own_classes
     from experiments.configuration.overrides import check_overrides, multirun_first
 
     words = multirun_first(own_classes(command, arguments))
@@ -48,7 +52,8 @@ def run_by_hydra(
     # Hydra prints errors itself, in many lines, unless this asks it to raise them.
     os.environ[TRACEBACKS] = "1"
     try:
-        load_main()()
+        wrap = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=command)
+        wrap(load_run())()
     except Exception as error:
         if not lost_process(error):
             raise
