@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from andes_opt.families import make
-from solvers._exact.batch import SLACK
 from solvers._exact.step import Workspace, solve_step
+from solvers._exact.worth import SLACK
 
 if TYPE_CHECKING:
     from andes_opt.instance import Instance
@@ -21,7 +21,7 @@ class Exact:
     1000 requests and all batch sizes. Lagrangian prices of memory and slots bound every
     batch size (:mod:`solvers.prices`) and rule out most of them in ranges
     (:mod:`solvers._exact.sweep`); the few left are settled by a search over the requests
-    that the prices leave undecided (:mod:`solvers._exact.batch`). Its limits: knapsacks made
+    that the prices leave undecided (:mod:`solvers._exact.search`). Its limits: knapsacks made
     to be hard (hundreds of requests of equal density whose weights can't fill the memory)
     may take seconds and up to 500 MB; and if weights are so large that a sum of them times
     the number of requests exceeds 2**61, batch sizes that bounds alone can't settle stay

@@ -15,18 +15,18 @@ linear, so intersecting the best line on either side ends at the minimum.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from andes_opt.compilation import jit
 from andes_opt.snapshot import Action
-from solvers.prices import kth_largest
+from solvers._exact.problem import UNIT_ROUNDOFF
+from solvers._exact.selection import slot_price_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_UNIT_ROUNDOFF = 2.0**-53
 _MAX_ROUNDS = 60
 _WAIT, _SERVE, _HOLD = int(Action.WAIT), int(Action.SERVE), int(Action.HOLD)
 #: Moves of each direction that an exchange looks at.
@@ -71,6 +71,15 @@ class ThreeWayStep:
         return float(self.serve_gains[served].sum() + self.hold_gains[held].sum())
 
 
+class _Choices(NamedTuple):
+    """What requests may choose, for compiled code: gains and KV tokens of both choices, (n,)."""
+
+    serve_gains: NDArray[np.float64]
+    hold_gains: NDArray[np.float64]
+    serve_weights: NDArray[np.float64]
+    hold_weights: NDArray[np.float64]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Prices:
     """
@@ -106,11 +115,14 @@ def find_prices(step: ThreeWayStep) -> Prices:
     light = np.empty(step.serve_gains.size, dtype=np.int8)
     heavy = np.empty_like(light)
     # Copies, because compiled code tells read-only arrays from others.
-    bound, memory_price, slot_price = _search(
+    choices = _Choices(
         np.array(step.serve_gains),
         np.array(step.hold_gains),
         step.serve_weights.astype(np.float64),
         step.hold_weights.astype(np.float64),
+    )
+    bound, memory_price, slot_price = _search(
+        choices,
         float(step.capacity),
         step.slots,
         light,
@@ -180,10 +192,7 @@ def repair(
 
 @jit
 def _search(
-    serve_gains: NDArray[np.float64],
-    hold_gains: NDArray[np.float64],
-    serve_weights: NDArray[np.float64],
-    hold_weights: NDArray[np.float64],
+    choices: _Choices,
     capacity: float,
     slots: int,
     light: NDArray[np.int8],
@@ -192,20 +201,17 @@ def _search(
     work: NDArray[np.float64],
 ) -> tuple[float, float, float]:
     """Bound, memory price, slot price; fills ``light`` and ``heavy``, the rest is scratch."""
-    n = serve_gains.size
-    slot_price, low_value, low_used = _choose(
-        serve_gains, hold_gains, serve_weights, hold_weights, slots, 0.0, heavy, work
-    )
-    best_bound = _bound(
-        serve_gains, hold_gains, serve_weights, hold_weights, capacity, slots, 0.0, slot_price
-    )
+    n = light.size
+    slot_price, low_value, low_used = _choose(choices, slots, 0.0, heavy, work)
+    best_bound = _bound(choices, capacity, slots, 0.0, slot_price)
     best_price, best_slot_price = 0.0, slot_price
     memory_binds = low_used > capacity
     # No gain per token exceeds `high`, so that nobody need be chosen there.
     low, high, high_value, high_used = 0.0, 0.0, 0.0, 0.0
     for i in range(n):
         light[i] = _WAIT if memory_binds else heavy[i]
-        high = max(high, serve_gains[i] / serve_weights[i], hold_gains[i] / hold_weights[i])
+        serve_density = choices.serve_gains[i] / choices.serve_weights[i]
+        high = max(high, serve_density, choices.hold_gains[i] / choices.hold_weights[i])
 
     rounds = 0
     while memory_binds and rounds < _MAX_ROUNDS:
@@ -213,12 +219,8 @@ def _search(
         price = (low_value - high_value) / (low_used - high_used)
         if not low < price < high:
             break
-        slot_price, value, used = _choose(
-            serve_gains, hold_gains, serve_weights, hold_weights, slots, price, action, work
-        )
-        bound = _bound(
-            serve_gains, hold_gains, serve_weights, hold_weights, capacity, slots, price, slot_price
-        )
+        slot_price, value, used = _choose(choices, slots, price, action, work)
+        bound = _bound(choices, capacity, slots, price, slot_price)
         if bound < best_bound:
             best_bound, best_price, best_slot_price = bound, price, slot_price
         # No bound lies below the lines through both ends; where they meet, it is reached.
@@ -237,16 +239,14 @@ def _search(
 
 @jit
 def _choose(
-    serve_gains: NDArray[np.float64],
-    hold_gains: NDArray[np.float64],
-    serve_weights: NDArray[np.float64],
-    hold_weights: NDArray[np.float64],
+    choices: _Choices,
     slots: int,
     price: float,
     action: NDArray[np.int8],
     work: NDArray[np.float64],
 ) -> tuple[float, float, float]:
     """What requests choose at a memory price, into ``action``; slot price, value, KV tokens."""
+    serve_gains, hold_gains, serve_weights, hold_weights = choices
     n = serve_gains.size
     preference, scratch = work[0], work[1]
     largest = 0.0
@@ -256,12 +256,7 @@ def _choose(
         preference[i] = serve_gains[i] - price * serve_weights[i] - max(0.0, held)
         scratch[i] = preference[i]
         largest = max(largest, preference[i])
-    slot_price = 0.0
-    if slots == 0:
-        slot_price = largest
-    elif slots < n:
-        slot_price = max(0.0, kth_largest(scratch, n, slots, work[2]))
-
+    slot_price = slot_price_of(scratch, largest, n, slots, False, work[2])
     left = slots
     for i in range(n):
         if preference[i] > slot_price:
@@ -286,16 +281,14 @@ def _choose(
 
 @jit
 def _bound(
-    serve_gains: NDArray[np.float64],
-    hold_gains: NDArray[np.float64],
-    serve_weights: NDArray[np.float64],
-    hold_weights: NDArray[np.float64],
+    choices: _Choices,
     capacity: float,
     slots: int,
     memory_price: float,
     slot_price: float,
 ) -> float:
     """What prices prove, with an allowance for every rounding on the way."""
+    serve_gains, hold_gains, serve_weights, hold_weights = choices
     n = serve_gains.size
     base = memory_price * capacity + slot_price * slots
     total = 0.0
@@ -309,7 +302,7 @@ def _bound(
         elif held > 0.0:
             total += held
             size += abs(hold_gains[i]) + memory_price * hold_weights[i]
-    return base + total + _UNIT_ROUNDOFF * (n + 8) * size
+    return base + total + UNIT_ROUNDOFF * (n + 8) * size
 
 
 def _moves(

@@ -17,6 +17,10 @@ inner = compilation.inner(error_model="numpy")
 #: As `inner`, for sums whose order may change: their loops become SIMD code.
 inner_sums = inner(fastmath={"reassoc", "nsz"})
 
+#: For a piece of another function: Numba pastes it into its callers, which takes less time than
+#: to link and optimise a large function again with each function that calls it.
+part = compilation.jit(inline="always")
+
 #: For a literal that is an argument, or the start of a counter that becomes one: for each
 #: value of a literal Numba compiles the called function again.
 as_int = cast("Callable[[int], int]", np.int64)

@@ -12,84 +12,75 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from andes_opt.compilation import jit
+from solvers._exact.core import core_of, first_sight
 from solvers._exact.jit import inner
-from solvers._exact.lists import copy_plan
+from solvers._exact.problem import copy_plan, plan_value
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from solvers._exact.lists import Core
+    from solvers._exact.problem import Dual, Knapsack
 
 
 @inner
-def round_and_swap(
-    g: NDArray[np.float64],
-    weights: NDArray[np.float64],
-    capacity: float,
-    slots: int,
-    exactly: bool,
-    core: Core,
-    chosen: NDArray[np.bool_],
-) -> float:
+def round_and_swap(knapsack: Knapsack, dual: Dual, chosen: NDArray[np.bool_]) -> float:
     """
     Round the prices' preferences to a feasible plan.
 
     Parameters
     ----------
-    g, weights, capacity, slots, exactly
-        The knapsack at one batch size.
-    core
-        The requests near the margin; what is outside stays as the base has it.
+    knapsack, dual
+        The batch size and its prices.
     chosen
-        Receives the plan, (n,).
+        Receives the plan, (m,).
 
     Returns
     -------
     float
         The plan's value; -inf if rounding found none that is feasible.
     """
+    g, weights, _, _, exactly = knapsack
+    # What is outside the core stays as the base has it.
+    core = core_of(knapsack, dual, first_sight(knapsack, dual))
     copy_plan(core.base, chosen)
     count = core.indices.size
     free = float(core.free_weight)
     left = core.free_slots
-    reduced = np.empty(count)
+    lost = np.empty(count)
+    profits = np.empty(count)
+    item_weights = np.empty(count)
     for k in range(count):
         i = core.indices[k]
-        reduced[k] = g[i] - core.memory_price * weights[i] - core.slot_price
+        profits[k], item_weights[k] = g[i], weights[i]
+        lost[k] = -(g[i] - dual.memory_price * weights[i] - dual.slot_price)
         if chosen[i]:
-            chosen[i] = False
             free += weights[i]
             left += 1
     if free < 0.0 or left < 0:
         return -np.inf
 
     inside = np.zeros(count, np.bool_)
-    for k in np.argsort(-reduced):
-        i = core.indices[k]
-        if left > 0 and weights[i] <= free and (exactly or g[i] > 0.0):
+    for k in np.argsort(lost):
+        if left > 0 and item_weights[k] <= free and (exactly or profits[k] > 0.0):
             inside[k] = True
-            free -= weights[i]
+            free -= item_weights[k]
             left -= 1
     if exactly and left > 0:
         # The lightest of the others, whatever they cost.
         for k in core.by_weight:
-            i = core.indices[k]
-            if left > 0 and not inside[k] and weights[i] <= free:
+            if left > 0 and not inside[k] and item_weights[k] <= free:
                 inside[k] = True
-                free -= weights[i]
+                free -= item_weights[k]
                 left -= 1
         if left > 0:
             return -np.inf
-    leaves, enters = best_swap(g[core.indices], weights[core.indices], inside, free)
+    leaves, enters = best_swap(profits, item_weights, inside, free)
     if enters >= 0:
         inside[leaves] = False
         inside[enters] = True
     for k in range(count):
         chosen[core.indices[k]] = inside[k]
-    value = 0.0
-    for i in range(g.size):
-        value += g[i] if chosen[i] else 0.0
-    return value
+    return plan_value(g, chosen)
 
 
 @jit(error_model="numpy")

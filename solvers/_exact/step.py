@@ -12,11 +12,22 @@ from andes_opt.compilation import jit
 from andes_opt.formulation import most_that_fit
 from andes_opt.gains import CONSTANT, COSTED, FORECAST, compiled
 from andes_opt.plan import make_plan, no_solution
-from solvers._exact.batch import Effort
-from solvers._exact.jit import inner
+from andes_opt.request_state import records
+from solvers._exact.jit import as_int, part
 from solvers._exact.lists import new_lists
-from solvers._exact.peak import Model, Step, gains_into
-from solvers._exact.sweep import sweep_all, sweep_outwards
+from solvers._exact.problem import (
+    Best,
+    Counts,
+    Effort,
+    Model,
+    Scratch,
+    Step,
+    Sweep,
+    knapsack_at,
+    plan_value,
+)
+from solvers._exact.sweep import sweep_best_first, sweep_outwards
+from solvers._exact.worth import cutoff
 from solvers.clock import now_s
 
 if TYPE_CHECKING:
@@ -35,8 +46,6 @@ _EXACT_SUMS = 2**53
 
 #: Gain models whose rate is the token rate of andes_opt.gains.
 _RATED = (FORECAST, COSTED)
-
-_STATISTICS = ("batch_sizes_examined", "searched", "states", "deepened", "priced", "jumps")
 
 
 class Workspace:
@@ -113,9 +122,9 @@ def solve_step(
     if kind == CONSTANT and not instance.exactly:
         # Nothing depends on the batch size: the largest allows all that others allow.
         first = last
-    statistics = np.zeros(len(_STATISTICS), dtype=np.int64)
+    counts, best = records(Counts, 1)[0], records(Best, 1)[0]
     built = time.perf_counter()
-    value, batch_size, bound, price, serve, workspace.lists = _optimise(
+    serve, bound, workspace.lists = _optimise(
         kind,
         params,
         scalars,
@@ -131,13 +140,15 @@ def solve_step(
         workspace.last_price if warm_start else -1.0,
         search,
         gap,
+        best,
         workspace.lists,
-        Effort(deadline_s, workspace.clock, statistics),
+        Effort(deadline_s, workspace.clock, counts),
     )
-    if not math.isfinite(value):
+    if not math.isfinite(best["value"]):
         raise ValueError("the gain model returned NaN or infinity.")
+    batch_size = int(best["batch_size"])
     if warm_start:
-        workspace.last_batch, workspace.last_price = batch_size, price
+        workspace.last_batch, workspace.last_price = batch_size, float(best["memory_price"])
     if workspace.lists.keys.shape[1] > _MOST_ROOM_KEPT:
         workspace.lists = new_lists(_ROOM)
     if n and int(instance.weights.max()) > _EXACT_SUMS // n:
@@ -149,7 +160,7 @@ def solve_step(
         bound=bound,
         build_s=built - started,
         solve_s=time.perf_counter() - built,
-        info=dict(zip(_STATISTICS, statistics.tolist(), strict=True)),
+        info=dict(zip(counts.dtype.names, counts.item(), strict=True)),
     )
 
 
@@ -184,67 +195,58 @@ def _optimise(
     start_price: float,
     search: bool,
     gap: float,
+    best: Best,
     lists: Lists,
     effort: Effort,
-) -> tuple[float, int, float, float, NDArray[np.bool_], Lists]:
-    """Leave out what can't fit, round the capacity, find an incumbent, and sweep."""
-    n = weights.size
-    index = np.empty(n, np.int64)
-    size = np.empty(n)
+) -> tuple[NDArray[np.bool_], float, Lists]:
+    """Leave out what can't fit, find an incumbent, and sweep: plan (n,), bound, and lists."""
+    serve = np.zeros(weights.size, np.bool_)
+    best.batch_size = first
+    best.memory_price = -1.0
+    best.settled = -np.inf
+    requests, light, common = _that_fit(weights, capacity)
+    m = requests.size
+    if m == 0 or last == 0:
+        return serve, 0.0, lists
+
+    model = Model(kind, params, scalars, concave, requests, np.empty(weights.size), as_int(1))
+    # Sums of weights are multiples of their common divisor (a block, say).
+    whole = float(capacity // common * common)
+    step = Step(light, whole, most, first, last, exactly, monotone)
+    scratch = Scratch(np.empty(m), np.empty(m), np.empty((5, m)), np.zeros(m, np.bool_))
+    sweep = Sweep(model, step, search, gap, best, np.zeros(m, np.bool_), scratch, effort)
+    if exactly and first > 0:
+        # The lightest requests fit if any do.
+        order = np.argsort(step.weights)
+        for k in range(first):
+            sweep.serve[order[k]] = True
+        lightest = knapsack_at(model, step, first, scratch.gains)
+        best.value = plan_value(lightest.gains, sweep.serve)
+    if monotone:
+        lists = sweep_outwards(sweep, start_batch, start_price, lists)
+    else:
+        lists = sweep_best_first(sweep, start_price, lists)
+    for k in range(m):
+        serve[requests[k]] = sweep.serve[k]
+    return serve, max(best.settled, cutoff(sweep)), lists
+
+
+@part
+def _that_fit(
+    weights: NDArray[np.int64], capacity: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64], int]:
+    """The requests that fit at all, their weights, and the weights' common divisor."""
+    requests = np.empty(weights.size, np.int64)
+    light = np.empty(weights.size)
     m = 0
     common = 0
-    for i in range(n):
+    for i in range(weights.size):
         if weights[i] <= capacity:
-            index[m] = i
-            size[m] = weights[i]
+            requests[m] = i
+            light[m] = weights[i]
             m += 1
             a, b = common, weights[i]
             while b > 0 and common != 1:
                 a, b = b, a % b
             common = a if common != 1 else 1
-    serve = np.zeros(n, np.bool_)
-    if m == 0 or last == 0:
-        return 0.0, first, 0.0, -1.0, serve, lists
-
-    # Sums of weights are multiples of their common divisor (a block, say).
-    capacity = capacity // common * common
-    model = Model(kind, params, scalars, index[:m], np.empty(n))
-    step = Step(size[:m], float(capacity), most, first, last, exactly)
-    value = 0.0
-    chosen = np.zeros(m, np.bool_)
-    if exactly and first > 0:
-        # The lightest requests fit if any do.
-        chosen[np.argsort(step.weights)[:first]] = True
-        value = _value_of(model, first, chosen)
-    if monotone:
-        value, batch_size, bound, price, lists = sweep_outwards(
-            model,
-            step,
-            concave,
-            start_batch,
-            start_price,
-            search,
-            gap,
-            chosen,
-            first,
-            value,
-            lists,
-            effort,
-        )
-    else:
-        value, batch_size, bound, price, lists = sweep_all(
-            model, step, start_price, search, gap, chosen, first, value, lists, effort
-        )
-    for k in range(m):
-        serve[index[k]] = chosen[k]
-    return value, batch_size, bound, price, serve, lists
-
-
-@inner
-def _value_of(model: Model, batch: int, chosen: NDArray[np.bool_]) -> float:
-    g = np.empty(chosen.size)
-    gains_into(model, batch, g)
-    value = 0.0
-    for i in range(chosen.size):
-        value += g[i] if chosen[i] else 0.0
-    return value
+    return requests[:m], light[:m], common

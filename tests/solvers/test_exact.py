@@ -15,7 +15,7 @@ from andes_opt import families
 from andes_opt.gains import CONSTANT, FormulaGains
 from andes_opt.instance import GainTable, Instance
 from andes_opt.plan import Status, verify
-from solvers._exact.batch import common_unit
+from solvers._exact.worth import common_unit
 from solvers.exact import Exact, warm_up
 
 
