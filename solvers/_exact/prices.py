@@ -29,9 +29,9 @@ _DWARFS = 1e3
 class Undecided(NamedTuple):
     """Requests that the prices tried so far may choose or not, and what is left for them."""
 
-    gains: NDArray[np.float64]  # the first ``count`` entries, as in weights
+    gains: NDArray[np.float64]  # the first ``num_requests`` entries, as in weights
     weights: NDArray[np.float64]
-    count: int
+    num_requests: int
     slots: int
     fixed_value: float  # of the requests that are chosen whatever the price
     fixed_weight: float
@@ -147,7 +147,7 @@ def update_prices(
         low_slot = max(0.0, low_slot)
     everyone = Undecided(knapsack.gains, knapsack.weights, n, knapsack.slots, 0.0, 0.0)
     rest = _undecided_between(everyone, low, high, low_slot, high_slot, work)
-    if 0 <= rest.slots <= rest.count and rest.count < n:
+    if 0 <= rest.slots <= rest.num_requests and rest.num_requests < n:
         price, slot = _search(knapsack, rest, guess.memory_price, high, as_bool(False), work)
         # A price at the upper end means that the walk was stopped there.
         if low <= price < high and low_slot <= slot <= high_slot:
@@ -243,7 +243,7 @@ def _between(low: float, meet: float, high: float, side: int) -> float:
 @part
 def _choose(rest: Undecided, exactly: bool, price: float, work: NDArray[np.float64]) -> End:
     """What is chosen at a memory price, with the best slot price there."""
-    g, w, count = rest.gains, rest.weights, rest.count
+    g, w, count = rest.gains, rest.weights, rest.num_requests
     if count == 0:
         return End(price, 0.0, rest.fixed_value, rest.fixed_weight)
     scores, scratch = work[2], work[3]
@@ -292,7 +292,7 @@ def _undecided_between(
     slots = rest.slots
     fixed_value, fixed_weight = rest.fixed_value, rest.fixed_weight
     kept = as_int(0)
-    for i in range(rest.count):
+    for i in range(rest.num_requests):
         gain, weight = rest.gains[i], rest.weights[i]
         always = gain - high * weight > high_slot
         never = gain - low * weight < low_slot
