@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
 import sys
 import tracemalloc
 
@@ -476,6 +478,33 @@ def test_round_robin_takes_turns() -> None:
     )
     result = simulate(requests, make_engine(max_batch=1), RoundRobin(quantum_tokens=10))
     assert result.preemptions.tolist() == [3, 3]
+
+
+def test_without_compilation_the_results_are_the_same() -> None:
+    """With NUMBA_DISABLE_JIT the loop runs as plain Python, to the same last bit (broken once)."""
+    script = """
+import numpy as np
+from andes_opt.engine import EngineProfile
+from andes_opt.latency import LatencyModel
+from andes_opt.policy.round_robin import RoundRobin
+from andes_opt.simulator import simulate
+from andes_opt.workload import Poisson
+
+engine = EngineProfile("tiny", LatencyModel(0.02, 1e-3, 1e-6, 1e-4), capacity_tokens=3000)
+result = simulate(Poisson(rate=5.0, requests=12).generate(1), engine, RoundRobin(20))
+print(result.iterations, result.preemptions.sum(), result.qoe_window.sum().hex())
+"""
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "NUMBA_DISABLE_JIT": switch},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for switch in ("0", "1")
+    }
+    assert len(outputs) == 1
 
 
 def test_memory_is_a_fixed_number_of_bytes_per_request() -> None:
