@@ -16,7 +16,7 @@ from tests.experiments.report.runs_by_hand import write_everything
 pytestmark = pytest.mark.browser
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-SECTIONS = 6
+SECTIONS = 5
 
 #: Uses the page as a reader would, and leaves what happened on the root element.
 USER = """
@@ -97,7 +97,7 @@ def page(tmp_path_factory):
 
 
 def test_all_plots_are_drawn_and_can_be_used(page, tmp_path):
-    """No error, six plots; a switch hides a policy everywhere, a menu changes the rate."""
+    """No error, five plots; a switch hides a policy everywhere, a menu changes the rate."""
     copy = page.with_name("used.html")
     copy.write_text(page.read_text().replace("</body>", f"{USER}</body>"))
     document, console = open_page(copy, tmp_path)
