@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from solvers.packing import SKIP, pack_at_most, pack_exactly
+from solvers.packing import SKIP, pack_in_order
 from solvers.sweep import Outcome, sweep
 
 if TYPE_CHECKING:
@@ -229,30 +229,15 @@ def rounded(knapsack: Knapsack, values: NDArray[np.float64]) -> NDArray[np.bool_
     density = knapsack.profits / knapsack.weights
     order = np.lexsort((-density, -values))
     chosen = np.zeros(knapsack.size, dtype=np.bool_)
-    if knapsack.exactly:
-        by_weight = np.argsort(knapsack.weights, kind="stable")
-        rank = np.empty_like(by_weight)
-        rank[by_weight] = np.arange(knapsack.size)
-        pack_exactly(
-            order,
-            knapsack.profits,
-            knapsack.weights,
-            by_weight,
-            rank,
-            knapsack.capacity,
-            knapsack.slots,
-            SKIP,
-            chosen,
-        )
-    else:
-        pack_at_most(
-            order,
-            knapsack.profits,
-            knapsack.weights,
-            int(knapsack.weights.min()),
-            knapsack.capacity,
-            knapsack.slots,
-            SKIP,
-            chosen,
-        )
+    pack_in_order(
+        order,
+        knapsack.profits,
+        knapsack.weights,
+        np.argsort(knapsack.weights, kind="stable"),
+        knapsack.capacity,
+        knapsack.slots,
+        knapsack.exactly,
+        SKIP,
+        chosen,
+    )
     return chosen

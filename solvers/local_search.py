@@ -11,7 +11,7 @@ import numpy as np
 from andes_opt import checks
 from andes_opt.compilation import jit
 from andes_opt.plan import make_plan, no_solution
-from solvers.packing import SKIP, pack_all_batches, pack_at_most, pack_exactly, repair_order
+from solvers.packing import SKIP, pack_all_batches, pack_in_order, repair_order
 from solvers.sweep import best_size, upper_bound
 
 if TYPE_CHECKING:
@@ -77,7 +77,6 @@ class LocalSearch:
         serve, batch_size, value = packing.serve, packing.batch_size, packing.value
 
         by_weight = np.argsort(instance.weights, kind="stable")
-        rank = np.argsort(by_weight)
         generator = np.random.default_rng(self.seed)
         first, last = packing.first, packing.first + packing.values.size - 1
         step = max(1, -(-packing.values.size // self.starts))
@@ -89,7 +88,7 @@ class LocalSearch:
             # A copy, because compiled code is compiled again for read-only arrays.
             gains = np.array(instance.gains_at(size))
             kicks = generator.integers(0, instance.num_requests, (self.kicks, 2))
-            found, moved = _search(instance, gains, by_weight, rank, size, kicks)
+            found, moved = _search(instance, gains, by_weight, size, kicks)
             moves += moved
             found_size, found_value = best_size(instance, found, size, gains)
             if found_value > value:
@@ -118,7 +117,6 @@ def _search(
     instance: Instance,
     gains: NDArray[np.float64],
     by_weight: NDArray[np.int64],
-    rank: NDArray[np.int64],
     slots: int,
     kicks: NDArray[np.int64],
 ) -> tuple[NDArray[np.bool_], int]:
@@ -127,10 +125,7 @@ def _search(
     order = np.arange(gains.size)
     repair_order(order, gains / weights)
     inside = np.empty(gains.size, dtype=np.bool_)
-    if exactly:
-        pack_exactly(order, gains, weights, by_weight, rank, capacity, slots, SKIP, inside)
-    else:
-        pack_at_most(order, gains, weights, weights[by_weight[0]], capacity, slots, SKIP, inside)
+    pack_in_order(order, gains, weights, by_weight, capacity, slots, exactly, SKIP, inside)
     moves = _descend(gains, weights, by_weight, capacity, slots, exactly, inside)
     best, best_value = inside.copy(), gains[inside].sum()
     for forced, out in kicks:

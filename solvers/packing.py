@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from andes_opt.compilation import jit
+from andes_opt.compilation import inner, jit
 from andes_opt.formulation import most_that_fit
 from andes_opt.gains import compiled, fill_gains
 from andes_opt.plan import make_plan, no_solution
@@ -208,8 +208,6 @@ def _pack_range(
     gains = np.empty(n)
     key = np.empty(n)
     inside = np.empty(n, dtype=np.bool_)
-    rank = np.empty(n, dtype=np.int64)
-    rank[by_weight] = np.arange(n)
     weight_in_key = weights**weight_power
 
     for row in range(values.size):
@@ -218,17 +216,12 @@ def _pack_range(
         for i in range(n):
             key[i] = gains[i] / weight_in_key[i]
         repair_order(order, key)
-        if exactly:
-            packed_value = pack_exactly(
-                order, gains, weights, by_weight, rank, capacity, batch, rule, inside
-            )
-        else:
-            packed_value = pack_at_most(
-                order, gains, weights, weights[by_weight[0]], capacity, batch, rule, inside
-            )
-        values[row] = packed_value
-        if packed_value > value:
-            batch_size, value = batch, packed_value
+        packed = pack_in_order(
+            order, gains, weights, by_weight, capacity, batch, exactly, rule, inside
+        )
+        values[row] = packed
+        if packed > value:
+            batch_size, value = batch, packed
             serve[:] = inside
     return batch_size, value
 
@@ -284,35 +277,56 @@ def _insert(order: NDArray[np.int64], keys: NDArray[np.float64], gap: int, moves
 
 
 @jit
-def pack_at_most(
+def pack_in_order(
     order: NDArray[np.int64],
     gains: NDArray[np.float64],
     weights: NDArray[np.int64],
-    lightest: int,
+    by_weight: NDArray[np.int64],
     capacity: int,
     slots: int,
+    exactly: bool,
     rule: int,
     inside: NDArray[np.bool_],
 ) -> float:
     """
-    Take requests with a positive gain in the given order; return the value packed.
+    Take requests in the given order; return the value packed.
 
     Parameters
     ----------
     order
-        Requests in the order they are tried, (n,); those without a positive gain last.
+        Requests in the order they are tried, (n,), n > 0; unless ``exactly``, those without a
+        positive gain last: they are left out.
     gains, weights
         (n,).
-    lightest
-        The smallest weight: with less memory than that free, nothing fits any more.
+    by_weight
+        The requests from lightest to heaviest, (n,).
     capacity, slots
         KV tokens and slots there are.
+    exactly
+        Whether to fill all slots; the ``slots`` lightest must fit then.
     rule
         STOP, SKIP or SKIP_UNTIL_FULL.
     inside
         Receives the selection, (n,).
     """
     inside[:] = False
+    if exactly:
+        return _pack_exactly(order, gains, weights, by_weight, capacity, slots, rule, inside)
+    return _pack_at_most(order, gains, weights, by_weight, capacity, slots, rule, inside)
+
+
+@inner
+def _pack_at_most(
+    order: NDArray[np.int64],
+    gains: NDArray[np.float64],
+    weights: NDArray[np.int64],
+    by_weight: NDArray[np.int64],
+    capacity: int,
+    slots: int,
+    rule: int,
+    inside: NDArray[np.bool_],
+) -> float:
+    lightest = weights[by_weight[0]]  # with less memory than that free, nothing fits any more
     free = capacity
     left = slots
     value = 0.0
@@ -330,43 +344,26 @@ def pack_at_most(
     return value
 
 
-@jit
-def pack_exactly(
+@inner
+def _pack_exactly(
     order: NDArray[np.int64],
     gains: NDArray[np.float64],
     weights: NDArray[np.int64],
     by_weight: NDArray[np.int64],
-    rank: NDArray[np.int64],
     capacity: int,
     slots: int,
     rule: int,
     inside: NDArray[np.bool_],
 ) -> float:
-    """
-    Take exactly ``slots`` requests in the given order; return the value packed.
-
-    Parameters
-    ----------
-    order
-        Requests in the order they are tried, (n,).
-    gains, weights
-        (n,).
-    by_weight, rank
-        The requests from lightest to heaviest, (n,), and the position of each in it, (n,).
-    capacity, slots
-        KV tokens there are, and requests to take; the ``slots`` lightest must fit.
-    rule
-        STOP, SKIP or SKIP_UNTIL_FULL.
-    inside
-        Receives the selection, (n,).
-    """
-    inside[:] = False
     # Reserved for the open slots: by_weight[:edge] as far as not inside already. `planned`
     # is the memory of taken and reserved requests together; it never exceeds capacity.
+    rank = np.empty(by_weight.size, dtype=np.int64)  # position of each request in by_weight
     edge = slots
     planned = 0
-    for position in range(slots):
-        planned += weights[by_weight[position]]
+    for position in range(by_weight.size):
+        i = by_weight[position]
+        rank[i] = position
+        planned += weights[i] if position < edge else 0
     used = 0
     open_slots = slots
     for i in order:

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from andes_opt.gains import token_rate
 from solvers._exact.jit import as_bool, inner, inner_sums, part
 from solvers._exact.prices import evaluate_prices
-from solvers._exact.problem import UNIT_ROUNDOFF, Dual, Knapsack, gains_into
-from solvers._exact.worth import cutoff
+from solvers._exact.problem import UNIT_ROUNDOFF, Knapsack, gains_into
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from solvers._exact.problem import Sweep
+    from solvers._exact.problem import Counts, Dual, Model, Step
 
 
 class Line(NamedTuple):
@@ -34,14 +33,40 @@ class Line(NamedTuple):
 
 
 @inner
-def jump(sweep: Sweep, here: Knapsack, batch: int, end: int, dual: Dual, stride: int) -> int:
+def jump(
+    model: Model,
+    step: Step,
+    here: Knapsack,
+    batch: int,
+    end: int,
+    dual: Dual,
+    wanted: float,
+    stride: int,
+    neighbour: NDArray[np.float64],
+    counts: Counts,
+) -> int:
     """
     The next batch size towards ``end`` that the prices at hand do not rule out.
 
-    ``dual`` holds for the knapsack ``here``, at ``batch``; ``stride`` is the length of the
-    last jump.
+    Parameters
+    ----------
+    model, step
+        The instance.
+    here, batch
+        The knapsack at the batch size to start from.
+    end
+        The last batch size.
+    dual
+        Prices, and the bound that they prove here.
+    wanted
+        The cutoff: batch sizes with a bound up to it are ruled out.
+    stride
+        Length of the last jump.
+    neighbour
+        Scratch, (m,).
+    counts
+        What has been done.
     """
-    step = sweep.step
     direction = 1 if end > batch else -1
     near = batch + direction
     # What one pair of prices proves about "exactly B" it proves about "at most B" only if
@@ -52,11 +77,10 @@ def jump(sweep: Sweep, here: Knapsack, batch: int, end: int, dual: Dual, stride:
         if near == step.first:
             return near
 
-    wanted = cutoff(sweep)
-    line = _line_from(sweep, here, batch, direction)
+    line = _line_from(model, here, batch, direction, neighbour)
     bound = dual.bound
     if line.straight and bound > wanted:
-        bound = _bound_at(sweep, here, line, near, dual)
+        bound = _bound_at(model, here, line, near, dual, neighbour)
     if direction > 0:
         # Gains do not rise: where slots have no price, what is ruled out here is ruled out
         # for good; else only the price of more slots has to be added.
@@ -68,14 +92,14 @@ def jump(sweep: Sweep, here: Knapsack, batch: int, end: int, dual: Dual, stride:
     if line.straight and bound > wanted:
         return near
 
-    sweep.effort.counts.jumps += 1
+    counts.jumps += 1
     good, bad = batch, limit + direction  # ruled out, and not
     reach = max(1, 2 * stride)
     while abs(bad - good) > 1:
         trial = good + direction * reach
         if (trial - bad) * direction >= 0:
             trial = bad - direction if bad == limit + direction else (good + bad) // 2
-        if _bound_at(sweep, here, line, trial, dual) <= wanted:
+        if _bound_at(model, here, line, trial, dual, neighbour) <= wanted:
             good = trial
             if bad != limit + direction:
                 break
@@ -89,9 +113,10 @@ def jump(sweep: Sweep, here: Knapsack, batch: int, end: int, dual: Dual, stride:
 
 
 @part
-def _line_from(sweep: Sweep, here: Knapsack, batch: int, direction: int) -> Line:
-    """The lines through the gains here and one batch size back; ``neighbour`` gets the slopes."""
-    model, slopes = sweep.model, sweep.scratch.neighbour
+def _line_from(
+    model: Model, here: Knapsack, batch: int, direction: int, slopes: NDArray[np.float64]
+) -> Line:
+    """The lines through the gains here and one batch size back; ``slopes`` gets theirs."""
     near, behind = batch + direction, batch - direction
     if not model.concave:
         return Line(as_bool(False), near, 0.0, 0.0)
@@ -105,32 +130,46 @@ def _line_from(sweep: Sweep, here: Knapsack, batch: int, direction: int) -> Line
     return Line(as_bool(True), near, rate, abs(back - rate))
 
 
-@inner
-def _bound_at(sweep: Sweep, here: Knapsack, line: Line, far: int, dual: Dual) -> float:
+@part
+def _bound_at(
+    model: Model,
+    here: Knapsack,
+    line: Line,
+    far: int,
+    dual: Dual,
+    neighbour: NDArray[np.float64],
+) -> float:
     """
     A bound that rules out all batch sizes from the next to ``far`` if it rules out both.
 
-    A negative slot price makes the slots' term concave along the range: its largest is taken.
+    ``neighbour`` holds the lines' slopes, and is scratch where there are no lines. A negative
+    slot price makes the slots' term concave along the range: its largest is taken.
     """
-    gains, weights, capacity, _, exactly = here
-    neighbour = sweep.scratch.neighbour
     if line.straight:
         slots = far if dual.slot_price >= 0.0 else min(line.near, far)
-        knapsack = Knapsack(gains, weights, capacity, slots, exactly)
-        rate = token_rate(sweep.model.scalars, far)
-        return _extrapolated(knapsack, neighbour, rate - line.rate, line.unit, dual)
-    gains_into(sweep.model, far, neighbour)
+        move = token_rate(model.scalars, far) - line.rate
+        return _extrapolated(here, slots, neighbour, move, line.unit, dual)
+    gains_into(model, far, neighbour)
     slots = line.near if dual.slot_price >= 0.0 else far
-    knapsack = Knapsack(neighbour, weights, capacity, slots, exactly)
+    knapsack = Knapsack(neighbour, here.weights, here.capacity, slots, here.exactly)
     return evaluate_prices(knapsack, dual.memory_price, dual.slot_price)
 
 
 @inner_sums
 def _extrapolated(
-    knapsack: Knapsack, slopes: NDArray[np.float64], move: float, unit: float, dual: Dual
+    knapsack: Knapsack,
+    slots: int,
+    slopes: NDArray[np.float64],
+    move: float,
+    unit: float,
+    dual: Dual,
 ) -> float:
-    """The bound of prices after a move of the token rate; see evaluate_prices for rounding."""
-    g, weights, capacity, slots, _ = knapsack
+    """
+    The bound of prices after a move of the token rate, with other slots.
+
+    For the allowance for rounding see evaluate_prices.
+    """
+    g, weights, capacity, _, _ = knapsack
     memory_price, slot_price = dual.memory_price, dual.slot_price
     n = g.size
     profit = 0.0

@@ -27,10 +27,12 @@ _DWARFS = 1e3
 
 
 class Undecided(NamedTuple):
-    """Requests that the prices tried so far may choose or not, and what is left for them."""
+    """
+    Requests that the prices tried so far may choose or not, and what is left for them.
 
-    gains: NDArray[np.float64]  # the first ``num_requests`` entries, as in weights
-    weights: NDArray[np.float64]
+    Their gains and weights are the first entries of the rows 0 and 1 of the scratch.
+    """
+
     num_requests: int
     slots: int
     fixed_value: float  # of the requests that are chosen whatever the price
@@ -110,7 +112,7 @@ def find_prices(knapsack: Knapsack, start: float, work: NDArray[np.float64]) -> 
         limit = steepest
         if start > steepest:
             start = -1.0
-    everyone = Undecided(work[0], work[1], n, slots, 0.0, 0.0)
+    everyone = Undecided(n, slots, 0.0, 0.0)
     price, slot_price = _search(knapsack, everyone, max(start, 0.0), limit, not exactly, work)
     return Dual(evaluate_prices(knapsack, price, slot_price), price, slot_price)
 
@@ -145,8 +147,9 @@ def update_prices(
     low_slot, high_slot = guess.slot_price - slot_margin, guess.slot_price + slot_margin
     if not knapsack.exactly:
         low_slot = max(0.0, low_slot)
-    everyone = Undecided(knapsack.gains, knapsack.weights, n, knapsack.slots, 0.0, 0.0)
-    rest = _undecided_between(everyone, low, high, low_slot, high_slot, work)
+    g, w = knapsack.gains, knapsack.weights
+    everyone = Undecided(n, knapsack.slots, 0.0, 0.0)
+    rest = _undecided_between(everyone, g, w, low, high, low_slot, high_slot, work[0], work[1])
     if 0 <= rest.slots <= rest.num_requests and rest.num_requests < n:
         price, slot = _search(knapsack, rest, guess.memory_price, high, as_bool(False), work)
         # A price at the upper end means that the walk was stopped there.
@@ -171,6 +174,7 @@ def _search(
     request is chosen there.
     """
     capacity = knapsack.capacity
+    g, w, scores, scratch, spare = work[0], work[1], work[2], work[3], work[4]
     # At the low end the chosen set is too heavy; at the high one it fits.
     low = End(0.0, 0.0, 0.0, 0.0)
     high = End(limit, 0.0, rest.fixed_value, rest.fixed_weight)
@@ -183,7 +187,7 @@ def _search(
     if have_high:
         best_bound, best_price = high.value + limit * (capacity - high.weight), limit
     for _ in range(_MAX_ROUNDS):
-        here = _choose(rest, knapsack.exactly, price, work)
+        here = _choose(rest, g, w, knapsack.exactly, price, scores, scratch, spare)
         bound = here.value + price * (capacity - here.weight)
         tied = bound <= best_bound + 1e-14 * (abs(here.value) + price * abs(capacity - here.weight))
         if bound < best_bound or (tied and _FAR * price < best_price):
@@ -213,7 +217,7 @@ def _search(
             continue
         # Slot prices fall when the memory price rises.
         rest = _undecided_between(
-            rest, low.price, high.price, high.slot_price, low.slot_price, work
+            rest, g, w, low.price, high.price, high.slot_price, low.slot_price, g, w
         )
         meet = (low.value - high.value) / (low.weight - high.weight)
         expected = low.value + meet * (capacity - low.weight)
@@ -241,19 +245,27 @@ def _between(low: float, meet: float, high: float, side: int) -> float:
 
 
 @part
-def _choose(rest: Undecided, exactly: bool, price: float, work: NDArray[np.float64]) -> End:
+def _choose(
+    rest: Undecided,
+    g: NDArray[np.float64],
+    w: NDArray[np.float64],
+    exactly: bool,
+    price: float,
+    scores: NDArray[np.float64],
+    scratch: NDArray[np.float64],
+    spare: NDArray[np.float64],
+) -> End:
     """What is chosen at a memory price, with the best slot price there."""
-    g, w, count = rest.gains, rest.weights, rest.num_requests
+    count = rest.num_requests
     if count == 0:
         return End(price, 0.0, rest.fixed_value, rest.fixed_weight)
-    scores, scratch = work[2], work[3]
     top = -np.inf
     for i in range(count):
         score = g[i] - price * w[i]
         scores[i] = score
         scratch[i] = score
         top = max(top, score)
-    slot_price = slot_price_of(scratch, top, count, rest.slots, exactly, work[4])
+    slot_price = slot_price_of(scratch, top, count, rest.slots, exactly, spare)
 
     value = 0.0
     weight = 0.0
@@ -277,23 +289,26 @@ def _choose(rest: Undecided, exactly: bool, price: float, work: NDArray[np.float
 @part
 def _undecided_between(
     rest: Undecided,
+    g: NDArray[np.float64],
+    w: NDArray[np.float64],
     low: float,
     high: float,
     low_slot: float,
     high_slot: float,
-    work: NDArray[np.float64],
+    gains: NDArray[np.float64],
+    weights: NDArray[np.float64],
 ) -> Undecided:
     """
-    The requests whose choice can differ within ranges of both prices; work[:2] receives them.
+    The requests whose choice can differ within ranges of both prices.
 
-    What all these prices choose is fixed, what none chooses is dropped.
+    ``gains`` and ``weights`` receive theirs. What all these prices choose is fixed, what none
+    chooses is dropped.
     """
-    gains, weights = work[0], work[1]
     slots = rest.slots
     fixed_value, fixed_weight = rest.fixed_value, rest.fixed_weight
     kept = as_int(0)
     for i in range(rest.num_requests):
-        gain, weight = rest.gains[i], rest.weights[i]
+        gain, weight = g[i], w[i]
         always = gain - high * weight > high_slot
         never = gain - low * weight < low_slot
         fixed_value += gain if always else 0.0
@@ -302,4 +317,4 @@ def _undecided_between(
         gains[kept] = gain
         weights[kept] = weight
         kept += not (always or never)
-    return Undecided(gains, weights, kept, slots, fixed_value, fixed_weight)
+    return Undecided(kept, slots, fixed_value, fixed_weight)

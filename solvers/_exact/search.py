@@ -56,7 +56,7 @@ class Progress(NamedTuple):
     settled: bool
 
 
-@inner
+@part
 def search_batch(sweep: Sweep, knapsack: Knapsack, dual: Dual, lists: Lists) -> tuple[Found, Lists]:
     """
     The best plan at one batch size that is worth more than the best so far, if there is one.
@@ -99,7 +99,7 @@ def search_batch(sweep: Sweep, knapsack: Knapsack, dual: Dual, lists: Lists) -> 
     return Found(now.value, now.proven, loss), lists
 
 
-@part
+@inner
 def _deepen(
     knapsack: Knapsack,
     core: Core,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solvers._exact.jit import part
+from solvers._exact.jit import inner, part
 from solvers._exact.problem import Knapsack, copy_plan
 from solvers._exact.rounding import round_and_swap
 from solvers._exact.search import Found, search_batch
@@ -30,7 +30,7 @@ def settle(sweep: Sweep, knapsack: Knapsack, batch: int, dual: Dual, lists: List
     return lists
 
 
-@part
+@inner
 def look_into(
     sweep: Sweep, knapsack: Knapsack, batch: int, dual: Dual, lists: Lists
 ) -> tuple[Found, Lists]:

@@ -13,7 +13,7 @@ from andes_opt.formulation import most_that_fit
 from andes_opt.gains import CONSTANT, COSTED, FORECAST, compiled
 from andes_opt.plan import make_plan, no_solution
 from andes_opt.request_state import records
-from solvers._exact.jit import as_int, part
+from solvers._exact.jit import as_int, part, uncounted
 from solvers._exact.lists import new_lists
 from solvers._exact.problem import (
     Best,
@@ -29,10 +29,9 @@ from solvers._exact.problem import (
 from solvers._exact.sweep import sweep_best_first, sweep_outwards
 from solvers._exact.worth import cutoff
 from solvers.clock import now_s
+from solvers.sweep import batch_range
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from andes_opt.instance import Instance
@@ -58,17 +57,31 @@ class Workspace:
     ----------
     lists
         Lists of the search.
-    last_batch, last_price
-        Batch size and memory price of the previous optimum; -1 if there was none.
+    best
+        A record with the fields of :class:`Best`: the previous optimum. Its batch size is -1
+        if there was none.
+    clock, floats, plans, requests
+        Scratch: of the clock, and for all requests.
     """
 
-    __slots__ = ("clock", "last_batch", "last_price", "lists")
+    __slots__ = ("best", "clock", "floats", "lists", "plans", "requests")
 
     def __init__(self) -> None:
         self.lists: Lists = new_lists(_ROOM)
         self.clock = np.zeros(2, dtype=np.int64)
-        self.last_batch = -1
-        self.last_price = -1.0
+        self.forget()
+        self.make_room(0)
+
+    def forget(self) -> None:
+        """Begin anew at the next call."""
+        self.best = records(Best, 1)[0]
+        self.best["batch_size"], self.best["memory_price"] = -1, -1.0
+
+    def make_room(self, num_requests: int) -> None:
+        """Make scratch arrays for so many requests."""
+        self.floats = np.empty((9, num_requests))
+        self.plans = np.empty((2, num_requests), dtype=np.bool_)
+        self.requests = np.empty(num_requests, dtype=np.int64)
 
 
 def solve_step(
@@ -94,7 +107,7 @@ def solve_step(
     gap
         Plans that are better by less than this share of max(1, |value|) are not wanted.
     warm_start
-        Begin with the workspace's batch size and price, and leave the new ones there.
+        Begin with the workspace's batch size and price.
     time_limit_s
         Wall-clock limit, None for none.
 
@@ -106,57 +119,53 @@ def solve_step(
     started = time.perf_counter()
     # On the compiled clock, which on some systems is not that of time.monotonic.
     deadline_s = math.inf if time_limit_s is None else now_s(workspace.clock) + time_limit_s
-    n = instance.num_requests
-    monotone = bool(instance.gains.monotone)
     most = most_that_fit(instance.weights, instance.capacity)
-    first, last = instance.min_batch, instance.max_batch
-    if instance.exactly:
-        if most < first:
-            return no_solution(instance, proven=True, solve_s=time.perf_counter() - started)
-        last = min(last, most)
-    elif monotone:
-        # More slots than requests that fit are of no use and cost speed.
-        last = max(first, min(last, most))
-
-    kind, params, scalars = compiled(instance.gains, first, last)
+    if instance.exactly and most < instance.min_batch:
+        return no_solution(instance, proven=True, solve_s=time.perf_counter() - started)
+    # Here the empty batch counts, too.
+    first = instance.min_batch
+    last = max(first, batch_range(instance, most)[1])
+    gains, n = instance.gains, instance.num_requests
+    kind, params, scalars = compiled(gains, first, last)
     if params.shape[1] != n:
         raise ValueError(f"the gain model returned {params.shape[1]} gains for {n} requests.")
     if kind == CONSTANT and not instance.exactly:
         # Nothing depends on the batch size: the largest allows all that others allow.
         first = last
-    # Arrays of one record: Numba takes them faster than the records themselves.
-    counts, found = records(Counts, 1), records(Best, 1)
+    if workspace.requests.size != n:
+        workspace.make_room(n)
+    best, counts = workspace.best, records(Counts, 1)[0]
     built = time.perf_counter()
-    serve, bound, workspace.lists = _optimise(
+    serve = np.zeros(n, np.bool_)
+    bound, workspace.lists = _optimise(
         kind,
         params,
         scalars,
+        bool(gains.concave_in_rate) and kind in _RATED,
         instance.weights,
         instance.capacity,
         most,
         first,
         last,
         instance.exactly,
-        monotone,
-        bool(instance.gains.concave_in_rate) and kind in _RATED,
-        workspace.last_batch if warm_start else -1,
-        workspace.last_price if warm_start else -1.0,
+        bool(gains.monotone),
         search,
         gap,
-        found,
+        warm_start,
+        best,
+        serve,
+        workspace.floats,
+        workspace.plans,
+        workspace.requests,
         workspace.lists,
-        deadline_s,
-        workspace.clock,
-        counts,
+        Effort(deadline_s, workspace.clock, counts),
     )
-    best = found[0]
     if not math.isfinite(best["value"]):
+        workspace.forget()
         raise ValueError("the gain model returned NaN or infinity.")
-    batch_size = int(best["batch_size"])
-    if warm_start:
-        workspace.last_batch, workspace.last_price = batch_size, float(best["memory_price"])
     if workspace.lists.keys.shape[1] > _MOST_ROOM_KEPT:
         workspace.lists = new_lists(_ROOM)
+    batch_size = int(best["batch_size"])
     if n and int(instance.weights.max()) > _EXACT_SUMS // n:
         _make_fit(instance, serve, batch_size)
     return make_plan(
@@ -166,7 +175,7 @@ def solve_step(
         bound=bound,
         build_s=built - started,
         solve_s=time.perf_counter() - built,
-        info=dict(zip(counts.dtype.names, counts[0].item(), strict=True)),
+        info=dict(zip(Counts.__annotations__, counts.item(), strict=True)),
     )
 
 
@@ -189,6 +198,7 @@ def _optimise(
     kind: int,
     params: NDArray[np.float64],
     scalars: NDArray[np.float64],
+    concave: bool,
     weights: NDArray[np.int64],
     capacity: int,
     most: int,
@@ -196,35 +206,46 @@ def _optimise(
     last: int,
     exactly: bool,
     monotone: bool,
-    concave: bool,
-    start_batch: int,
-    start_price: float,
     search: bool,
     gap: float,
-    found: Sequence[Best],
+    warm_start: bool,
+    best: Best,
+    serve: NDArray[np.bool_],
+    floats: NDArray[np.float64],
+    plans: NDArray[np.bool_],
+    requests: NDArray[np.int64],
     lists: Lists,
-    deadline_s: float,
-    clock: NDArray[np.int64],
-    counts: Sequence[Counts],
-) -> tuple[NDArray[np.bool_], float, Lists]:
-    """Leave out what can't fit, find an incumbent, and sweep: plan (n,), bound, and lists."""
-    serve = np.zeros(weights.size, np.bool_)
-    effort = Effort(deadline_s, clock, counts[0])
-    best = found[0]
-    best.batch_size = first
-    best.memory_price = -1.0
-    best.settled = -np.inf
-    requests, light, common = _that_fit(weights, capacity)
-    m = requests.size
-    if m == 0 or last == 0:
-        return serve, 0.0, lists
+    effort: Effort,
+) -> tuple[float, Lists]:
+    """
+    Leave out what can't fit, find an incumbent, and sweep: returns the bound and the lists.
 
-    model = Model(kind, params, scalars, concave, requests, np.empty(weights.size), as_int(1))
+    ``best`` holds the plan before, where a warm start begins, and receives what is known of
+    this one. ``serve``, (n,), receives its requests. ``floats``, ``plans`` and ``requests``
+    are scratch.
+    """
+    start_batch = best.batch_size if warm_start else as_int(-1)
+    start_price = best.memory_price if warm_start else -1.0
+    best.value, best.batch_size, best.memory_price = 0.0, first, -1.0
+    best.settled, best.depth = -np.inf, 0.0
+    # The caller keeps all these arrays.
+    floats, plans, requests = uncounted(floats), uncounted(plans), uncounted(requests)
+    m, common = _that_fit(weights, capacity, requests, floats[0])
+    if m == 0 or last == 0:
+        return 0.0, lists
+
+    requests = requests[:m]
+    model = Model(
+        kind, uncounted(params), uncounted(scalars), concave, requests, floats[1], as_int(1)
+    )
     # Sums of weights are multiples of their common divisor (a block, say).
     whole = float(capacity // common * common)
-    step = Step(light, whole, most, first, last, exactly, monotone)
-    scratch = Scratch(np.empty(m), np.empty(m), np.empty((5, m)), np.zeros(m, np.bool_))
-    sweep = Sweep(model, step, search, gap, best, np.zeros(m, np.bool_), scratch, effort)
+    step = Step(floats[0, :m], whole, most, first, last, exactly, monotone)
+    scratch = Scratch(floats[2, :m], floats[3, :m], floats[4:], plans[0, :m])
+    effort = Effort(effort.deadline_s, uncounted(effort.clock), effort.counts)
+    sweep = Sweep(model, step, search, gap, best, plans[1, :m], scratch, effort)
+    for i in range(m):
+        sweep.serve[i] = False
     if exactly and first > 0:
         # The lightest requests fit if any do.
         order = np.argsort(step.weights)
@@ -238,16 +259,17 @@ def _optimise(
         lists = sweep_best_first(sweep, start_price, lists)
     for k in range(m):
         serve[requests[k]] = sweep.serve[k]
-    return serve, max(best.settled, cutoff(sweep)), lists
+    return max(best.settled, cutoff(sweep)), lists
 
 
 @part
 def _that_fit(
-    weights: NDArray[np.int64], capacity: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64], int]:
-    """The requests that fit at all, their weights, and the weights' common divisor."""
-    requests = np.empty(weights.size, np.int64)
-    light = np.empty(weights.size)
+    weights: NDArray[np.int64],
+    capacity: int,
+    requests: NDArray[np.int64],
+    light: NDArray[np.float64],
+) -> tuple[int, int]:
+    """The requests that fit at all, and their weights: how many, and the weights' divisor."""
     m = 0
     common = 0
     for i in range(weights.size):
@@ -259,4 +281,4 @@ def _that_fit(
             while b > 0 and common != 1:
                 a, b = b, a % b
             common = a if common != 1 else 1
-    return requests[:m], light[:m], common
+    return m, common

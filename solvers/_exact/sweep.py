@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solvers._exact.lists import Lists
-    from solvers._exact.problem import Sweep
+    from solvers._exact.problem import Counts, Sweep
 
 #: Bounds that rise so many times in a row, outwards, are another hill.
 _RISES = 3
@@ -70,7 +70,10 @@ def sweep_outwards(sweep: Sweep, start_batch: int, start_price: float, lists: Li
 @part
 def _sweep_side(sweep: Sweep, peak: int, at_peak: Dual, direction: int, lists: Lists) -> Lists:
     """Settle what has to be on one side of the peak (itself included if ``direction`` > 0)."""
-    step = sweep.step
+    model, step, effort = sweep.model, sweep.step, sweep.effort
+    gains, work = sweep.scratch.gains, sweep.scratch.work
+    neighbour, counts = sweep.scratch.neighbour, effort.counts
+    wanted = cutoff(sweep)
     batch = peak if direction > 0 else peak - 1
     end = step.last if direction > 0 else step.first
     trend = Trend(
@@ -86,42 +89,51 @@ def _sweep_side(sweep: Sweep, peak: int, at_peak: Dual, direction: int, lists: L
     rises = 0
     bound_before = np.inf
     while step.first <= batch <= step.last:
-        knapsack = knapsack_at(sweep.model, step, batch, sweep.scratch.gains)
-        if out_of_time(sweep.effort):
+        knapsack = knapsack_at(model, step, batch, gains)
+        if out_of_time(effort):
             if batch == peak:
                 _round_at_peak(sweep, knapsack, peak, at_peak)
             _bound_the_rest(sweep, batch, end)
             break
-        trend, dual = _prices_at(sweep, knapsack, batch, trend)
-        if dual.bound > cutoff(sweep):
+        trend, dual = _prices_at(knapsack, batch, trend, wanted, work, counts)
+        if dual.bound > wanted:
             rises = rises + 1 if dual.bound > bound_before else 0
             bound_before = dual.bound
             if rises == _RISES:
                 rises = -(2**30)
                 lists = _try_other_hill(sweep, batch, end, dual.memory_price, lists)
-        if dual.bound > cutoff(sweep):
+                wanted = cutoff(sweep)
+        if dual.bound > wanted:
             lists = settle(sweep, knapsack, batch, dual, lists)
+            wanted = cutoff(sweep)
         if batch == end:
             break
-        reached = jump(sweep, knapsack, batch, end, dual, stride)
+        reached = jump(model, step, knapsack, batch, end, dual, wanted, stride, neighbour, counts)
         stride = max(1, abs(reached - batch) - 1)
         batch = reached
     return lists
 
 
 @part
-def _prices_at(sweep: Sweep, knapsack: Knapsack, batch: int, trend: Trend) -> tuple[Trend, Dual]:
+def _prices_at(
+    knapsack: Knapsack,
+    batch: int,
+    trend: Trend,
+    wanted: float,
+    work: NDArray[np.float64],
+    counts: Counts,
+) -> tuple[Trend, Dual]:
     """Prices that follow the trend if they rule the batch size out, else its best ones."""
     away = batch - trend.batch
     memory_price = max(0.0, trend.memory_price + away * trend.memory_drift)
     slot_price = trend.slot_price + away * trend.slot_drift
     if not knapsack.exactly:
         slot_price = max(0.0, slot_price)
-    sweep.effort.counts.priced += 1
+    counts.priced += 1
     bound = evaluate_prices(knapsack, memory_price, slot_price)
     dual = Dual(bound, memory_price, slot_price)
-    if bound > cutoff(sweep):
-        sweep.effort.counts.batch_sizes_examined += 1
+    if bound > wanted:
+        counts.batch_sizes_examined += 1
         memory_off = abs(away * trend.memory_drift)
         slot_off = abs(away * trend.slot_drift)
         dual = update_prices(
@@ -129,7 +141,7 @@ def _prices_at(sweep: Sweep, knapsack: Knapsack, batch: int, trend: Trend) -> tu
             dual,
             0.8 * memory_off + 0.004 * trend.memory_price + trend.memory_margin,
             0.8 * slot_off + 0.004 * abs(trend.slot_price) + trend.slot_margin,
-            sweep.scratch.work,
+            work,
         )
         memory_drift, slot_drift = trend.memory_drift, trend.slot_drift
         if away != 0:
