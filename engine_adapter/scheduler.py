@@ -9,6 +9,7 @@ Both only wrap ``schedule()``. Everything else is vLLM's own.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
@@ -25,11 +26,12 @@ from engine_adapter.internals import (
     EngineView,
     Incompatible,
     check_installed,
+    engine_number,
     instance_of,
     shows_metrics,
 )
 from engine_adapter.latency_learning import LatencyLearner
-from engine_adapter.report import scratch_report
+from engine_adapter.report_files import ReportFiles, numbered
 from engine_adapter.settings import instantiate, read_settings
 from engine_adapter.tracker import ReaderTracker
 
@@ -174,7 +176,10 @@ def make_controller(scheduler: Any, clock: Clock | None = None) -> StepControlle
     practising = Guard(instantiate(settings.policy), events, slow_s=float("inf"))
     for snapshot in practice:
         practising.decide(snapshot)
+    number = engine_number(scheduler.vllm_config)
     instance = instance_of(scheduler.vllm_config) if shows_metrics(scheduler) else ""
+    if settings.iterations_path is not None:
+        settings = replace(settings, iterations_path=numbered(settings.iterations_path, number))
     LOGGER.info("Scheduling by %s", settings.policy.get("_target_"))
     return StepController(
         engine,
@@ -184,7 +189,7 @@ def make_controller(scheduler: Any, clock: Clock | None = None) -> StepControlle
         events,
         background,
         clock,
-        scratch_report=scratch_report(instance) if instance else None,
+        files=ReportFiles(settings.report_path, number, instance),
     )
 
 
