@@ -9,6 +9,7 @@ and wrapped by :class:`EngineView`; nothing else in the package knows these name
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections import deque
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -106,7 +107,16 @@ def installed_version() -> str:
 
 def instance_of(vllm_config: Any) -> str:
     """vLLM's name of an instance, the same in all of its processes; empty if it has none."""
-    return str(getattr(vllm_config, "instance_id", ""))
+    # Engines that Ray starts have their number in it.
+    return re.sub(r"_dp\d+$", "", str(getattr(vllm_config, "instance_id", "")))
+
+
+def engine_number(vllm_config: Any) -> int:
+    """The number of an engine among the data-parallel ones of an instance, from 0."""
+    parallel = getattr(vllm_config, "parallel_config", None)
+    # The rank of an engine that shares no experts with the others is 0; its index is not.
+    index = getattr(parallel, "data_parallel_index", None)
+    return int(index if index is not None else getattr(parallel, "data_parallel_rank", 0))
 
 
 def shows_metrics(scheduler: Any) -> bool:

@@ -9,7 +9,7 @@ Both only wrap ``schedule()``. Everything else is vLLM's own.
 
 from __future__ import annotations
 
-import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
@@ -19,17 +19,19 @@ from andes_opt.latency import LatencyModel
 from andes_opt.qoe import QoETarget
 from andes_opt.snapshot import State
 from engine_adapter.background import BackgroundPlanner
+from engine_adapter.clock import SystemClock
 from engine_adapter.controller import StepController
 from engine_adapter.guard import LOGGER, Events, Guard
 from engine_adapter.internals import (
     EngineView,
     Incompatible,
     check_installed,
+    engine_number,
     instance_of,
     shows_metrics,
 )
 from engine_adapter.latency_learning import LatencyLearner
-from engine_adapter.report import scratch_report
+from engine_adapter.report_files import ReportFiles, numbered
 from engine_adapter.settings import instantiate, read_settings
 from engine_adapter.tracker import ReaderTracker
 
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
 
     from andes_opt.snapshot import Snapshot
+    from engine_adapter.clock import Clock
     from engine_adapter.settings import Settings
 
 #: Errors of the adapter itself after which it leaves the engine alone for good.
@@ -48,9 +51,12 @@ _MAX_ERRORS = 10
 class _Steered:
     """What both schedulers share: ``schedule()`` under a controller, which ends with them."""
 
+    #: The clock; None for the machine's. A subclass for an engine in virtual time has its own.
+    andes_clock: Clock | None = None
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.andes = make_controller(self)
+        self.andes = make_controller(self, self.andes_clock)
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         """Schedule one iteration: vLLM's own, after the policy has arranged the queues."""
@@ -122,9 +128,7 @@ def steer(
     return output
 
 
-def make_controller(
-    scheduler: Any, clock: Callable[[], float] = time.monotonic
-) -> StepController | None:
+def make_controller(scheduler: Any, clock: Clock | None = None) -> StepController | None:
     """
     Returns the controller that a scheduler's configuration asks for.
 
@@ -133,7 +137,9 @@ def make_controller(
     scheduler
         A vLLM scheduler, constructed.
     clock
-        Seconds, monotonic.
+        All that the adapter knows of time; None for the machine's. An engine in virtual time
+        has a class of its own, whose :attr:`AndesScheduler.andes_clock` is its clock, or makes
+        the controller itself.
 
     Returns
     -------
@@ -147,6 +153,7 @@ def make_controller(
     ValueError
         If the settings are wrong.
     """
+    clock = clock or SystemClock()
     settings = read_settings(scheduler.vllm_config.additional_config)
     try:
         remark = check_installed()
@@ -169,7 +176,10 @@ def make_controller(
     practising = Guard(instantiate(settings.policy), events, slow_s=float("inf"))
     for snapshot in practice:
         practising.decide(snapshot)
+    number = engine_number(scheduler.vllm_config)
     instance = instance_of(scheduler.vllm_config) if shows_metrics(scheduler) else ""
+    if settings.iterations_path is not None:
+        settings = replace(settings, iterations_path=numbered(settings.iterations_path, number))
     LOGGER.info("Scheduling by %s", settings.policy.get("_target_"))
     return StepController(
         engine,
@@ -179,7 +189,7 @@ def make_controller(
         events,
         background,
         clock,
-        scratch_report=scratch_report(instance) if instance else None,
+        files=ReportFiles(settings.report_path, number, instance),
     )
 
 

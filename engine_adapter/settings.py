@@ -86,9 +86,11 @@ class Settings:
         With a vLLM that lacks what the adapter touches: ``"refuse"`` to start, or
         ``"fall_back"`` to vLLM's own scheduling.
     report_path
-        File to write counters to, once a second (JSON); None for none.
+        File to write counters to, once a second and when the last request leaves (JSON); None
+        for none. Data-parallel engines but the first add their number to its name.
     iterations_path
         File to write every timed iteration to (CSV, for ``andes-opt calibrate``); None for none.
+        Data-parallel engines as above.
     """
 
     policy: Mapping[str, Any] = field(default_factory=_default_policy)
