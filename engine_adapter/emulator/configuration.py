@@ -255,9 +255,11 @@ def build_scheduler(
     """
     from vllm.v1.structured_output import StructuredOutputManager
 
-    with _model_runner(runner), tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         model = model or write_tiny_config(Path(folder), positions=options.max_context)
         config = _vllm_config(options, model, dict(additional_config or {}))
+    # Not before: vLLM refuses a configuration for a runner that can't run on this machine.
+    with _model_runner(runner):
         return scheduler_class(
             vllm_config=config,
             kv_cache_config=_kv_cache_config(options),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from andes_opt.workload import Requests
 
-#: Every token of a reply of the emulated model, and every token of a prompt but the first of its own.
+#: All tokens of a reply of the emulated model, and those of a prompt but the first of its own.
 REPLY_TOKEN, FILLER_TOKEN = 1, 2
 _FIRST_OWN_TOKEN = 1000
 _HASH_MASK = (1 << 64) - 1

@@ -104,7 +104,7 @@ class OneTokenRunner:
     def execute(self, output: Any) -> Any:
         """Run one iteration."""
         keys = list(output.num_scheduled_tokens)
-        # vLLM shortens these lists where a reply ends among several tokens, which one token has not.
+        # One list for all: vLLM shortens them only where a reply ends among several tokens.
         token = [REPLY_TOKEN]
         sampled = [token] * len(keys)
         unfinished = self._prefills.unfinished

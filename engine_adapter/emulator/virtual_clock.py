@@ -37,7 +37,7 @@ class VirtualClock:
         return self.now_s
 
     def cost_s(self, part: str) -> float:
-        """Returns the timer of the adapter's work: the machine's if measured, else what was spent."""
+        """Returns the timer of the adapter's work: the machine's, or what was spent so far."""
         del part
         return time.perf_counter() if self._charge_s is None else self._spent_s
 

@@ -134,7 +134,9 @@ def _check(
     defaults = _compose(command, chosen)
     for override in overrides:
         key = override.key_or_group
-        if key in known_groups or key.startswith(("hydra.", "hydra/")) or override.is_add():
+        if key in known_groups or key.startswith(("hydra.", "hydra/")):
+            continue
+        if override.is_add() or override.is_force_add():
             continue
         _check_key(defaults, key)
         if not override.is_delete():
