@@ -111,7 +111,7 @@ def options_of(profile: EngineProfile, flags: Mapping[str, Any]) -> Options:
         If there is no such flag, or one is given twice.
     """
     given = _given(flags)
-    block_tokens = given.pop("block_size", None) or profile.block_tokens
+    block_tokens = given.pop("block_size", profile.block_tokens)
     _whole("block-size", block_tokens)
     blocks = profile.capacity_tokens // block_tokens
     override = given.pop("num_gpu_blocks_override", None)

@@ -225,7 +225,7 @@ class _Run:
             if self._account.error is not None:
                 raise self._account.error
             if items:
-                now_s = engine.thread_s
+                now_s = engine.sent_s
                 for number in self._deliver(items, now_s):
                     arrivals.left(number, now_s)
             self._give_up(engine, arrivals)

@@ -47,8 +47,8 @@ class TimedEngine(EngineCore):
 
     Attributes
     ----------
-    thread_s, gpu_s
-        When the thread and the GPU are free.
+    thread_s, gpu_s, sent_s
+        When the thread and the GPU are free, and when the last outputs went out.
     iterations, busy_s
         Iterations so far, and the time that the GPU has worked.
     cached_tokens
@@ -75,7 +75,7 @@ class TimedEngine(EngineCore):
         self._ends: deque[float] = deque()  # of the iterations in flight
         self._left: set[str] = set()
         self._idle_steps = 0
-        self.thread_s = self.gpu_s = 0.0
+        self.thread_s = self.gpu_s = self.sent_s = 0.0
         self.iterations = 0
         self.busy_s = 0.0
         self.cached_tokens = 0
@@ -101,7 +101,7 @@ class TimedEngine(EngineCore):
         Returns
         -------
         list
-            vLLM's outputs for clients, at :attr:`thread_s`.
+            vLLM's outputs for clients, which go out at :attr:`sent_s`.
         """
         scheduler = self.scheduler
         worked = False
@@ -115,7 +115,7 @@ class TimedEngine(EngineCore):
         items: list[Any] = []
         if self.queue:
             self.thread_s = max(self.thread_s, self._ends.popleft())
-            self._clock.now_s = self.thread_s
+            self._clock.now_s = self.sent_s = self.thread_s
             items = self.collect()
         self._rest(worked)
         return items
