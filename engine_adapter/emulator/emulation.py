@@ -304,7 +304,6 @@ class _frozen_heap:
     """Keeps Python's collector away from what will not become garbage, as vLLM's engine does."""
 
     def __enter__(self) -> None:
-        gc.collect()
         gc.freeze()
 
     def __exit__(self, *_: object) -> None:

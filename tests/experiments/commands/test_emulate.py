@@ -139,7 +139,7 @@ def test_a_sweep_resumes_and_a_report_serves_both(tmp_path, capsys):
     assert [path.stat().st_mtime_ns for path in summaries] == written
 
     assert main(["simulate", *TINY, "policy=fcfs", "hydra.run.dir=sweep/simulated"]) == 0
-    assert main(["report", "sweep", "--out", "report"]) == 0
+    assert main(["report", "sweep", "--output", "report"]) == 0
     text = next(tmp_path.glob("report/*.md")).read_text()
     assert "stock" in text and "emulate" in text and "simulate" in text
 
@@ -158,7 +158,7 @@ def test_a_sweep_resumes_and_a_report_serves_both(tmp_path, capsys):
 )
 def test_a_wrong_option_is_told_in_a_sentence(override, words, tmp_path, capsys):
     """With the value and the choices, and no folder is left behind."""
-    assert main(["emulate", "stock=true", *TINY, override, "hydra.run.dir=out"]) == 2
+    assert main(["emulate", "policy=fcfs", *TINY, override, "hydra.run.dir=out"]) == 2
     message = capsys.readouterr().err
     assert message.startswith("andes-opt emulate: ") and message.count("\n") == 1
     assert words in message
