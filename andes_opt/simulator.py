@@ -48,6 +48,32 @@ TIMELINE_COLUMNS = tuple(Sample.__annotations__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Iteration:
+    """
+    One iteration of the simulated engine. Arrays are (n,), in arrival order.
+
+    Parameters
+    ----------
+    time_s
+        Its end, on the engine's clock.
+    tokens
+        Tokens of each request that it computed.
+    blocks
+        KV blocks that each request holds at its end.
+    generated_tokens
+        Tokens that each request has received by then.
+    preemptions
+        How often each request has been preempted by then.
+    """
+
+    time_s: float
+    tokens: NDArray[np.int64]
+    blocks: NDArray[np.int64]
+    generated_tokens: NDArray[np.int64]
+    preemptions: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class SimulationResult:
     """
     What became of each request, and what the run took. Arrays are (n,), in arrival order.
@@ -126,6 +152,7 @@ def simulate(
     record_tokens: bool = False,
     record_timeline: bool = False,
     progress: Callable[[int], None] | None = None,
+    on_iteration: Callable[[Iteration], None] | None = None,
 ) -> SimulationResult:
     """
     Serve all requests to their last token.
@@ -150,6 +177,8 @@ def simulate(
         Whether to keep every token's time, and a row per iteration.
     progress
         Called now and then with the number of requests finished so far.
+    on_iteration
+        Called after every iteration that computed something; slow, for small runs.
 
     Returns
     -------
@@ -166,7 +195,7 @@ def simulate(
     """
     started = time.perf_counter()
     deciding = _Deciding(_charge(solver_time))
-    state = _EngineState(requests, engine, record_tokens, record_timeline)
+    state = _EngineState(requests, engine, record_tokens, record_timeline, on_iteration)
     while True:
         event = state.run()
         for request_id in state.take_finished():
@@ -258,7 +287,12 @@ class _EngineState:
     """The records of the engine loop, and the views of them that Python needs."""
 
     def __init__(
-        self, requests: Requests, profile: EngineProfile, record_tokens: bool, record_timeline: bool
+        self,
+        requests: Requests,
+        profile: EngineProfile,
+        record_tokens: bool,
+        record_timeline: bool,
+        on_iteration: Callable[[Iteration], None] | None,
     ) -> None:
         self._workload = requests
         self._profile = profile
@@ -291,7 +325,11 @@ class _EngineState:
         self._record_tokens = record_tokens
         tokens = int(requests.output_tokens.sum()) if record_tokens else 0
         self._token_times = np.full(tokens, np.nan)
-        self._samples = records(Sample, _SAMPLES_PER_CHUNK if record_timeline else 0)
+        self._on_iteration = on_iteration
+        self._record_timeline = record_timeline
+        # The engine loop comes back when the samples are full: after each iteration if it is one.
+        chunk = _SAMPLES_PER_CHUNK if on_iteration is None else 1
+        self._samples = records(Sample, chunk if record_timeline or on_iteration else 0)
         self._timeline: list[NDArray[np.void]] = []
 
     @property
@@ -309,10 +347,27 @@ class _EngineState:
         while True:
             event = int(engine_loop.run(*self._state, self._token_times, self._samples))
             if event in (engine_loop.SAMPLES_FULL, engine_loop.DONE):
-                self._timeline.append(self._samples[: int(self._engine["num_samples"])].copy())
-                self._engine["num_samples"] = 0
+                self._take_samples()
             if event != engine_loop.SAMPLES_FULL:
                 return event
+
+    def _take_samples(self) -> None:
+        taken = self._samples[: int(self._engine["num_samples"])]
+        self._engine["num_samples"] = 0
+        if self._record_timeline:
+            self._timeline.append(taken.copy())
+        if self._on_iteration is not None and taken.size:
+            requests = self._requests
+            self._on_iteration(
+                Iteration(
+                    time_s=float(taken[0]["time_s"]),
+                    tokens=requests["chunk_tokens"].copy(),
+                    blocks=requests["num_blocks"].copy(),
+                    generated_tokens=requests["generated_tokens"].copy(),
+                    preemptions=requests["preemptions"].copy(),
+                )
+            )
+            requests["chunk_tokens"] = 0  # of those that compute nothing in the next one
 
     def take_finished(self) -> list[int]:
         """Numbers of the requests that finished since the last snapshot."""
@@ -393,6 +448,6 @@ class _EngineState:
 
     def _rows(self) -> NDArray[np.float64] | None:
         """The timeline as a table; None unless recorded."""
-        if not self._samples.size:
+        if not self._record_timeline:
             return None
         return np.concatenate(self._timeline).view(np.float64).reshape(-1, len(TIMELINE_COLUMNS))
