@@ -32,6 +32,7 @@ from andes_opt.request_state import (
     deliver_scored,
     read_on,
     show,
+    to_restore,
 )
 from andes_opt.snapshot import Action
 
@@ -70,6 +71,7 @@ class Engine:
     block_tokens: int
     max_batch: int
     token_budget: int
+    max_context_tokens: int
     swaps: bool  # evicted KV goes to host memory; else it is computed again
     base_s: float
     per_request_s: float
@@ -575,11 +577,11 @@ def gather(
         request = requests[active[k]]
         read_on(request, engine.now_s - request.arrival_s)
         context = request.prompt_tokens + request.generated_tokens
-        blocks = min(blocks_for(context, engine.block_tokens) + 1, engine.num_blocks)
-
-        # A decoding request lacks one token in every iteration; that is no restoring.
-        lacking = _lacking(request) - (request.generated_tokens > 0)
-        restore_s = lacking * engine.per_prefill_token_s
+        blocks = blocks_for(context, engine.block_tokens) + 1
+        blocks = min(blocks, blocks_for(engine.max_context_tokens, engine.block_tokens))
+        blocks = min(blocks, engine.num_blocks)
+        tokens = to_restore(_lacking(request), request.generated_tokens)
+        restore_s = tokens * engine.per_prefill_token_s
         if request.state == PREEMPTED and engine.swaps:
             restore_s += request.computed_tokens * engine.swap_s_per_token
         show(

@@ -17,6 +17,7 @@ import numpy as np
 
 from andes_opt import engine_loop
 from andes_opt.checks import whole
+from andes_opt.engine import as_served
 from andes_opt.engine_loop import Engine, Sample, SimulatedRequest
 from andes_opt.request_state import columns, records, scores, snapshot_of
 from andes_opt.snapshot import NEVER, Decision, Snapshot, Starved
@@ -39,6 +40,7 @@ _PROFILE_FIELDS = (
     "block_tokens",
     "max_batch",
     "token_budget",
+    "max_context_tokens",
     "swap_s_per_token",
     "recompute_hit_share",
 )
@@ -81,7 +83,8 @@ class SimulationResult:
     Parameters
     ----------
     arrival_s, prompt_tokens, output_tokens, ttft_s, tds
-        The requests, as given.
+        The requests, as given, with replies that end at the model's limit
+        (:func:`andes_opt.engine.as_served`).
     rejected
         True for requests that can never fit; they score 0.
     first_token_s, completion_s
@@ -294,12 +297,11 @@ class _EngineState:
         record_timeline: bool,
         on_iteration: Callable[[Iteration], None] | None,
     ) -> None:
-        self._workload = requests
+        self._workload, self._rejected = requests, rejected = as_served(requests, profile)
         self._profile = profile
         n = requests.num_requests
-        total = requests.prompt_tokens + requests.output_tokens
-        blocks = -(-total // profile.block_tokens)
-        self._rejected = (blocks > profile.num_blocks) | (total > profile.max_context_tokens)
+        # Requests that have come, without the rejected ones: the scheduler never hears of those.
+        self._accepted = np.concatenate(([0], np.cumsum(~rejected)))
 
         self._requests = records(SimulatedRequest, n)
         for item in fields(requests):
@@ -390,7 +392,7 @@ class _EngineState:
             max_batch=min(profile.max_batch, profile.token_budget),
             token_budget=profile.token_budget,
             latency=profile.latency,
-            requests_seen=int(engine["next_arrival"]),
+            requests_seen=int(self._accepted[int(engine["next_arrival"])]),
             preemptions_seen=int(engine["preemptions"]),
             oracle_output_tokens=self._requests["output_tokens"][self._known] if oracle else None,
         )

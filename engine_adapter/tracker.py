@@ -27,6 +27,7 @@ from andes_opt.request_state import (
     records,
     show,
     snapshot_of,
+    to_restore,
 )
 
 if TYPE_CHECKING:
@@ -407,11 +408,9 @@ def _describe(
         # A request that fills the KV on its own still has to be served one day.
         need_tokens = max(1, min(blocks * block_tokens, capacity_tokens))
         lacking = request.context_tokens - request.computed_tokens
+        restore_s = to_restore(lacking, request.generated_tokens) * per_token_s
         if request.state == WAITING:
-            restore_s = lacking * (per_token_s * (1.0 - cached_share[0]))
+            restore_s *= 1.0 - cached_share[0]
         elif request.state == PREEMPTED:
-            restore_s = lacking * (per_token_s * (1.0 - cached_share[1]))
-        else:
-            # A normal iteration computes one token.
-            restore_s = max(0, lacking - 1) * per_token_s
+            restore_s *= 1.0 - cached_share[1]
         show(request, block_tokens, need_tokens, restore_s, k, integers, reals)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from live_stepping import make_scheduler
 
-from andes_opt.engine import EngineProfile
+from andes_opt.engine import EngineProfile, as_served
 from andes_opt.latency import LatencyModel
 from andes_opt.simulator import Iteration, simulate
 from andes_opt.workload import Requests
@@ -154,7 +154,11 @@ class VirtualEngine:
         *,
         prefix_caching: bool = False,
     ) -> None:
-        self.requests, self.profile = requests, profile
+        self.requests, refused = as_served(requests, profile)
+        self._coming = np.flatnonzero(~refused).tolist()
+        self.profile = profile
+        # As asked for: it is the engine that ends what gets too long.
+        self._output_tokens = requests.output_tokens
         self.clock = VirtualClock()
         self.run_ = Run(token_times_s=[[] for _ in range(requests.num_requests)])
         self.scheduler = self._make_scheduler(model, policy, prefix_caching)
@@ -197,8 +201,7 @@ class VirtualEngine:
     def run(self) -> Run:
         """Serve all requests that fit to their last token."""
         arrivals = self.requests.arrival_s.tolist()
-        coming = [i for i in range(len(arrivals)) if self._fits(i)]
-        empty = 0
+        coming, empty = self._coming, 0
         while coming or self._requests:
             if not self._requests:
                 self.clock.now_s = max(self.clock.now_s, arrivals[coming[0]])
@@ -211,11 +214,6 @@ class VirtualEngine:
         self.scheduler.shutdown()
         return self.run_
 
-    def _fits(self, i: int) -> bool:
-        tokens = int(self.requests.prompt_tokens[i] + self.requests.output_tokens[i])
-        blocks = -(-tokens // self.profile.block_tokens)
-        return blocks <= self.profile.num_blocks and tokens <= self.profile.max_context_tokens
-
     def _add(self, i: int) -> None:
         from vllm.sampling_params import SamplingParams
         from vllm.v1.request import Request
@@ -226,7 +224,8 @@ class VirtualEngine:
             request_id=str(i),
             prompt_token_ids=[_TOKEN] * int(requests.prompt_tokens[i]),
             sampling_params=SamplingParams(
-                max_tokens=self.profile.max_context_tokens,
+                # What vLLM takes when a client does not say.
+                max_tokens=self.profile.max_context_tokens - int(requests.prompt_tokens[i]),
                 ignore_eos=True,
                 stop_token_ids=[_STOP],
                 extra_args=target,
@@ -274,7 +273,7 @@ class VirtualEngine:
             request = self._requests[i]
             if not self._complete(request):
                 tokens.append([])
-            elif request.num_output_tokens + 1 == self.requests.output_tokens[i]:
+            elif request.num_output_tokens + 1 == self._output_tokens[i]:
                 tokens.append([_STOP])
             else:
                 tokens.append([_TOKEN])
