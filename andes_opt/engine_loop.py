@@ -252,11 +252,11 @@ def _schedule(requests: Requests, engine: Engine, active: Ints, running: Ints, a
 
 @inner
 def _resume_held(requests: Requests, engine: Engine, active: Ints, running: Ints) -> None:
-    """Run held requests again, oldest first, as the batch limit allows."""
+    """Run held requests again, oldest first; they have kept their places in the batch."""
     for i in active[: engine.num_active]:
-        if requests[i].state == HELD and engine.num_running < engine.max_batch:
+        if requests[i].state == HELD:
             _append_running(requests, engine, running, i)
-            engine.num_held -= 1
+    engine.num_held = 0
 
 
 @inner
@@ -321,7 +321,8 @@ def _evict(requests: Requests, engine: Engine, i: int) -> None:
 @inner
 def _admit(requests: Requests, engine: Engine, running: Ints, admit: Ints, budget: int) -> None:
     """Admit waiting requests in order while blocks, budget and batch limit allow."""
-    while budget > 0 and engine.num_running < engine.max_batch:
+    # A held request keeps its place in the batch.
+    while budget > 0 and engine.num_running + engine.num_held < engine.max_batch:
         if not engine.planned:
             i = engine.first_waiting
             if i < 0:
@@ -486,7 +487,8 @@ def apply(
     requests, engines, active, running, admit
         The state (see the module).
     action
-        A value of ``snapshot.Action`` for each active request, or none for pass-through.
+        A value of ``snapshot.Action`` for each active request, or none for pass-through; with
+        a place in the batch for each request to serve or hold (``snapshot.check_places``).
     order
         Places in ``action``, most urgent first.
     countdown
@@ -519,7 +521,6 @@ def apply(
         elif resident and action[k] == HOLD:
             request.state = HELD
 
-    # A request to serve whose KV is here runs, or is held if the batch is full.
     engine.num_running = 0
     for k in order:
         i = active[k]
@@ -528,10 +529,8 @@ def apply(
         if requests[i].state == WAITING or requests[i].state == PREEMPTED:
             admit[engine.num_admit] = i
             engine.num_admit += 1
-        elif engine.num_running < engine.max_batch:
-            _append_running(requests, engine, running, i)
         else:
-            requests[i].state = HELD
+            _append_running(requests, engine, running, i)
 
     engine.num_held = 0
     for i in active[: engine.num_active]:

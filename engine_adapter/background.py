@@ -174,7 +174,7 @@ class BackgroundPlanner:
             snapshot, keys, finished = job
             start_s = time.perf_counter()
             answer = worker.ask(pickled((snapshot, finished)), start_s + limit_s)
-            decision = check_decision(answer, snapshot.num_requests)
+            decision = check_decision(answer, snapshot)
             solve_s = time.perf_counter() - start_s
             self._result = LatePlan(
                 decision, keys, snapshot.requests_seen, snapshot.time_s, solve_s

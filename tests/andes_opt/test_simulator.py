@@ -18,7 +18,7 @@ from andes_opt.engine import EngineProfile
 from andes_opt.latency import LatencyModel
 from andes_opt.policy.fcfs import FCFS
 from andes_opt.policy.round_robin import RoundRobin
-from andes_opt.simulator import simulate
+from andes_opt.simulator import TIMELINE_COLUMNS, simulate
 from andes_opt.snapshot import NEVER, Action, Decision, Snapshot, Starved, State
 from andes_opt.workload import Requests
 
@@ -47,11 +47,10 @@ class Storm:
             return Decision(replan_after=NEVER)
         if self._rng.random() < 0.3:
             return Decision(replan_after=int(self._rng.integers(1, 5)))
-        return Decision(
-            action=self._rng.choice(np.array([0, 1, 1, 2], dtype=np.int8), n),
-            order=self._rng.permutation(n),
-            replan_after=int(self._rng.integers(1, 5)),
-        )
+        order = self._rng.permutation(n)
+        action = self._rng.choice(np.array([0, 1, 1, 2], dtype=np.int8), n)
+        action[order[np.cumsum(action[order] > 0) > snapshot.max_batch]] = Action.WAIT
+        return Decision(action, order, replan_after=int(self._rng.integers(1, 5)))
 
     def finished(self, request_id: int) -> None:
         self.left.append(request_id)
@@ -323,16 +322,16 @@ def test_solver_time_is_charged() -> None:
                 replan_after=1,
             )
 
-    requests = make_requests(20, 1)
-    free = simulate(requests, make_engine(), Thinker(0))
-    slow = simulate(requests, make_engine(), Thinker(0), solver_time=0.05)
+    requests, engine = make_requests(20, 1), make_engine(max_batch=20)
+    free = simulate(requests, engine, Thinker(0))
+    slow = simulate(requests, engine, Thinker(0), solver_time=0.05)
     assert slow.charged_s == pytest.approx(0.05 * slow.solves)
     assert slow.makespan_s > free.makespan_s
     assert slow.busy_s + slow.charged_s <= slow.makespan_s + 1e-9
-    assert simulate(requests, make_engine(), Thinker(0), solver_time="measured").charged_s > 0
+    assert simulate(requests, engine, Thinker(0), solver_time="measured").charged_s > 0
     for nonsense in ("slow", None, [1], -1.0, math.inf):
         with pytest.raises(ValueError, match="free, measured, or seconds"):
-            simulate(requests, make_engine(), Thinker(0), solver_time=nonsense)  # type: ignore[arg-type]
+            simulate(requests, engine, Thinker(0), solver_time=nonsense)  # type: ignore[arg-type]
 
 
 def test_policy_that_serves_nobody_is_an_error() -> None:
@@ -374,6 +373,42 @@ def test_malformed_decisions_are_refused(
     malformed = Decision(action, order, replan_after=replan_after)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=message):
         simulate(two_requests(), make_engine(), Fixed(malformed))
+
+
+def test_held_requests_keep_their_places() -> None:
+    """
+    Nobody takes the place of a held request: neither a decision nor, between decisions, the engine.
+
+    A regression test: held requests took no place, so that the simulator played plans that vLLM
+    can't.
+    """
+
+    class HoldTheFirst(Storm):
+        """Holds request 0 while others are left, and serves so many of them."""
+
+        def __init__(self, serve: int) -> None:
+            super().__init__(0)
+            self._serve = serve
+
+        def decide(self, snapshot: Snapshot) -> Decision:
+            n = snapshot.num_requests
+            first = snapshot.request_id[0] == 0
+            if not (first and snapshot.state[0] in (State.RUNNING, State.HELD) and n > 1):
+                return Decision()
+            action = np.zeros(n, dtype=np.int8)
+            action[0] = Action.HOLD
+            action[1 : 1 + self._serve] = Action.SERVE
+            return Decision(action, np.arange(n), replan_after=NEVER)
+
+    requests = Requests(np.zeros(6), np.full(6, 20), np.arange(10, 16), np.ones(6), np.full(6, 5.0))
+    result = simulate(requests, make_engine(max_batch=3), HoldTheFirst(2), record_timeline=True)
+    assert result.timeline is not None
+    assert np.isfinite(result.completion_s).all()
+    held = result.timeline[:, TIMELINE_COLUMNS.index("held")]
+    assert held.max() == 1
+    assert (result.timeline[:, 1] + held).max() == 3
+    with pytest.raises(ValueError, match="serves 3 and holds 1 requests, with 3 places"):
+        simulate(requests, make_engine(max_batch=3), HoldTheFirst(3))
 
 
 @pytest.mark.parametrize("answer", [None, np.ones(2, dtype=np.int8)])
@@ -466,7 +501,7 @@ def test_a_plan_is_never_final() -> None:
             n = snapshot.num_requests
             return Decision(np.ones(n, dtype=np.int8), np.arange(n), replan_after=NEVER)
 
-    result = simulate(make_requests(20, 3), make_engine(), Planned(0))
+    result = simulate(make_requests(20, 3), make_engine(max_batch=20), Planned(0))
     assert np.isfinite(result.completion_s).all()
 
 
@@ -522,7 +557,7 @@ import numpy as np
 from andes_opt.engine import EngineProfile
 from andes_opt.latency import LatencyModel
 from andes_opt.policy.round_robin import RoundRobin
-from andes_opt.simulator import simulate
+from andes_opt.simulator import TIMELINE_COLUMNS, simulate
 from andes_opt.workload import Poisson
 
 engine = EngineProfile("tiny", LatencyModel(0.02, 1e-3, 1e-6, 1e-4), capacity_tokens=3000)

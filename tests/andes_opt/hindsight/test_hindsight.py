@@ -64,7 +64,7 @@ class Gambler:
     def decide(self, snapshot: Snapshot) -> Decision:
         n = snapshot.num_requests
         action = self._rng.choice(np.array([0, 1, 1, 1, 2], dtype=np.int8), n)
-        action[np.flatnonzero(action == Action.SERVE)[snapshot.max_batch :]] = Action.WAIT
+        action[np.flatnonzero(action)[snapshot.max_batch :]] = Action.WAIT
         order = self._rng.permutation(n)
         return Decision(action=action, order=order, replan_after=int(self._rng.integers(1, 9)))
 
