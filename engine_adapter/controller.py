@@ -10,22 +10,21 @@ controller that does nothing leaves plain vLLM.
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from andes_opt.snapshot import NEVER
+from engine_adapter.clock import Stopwatch, SystemClock
 from engine_adapter.observer import Observer
 from engine_adapter.plan_in_force import PlanInForce, fit_to_now, plan_of
 from engine_adapter.queues import Queues
 from engine_adapter.report import Report, write_report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from andes_opt.snapshot import Decision, Snapshot
     from engine_adapter.background import BackgroundPlanner, LatePlan
+    from engine_adapter.clock import Clock
     from engine_adapter.guard import Events, Guard
     from engine_adapter.internals import EngineView
     from engine_adapter.latency_learning import LatencyLearner
@@ -60,7 +59,7 @@ class StepController:
     background
         A slow policy in its own process, or None.
     clock
-        Seconds, monotonic: the engine's clock.
+        All that the adapter knows of time; None for the machine's.
     scratch_report
         File for the counters while the engine lives, if the settings name none.
     """
@@ -73,7 +72,7 @@ class StepController:
         learner: LatencyLearner,
         events: Events,
         background: BackgroundPlanner | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock | None = None,
         *,
         scratch_report: str | None = None,
     ) -> None:
@@ -83,11 +82,13 @@ class StepController:
         self._learner = learner
         self._background = background
         self._late_s = 0.0 if settings.background is None else settings.background.max_age_s
-        self._clock = clock
+        clock = clock or SystemClock()
+        self._clock: Clock = clock
         self.events = events
         self.report = Report()
-        self._observer = Observer(engine, settings, learner, self.report, events)
-        self._queues = Queues(engine, self._observer, self.report, events)
+        self._watch = Stopwatch(clock, self.report.spend)
+        self._observer = Observer(engine, settings, learner, self.report, events, clock)
+        self._queues = Queues(engine, self._observer, self.report, events, clock)
 
         # The plan being followed (None: the engine's own order), and when to ask again.
         self._plan: PlanInForce | None = None
@@ -105,19 +106,19 @@ class StepController:
         self._last_rescue = 0  # iteration
 
         self._failed = False
-        self._own_s = 0.0
+        self._begun_s = 0.0  # on the stopwatch, when this iteration began
         self._scratch_report = scratch_report
         self._report_s = -float("inf")
 
     def before(self) -> None:
         """Prepare the engine's queues; :meth:`restore` has to follow whatever happens."""
-        start_s = time.perf_counter()
-        now_s = self._clock()
+        watch = self._watch
+        watch.start()
+        self._begun_s = watch.total_s
+        now_s = self._clock.monotonic_s()
         self._observe(now_s)
-        observed_s = time.perf_counter()
-        self.report.observe_s += observed_s - start_s
+        watch.lap("observe")
 
-        planned_s = self.report.snapshot_s + self.report.decide_s
         self._iterations_since += 1
         if self._rescue_left > 0:
             self._rescue_left -= 1
@@ -129,23 +130,18 @@ class StepController:
             self._plan_if_due(now_s)
         self.report.passed_through += self._plan is None
         self._queues.hide(self._plan)
-        planned_s = self.report.snapshot_s + self.report.decide_s - planned_s
-
-        end_s = time.perf_counter()
-        self.report.apply_s += end_s - observed_s - planned_s
-        self._own_s = end_s - start_s
+        watch.lap("apply")
 
     def restore(self) -> None:
         """Put back everything that is hidden; harmless if nothing is."""
-        start_s = time.perf_counter()
+        self._watch.start()
         self._restored = self._queues.restore()
-        took_s = time.perf_counter() - start_s
-        self.report.apply_s += took_s
-        self._own_s += took_s
+        self._watch.lap("apply")
 
     def after(self, output: Any) -> None:
         """Learn from what the engine scheduled."""
-        start_s = time.perf_counter()
+        watch = self._watch
+        watch.start()
         engine, visible = self._engine, self._queues.visible
         scheduled = engine.scheduled_tokens(output)
         running = list(engine.running)
@@ -159,14 +155,15 @@ class StepController:
         self._observer.iteration_scheduled(running, admitted, scheduled)
         self._check_progress(bool(scheduled))
 
-        observed_s = time.perf_counter()
-        self.report.observe_s += observed_s - start_s
-        self.report.add_iteration(self._own_s + observed_s - start_s)
+        watch.lap("observe")
+        self.report.add_iteration(watch.total_s - self._begun_s)
         path = self._settings.report_path or self._scratch_report
-        if path is not None and start_s >= self._report_s + 1.0:
-            self._report_s = start_s
+        now_s = self._clock.monotonic_s()
+        if path is not None and now_s >= self._report_s + 1.0:
+            self._report_s = now_s
             self._write_report(path)
-            self.report.add_to_iteration(time.perf_counter() - observed_s)
+            watch.lap("observe")
+            self.report.last_iteration(watch.total_s - self._begun_s)
 
     def failed(self, error: Exception) -> None:
         """Count an error of the adapter itself, and let the engine go on alone for a while."""
@@ -238,10 +235,11 @@ class StepController:
             self._replan(now_s)
 
     def _replan(self, now_s: float) -> None:
-        start_s = time.perf_counter()
+        watch = self._watch
+        begun_s = watch.total_s
         snapshot, keys = self._snapshot(now_s)
         decision = self._guard.decide(snapshot)
-        self.report.decide_s += self._guard.decide_s
+        watch.timed("decide", self._guard.decide_s)
         self._iterations_since = 0
         self._changed = self._observer.unblocked = False
         if decision is None:
@@ -249,7 +247,8 @@ class StepController:
             self._keep_last_good(now_s, short=False)
         else:
             self._follow(decision, keys, snapshot.requests_seen, now_s)
-        self._plan_cost_s = time.perf_counter() - start_s
+        watch.lap("apply")
+        self._plan_cost_s = watch.total_s - begun_s
         self.report.planning_s += self._plan_cost_s
         limit = self._settings.planning_share_limit
         self._next_plan_s = now_s + self._plan_cost_s / limit if limit < 1.0 else now_s
@@ -297,9 +296,8 @@ class StepController:
             self._plan = None
 
     def _snapshot(self, now_s: float) -> tuple[Snapshot, list[str]]:
-        start_s = time.perf_counter()
         snapshot = self._observer.snapshot(now_s, self._queues.held)
-        self.report.snapshot_s += time.perf_counter() - start_s
+        self._watch.lap("snapshot")
         return snapshot
 
     def _check_progress(self, scheduled: bool) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections import deque
 
+    from engine_adapter.clock import Clock
     from engine_adapter.guard import Events
     from engine_adapter.internals import EngineView
     from engine_adapter.observer import Observer
@@ -29,6 +29,8 @@ class Queues:
         Counts evictions and holds.
     events
         Where evictions that fail are counted.
+    clock
+        Dates evictions.
 
     Attributes
     ----------
@@ -39,8 +41,14 @@ class Queues:
     """
 
     def __init__(
-        self, engine: EngineView, observer: Observer, report: Report, events: Events
+        self,
+        engine: EngineView,
+        observer: Observer,
+        report: Report,
+        events: Events,
+        clock: Clock,
     ) -> None:
+        self._clock = clock
         self._engine = engine
         self._observer = observer
         self._report = report
@@ -177,7 +185,7 @@ class Queues:
         if not victims:
             return
         engine.running = [r for r in engine.running if r.request_id not in plan.wait]
-        now_s = time.monotonic()
+        now_s = self._clock.monotonic_s()
         for request in victims:
             try:
                 engine.evict(request, now_s)

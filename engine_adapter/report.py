@@ -84,6 +84,11 @@ class Report:
         """All time that the adapter has taken on the engine's thread."""
         return self.observe_s + self.snapshot_s + self.decide_s + self.apply_s
 
+    def spend(self, part: str, took_s: float) -> None:
+        """Add to the time of a part: ``"observe"``, ``"snapshot"``, ``"decide"``, ``"apply"``."""
+        name = f"{part}_s"
+        setattr(self, name, getattr(self, name) + took_s)
+
     def add_reader(self, qoe_area: float) -> None:
         """Count a reader who left with a QoE in [0, 1]."""
         self.finished += 1
@@ -95,10 +100,9 @@ class Report:
         self._recent_s[self.iterations % _RECENT] = own_s
         self.iterations += 1
 
-    def add_to_iteration(self, own_s: float) -> None:
-        """Count what the adapter took at the end of the iteration counted last."""
-        self._recent_s[(self.iterations - 1) % _RECENT] += own_s
-        self.observe_s += own_s
+    def last_iteration(self, own_s: float) -> None:
+        """Correct what the adapter took in the iteration that was counted last."""
+        self._recent_s[(self.iterations - 1) % _RECENT] = own_s
 
     def summary(self) -> dict[str, Any]:
         """Returns the counters, and what follows from them, ready for JSON."""

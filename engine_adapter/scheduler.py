@@ -9,7 +9,6 @@ Both only wrap ``schedule()``. Everything else is vLLM's own.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
@@ -19,6 +18,7 @@ from andes_opt.latency import LatencyModel
 from andes_opt.qoe import QoETarget
 from andes_opt.snapshot import State
 from engine_adapter.background import BackgroundPlanner
+from engine_adapter.clock import SystemClock
 from engine_adapter.controller import StepController
 from engine_adapter.guard import LOGGER, Events, Guard
 from engine_adapter.internals import (
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
 
     from andes_opt.snapshot import Snapshot
+    from engine_adapter.clock import Clock
     from engine_adapter.settings import Settings
 
 #: Errors of the adapter itself after which it leaves the engine alone for good.
@@ -48,9 +49,12 @@ _MAX_ERRORS = 10
 class _Steered:
     """What both schedulers share: ``schedule()`` under a controller, which ends with them."""
 
+    #: The clock; None for the machine's. A subclass for an engine in virtual time has its own.
+    andes_clock: Clock | None = None
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.andes = make_controller(self)
+        self.andes = make_controller(self, self.andes_clock)
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         """Schedule one iteration: vLLM's own, after the policy has arranged the queues."""
@@ -122,9 +126,7 @@ def steer(
     return output
 
 
-def make_controller(
-    scheduler: Any, clock: Callable[[], float] = time.monotonic
-) -> StepController | None:
+def make_controller(scheduler: Any, clock: Clock | None = None) -> StepController | None:
     """
     Returns the controller that a scheduler's configuration asks for.
 
@@ -133,7 +135,9 @@ def make_controller(
     scheduler
         A vLLM scheduler, constructed.
     clock
-        Seconds, monotonic.
+        All that the adapter knows of time; None for the machine's. An engine in virtual time
+        has a class of its own, whose :attr:`AndesScheduler.andes_clock` is its clock, or makes
+        the controller itself.
 
     Returns
     -------
@@ -147,6 +151,7 @@ def make_controller(
     ValueError
         If the settings are wrong.
     """
+    clock = clock or SystemClock()
     settings = read_settings(scheduler.vllm_config.additional_config)
     try:
         remark = check_installed()
