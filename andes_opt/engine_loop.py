@@ -529,7 +529,13 @@ def apply(
         if requests[i].state == WAITING or requests[i].state == PREEMPTED:
             admit[engine.num_admit] = i
             engine.num_admit += 1
-        else:
+        elif _lacking(requests[i]) <= 1:
+            _append_running(requests, engine, running, i)
+    # Prompts under way come last, so that they take no budget from replies under way.
+    for k in order:
+        i = active[k]
+        resident = requests[i].state == RUNNING or requests[i].state == HELD
+        if action[k] == SERVE and resident and _lacking(requests[i]) > 1:
             _append_running(requests, engine, running, i)
 
     engine.num_held = 0

@@ -13,6 +13,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from live_clock import StatedClock
 from live_stepping import make_scheduler
 
 from andes_opt.engine import EngineProfile, as_served
@@ -90,32 +91,6 @@ def simulated(requests: Requests, profile: EngineProfile, policy: Policy) -> Run
     return run
 
 
-@dataclass
-class VirtualClock:
-    """The adapter's clock: planning takes no time."""
-
-    now_s: float = 0.0
-    waits: bool = True
-
-    def time_s(self) -> float:
-        """Time of day."""
-        return self.now_s
-
-    def monotonic_s(self) -> float:
-        """Time of the engine."""
-        return self.now_s
-
-    def cost_s(self, part: str) -> float:
-        """Nothing costs anything."""
-        del part
-        return self.now_s
-
-    def solve_s(self, measured_s: float) -> float:
-        """Nothing costs anything."""
-        del measured_s
-        return 0.0
-
-
 class _Recording:
     """A policy that notes what it saw and said."""
 
@@ -159,7 +134,7 @@ class VirtualEngine:
         self.profile = profile
         # As asked for: it is the engine that ends what gets too long.
         self._output_tokens = requests.output_tokens
-        self.clock = VirtualClock()
+        self.clock = StatedClock()
         self.run_ = Run(token_times_s=[[] for _ in range(requests.num_requests)])
         self.scheduler = self._make_scheduler(model, policy, prefix_caching)
         self._requests: dict[int, Any] = {}
@@ -170,7 +145,7 @@ class VirtualEngine:
     ) -> Any:
         from vllm.v1.core.sched.scheduler import Scheduler
 
-        from engine_adapter.scheduler import AndesSyncScheduler, make_controller
+        from engine_adapter.scheduler import AndesSyncScheduler
 
         profile = self.profile
         options: dict[str, Any] = {
@@ -191,9 +166,8 @@ class VirtualEngine:
             "latency": asdict(profile.latency),
         }
         options["additional_config"] = {"andes_opt": settings}
-        scheduler = make_scheduler(model, AndesSyncScheduler, **options)
-        scheduler.andes.close()
-        scheduler.andes = make_controller(scheduler, self.clock)
+        timed = type("Timed", (AndesSyncScheduler,), {"andes_clock": self.clock})
+        scheduler = make_scheduler(model, timed, **options)
         guard = scheduler.andes._guard
         guard._policy = _Recording(guard._policy, self.run_)
         return scheduler
