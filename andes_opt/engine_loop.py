@@ -468,6 +468,15 @@ def _unlink(requests: Requests, engine: Engine, i: int) -> None:
         engine.last_waiting = before
 
 
+@inner
+def _queue_by_arrival(requests: Requests, engine: Engine, active: Ints) -> None:
+    """Queue all that wait in order of arrival: plans have evicted them in another order."""
+    engine.first_waiting = engine.last_waiting = -1
+    for i in active[: engine.num_active]:
+        if requests[i].state == WAITING or requests[i].state == PREEMPTED:
+            _push_back(requests, engine, i)
+
+
 @jit
 def apply(
     requests: Requests,
@@ -508,8 +517,10 @@ def apply(
     engine.countdown = countdown
     engine.next_admit = 0
     engine.num_admit = 0
-    engine.planned = action.size > 0
+    was_planned, engine.planned = engine.planned, action.size > 0
     if not engine.planned:
+        if was_planned:
+            _queue_by_arrival(requests, engine, active)
         return True
 
     # Newest first, so that the queue's head ends up with the oldest evicted request.
