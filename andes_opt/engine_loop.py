@@ -6,7 +6,8 @@ shown, and :func:`apply` carries out its decision. The rules follow vLLM V1's
 ``Scheduler.schedule``: running requests first, in order, each with the tokens it lacks; when KV
 blocks run out, the last running request is preempted to the head of the waiting queue; only a
 step without preemption admits, from the head of the queue, while blocks, token budget and batch
-limit allow.
+limit allow. The whole context of a request has to fit, prompt and reply so far, unless the profile
+says that what the iteration computes will do (vLLM's ``scheduler_reserve_full_isl``).
 
 The state is an array of :class:`SimulatedRequest` records, one :class:`Engine` record, and lists
 of places in the former: ``active[:engine.num_active]`` (arrived and not finished, by arrival),
@@ -77,6 +78,8 @@ class Engine:
     per_prefill_token_s: float
     swap_s_per_token: float
     recompute_hit_share: float
+    reserve_full_context: bool
+    watermark_blocks: int
 
     # Where it is.
     now_s: float
@@ -334,8 +337,9 @@ def _admit(requests: Requests, engine: Engine, running: Ints, admit: Ints, budge
             engine.next_admit += 1
             continue
         chunk = min(_lacking(request), budget)
-        if not _take_blocks(request, engine, chunk):
+        if not _fits(request, engine, chunk):
             return
+        _take_blocks(request, engine, chunk)
         if request.state == PREEMPTED and engine.swaps:
             engine.swap_debt_s += request.computed_tokens * engine.swap_s_per_token
         if engine.planned:
@@ -344,6 +348,18 @@ def _admit(requests: Requests, engine: Engine, running: Ints, admit: Ints, budge
         _append_running(requests, engine, running, i)
         request.chunk_tokens = chunk
         budget -= chunk
+
+
+@inner
+def _fits(request: SimulatedRequest, engine: Engine, chunk: int) -> bool:
+    """True if the blocks allow to let a request in that computes ``chunk`` tokens."""
+    tokens = request.computed_tokens + chunk
+    if engine.reserve_full_context:
+        tokens = request.prompt_tokens + request.generated_tokens
+    needed = blocks_for(tokens, engine.block_tokens)
+    if engine.num_running > 0:
+        needed += engine.watermark_blocks
+    return needed <= engine.free_blocks
 
 
 @inner
@@ -574,7 +590,9 @@ def gather(
         request = requests[active[k]]
         read_on(request, engine.now_s - request.arrival_s)
         context = request.prompt_tokens + request.generated_tokens
-        blocks = min(blocks_for(context, engine.block_tokens) + 1, engine.num_blocks)
+        # A request that fills the KV on its own still has to be served one day.
+        usable = max(1, engine.num_blocks - engine.watermark_blocks)
+        blocks = min(blocks_for(context, engine.block_tokens) + 1, usable)
 
         # A decoding request lacks one token in every iteration; that is no restoring.
         lacking = _lacking(request) - (request.generated_tokens > 0)
