@@ -6,7 +6,8 @@ shown, and :func:`apply` carries out its decision. The rules follow vLLM V1's
 ``Scheduler.schedule``: running requests first, in order, each with the tokens it lacks; when KV
 blocks run out, the last running request is preempted to the head of the waiting queue; only a
 step without preemption admits, from the head of the queue, while blocks, token budget and batch
-limit allow.
+limit allow. The whole context of a request has to fit, prompt and reply so far, unless the profile
+says that what the iteration computes will do (vLLM's ``scheduler_reserve_full_isl``).
 
 The state is an array of :class:`SimulatedRequest` records, one :class:`Engine` record, and lists
 of places in the former: ``active[:engine.num_active]`` (arrived and not finished, by arrival),
@@ -79,6 +80,8 @@ class Engine:
     per_prefill_token_s: float
     swap_s_per_token: float
     recompute_hit_share: float
+    reserve_full_context: bool
+    watermark_blocks: int
 
     # Where it is.
     now_s: float
@@ -336,8 +339,9 @@ def _admit(requests: Requests, engine: Engine, running: Ints, admit: Ints, budge
             engine.next_admit += 1
             continue
         chunk = min(_lacking(request), budget)
-        if not _take_blocks(request, engine, chunk):
+        if not _fits(request, engine, chunk):
             return
+        _take_blocks(request, engine, chunk)
         if request.state == PREEMPTED and engine.swaps:
             engine.swap_debt_s += request.computed_tokens * engine.swap_s_per_token
         if engine.planned:
@@ -346,6 +350,18 @@ def _admit(requests: Requests, engine: Engine, running: Ints, admit: Ints, budge
         _append_running(requests, engine, running, i)
         request.chunk_tokens = chunk
         budget -= chunk
+
+
+@inner
+def _fits(request: SimulatedRequest, engine: Engine, chunk: int) -> bool:
+    """True if the blocks allow to let a request in that computes ``chunk`` tokens."""
+    tokens = request.computed_tokens + chunk
+    if engine.reserve_full_context:
+        tokens = request.prompt_tokens + request.generated_tokens
+    needed = blocks_for(tokens, engine.block_tokens)
+    if engine.num_running > 0:
+        needed += engine.watermark_blocks
+    return needed <= engine.free_blocks
 
 
 @inner
@@ -593,9 +609,11 @@ def gather(
         request = requests[active[k]]
         read_on(request, engine.now_s - request.arrival_s)
         context = request.prompt_tokens + request.generated_tokens
+        # A request that fills the KV on its own still has to be served one day.
+        usable = max(1, engine.num_blocks - engine.watermark_blocks)
         blocks = blocks_for(context, engine.block_tokens) + 1
-        blocks = min(blocks, blocks_for(engine.max_context_tokens, engine.block_tokens))
-        blocks = min(blocks, engine.num_blocks)
+        blocks = min(blocks, usable, blocks_for(engine.max_context_tokens, engine.block_tokens))
+
         tokens = to_restore(_lacking(request), request.generated_tokens)
         restore_s = tokens * engine.per_prefill_token_s
         if request.state == PREEMPTED and engine.swaps:

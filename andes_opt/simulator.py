@@ -43,6 +43,8 @@ _PROFILE_FIELDS = (
     "max_context_tokens",
     "swap_s_per_token",
     "recompute_hit_share",
+    "reserve_full_context",
+    "watermark_blocks",
 )
 
 #: Columns of :attr:`SimulationResult.timeline`.
@@ -391,7 +393,9 @@ class _EngineState:
             integers,
             reals,
             time_s=float(engine["now_s"]),
-            capacity_tokens=profile.num_blocks * profile.block_tokens,
+            # Plans leave free what letting their requests in has to leave free.
+            capacity_tokens=max(1, profile.num_blocks - profile.watermark_blocks)
+            * profile.block_tokens,
             block_tokens=profile.block_tokens,
             max_batch=self._places,
             token_budget=profile.token_budget,

@@ -63,7 +63,9 @@ class Snapshot:
     kv_tokens
         KV tokens resident on the GPU (whole blocks), 0 if none.
     need_tokens
-        KV tokens held if served now: whole blocks of the context plus one block.
+        KV tokens held if served now: whole blocks of the context plus one block, at most
+        ``capacity_tokens``. The engine lets a request in if its whole context fits, so it can
+        play a plan whose requests need at most ``capacity_tokens`` together.
     state
         :class:`State` of each request.
     ttft_s, tds
@@ -77,7 +79,8 @@ class Snapshot:
         Seconds from being served to the next token beyond a normal iteration: prompt to
         compute, KV to swap in or to recompute; 0 for a request that is running.
     capacity_tokens, block_tokens
-        KV tokens there are, and tokens per block.
+        KV tokens there are for plans (without those that letting requests in leaves free), and
+        tokens per block.
     max_batch
         Places in the batch: most requests the engine runs and holds at once.
     token_budget

@@ -13,7 +13,7 @@ from andes_opt.engine import EngineProfile
 from andes_opt.latency import LatencyModel
 from andes_opt.policy import Paced
 from andes_opt.simulator import simulate
-from andes_opt.snapshot import Action, Decision, check_places
+from andes_opt.snapshot import Action, Decision, State, check_places
 from andes_opt.workload import Requests
 from experiments.configuration import CONF_DIR, build, load
 
@@ -125,3 +125,69 @@ def test_plans_can_be_played(name: str, places: int, paced: bool) -> None:
     # No step goes by in which somebody waits and nobody computes.
     assert (result.timeline[:, 1] + result.timeline[:, 2] > 0).all()
     assert result.makespan_s - result.busy_s < 5.0
+
+
+class Watched:
+    """A policy that is asked in every iteration, and looks whether its last decision was played."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._served: set[int] = set()
+        self.plans = 0
+        self.unplayed = 0
+
+    def decide(self, snapshot: Snapshot) -> Decision:
+        running = snapshot.request_id[snapshot.state == State.RUNNING].tolist()
+        here = self._served & set(snapshot.request_id.tolist())
+        self.unplayed += len(here - set(running))
+        decision = self._policy.decide(snapshot)
+        self._served = set()
+        if decision.action is not None:
+            self.plans += 1
+            served = decision.action == Action.SERVE
+            if snapshot.need_tokens[decision.action > 0].sum() <= snapshot.capacity_tokens:
+                self._served = set(snapshot.request_id[served].tolist())
+            else:
+                # Andes' preemption cap: residents stay though they have grown; nobody comes in.
+                assert (snapshot.kv_tokens[served] > 0).all()
+        return Decision(decision.action, decision.order, decision.plan)
+
+    def finished(self, request_id: int) -> None:
+        self._policy.finished(request_id)
+
+
+@pytest.mark.parametrize("watermark", [0.0, 0.2])
+@pytest.mark.parametrize("preemption", ["swap", "recompute"])
+@pytest.mark.parametrize("name", [name for name in POLICIES if name != "fcfs"])
+def test_whom_a_plan_serves_the_engine_lets_in(
+    name: str, preemption: str, watermark: float
+) -> None:
+    """
+    Where KV is scarce: what the snapshot says fits, the engine admits in the same iteration.
+
+    Its rule is vLLM's, the whole context and a watermark.
+    """
+    engine = EngineProfile(
+        "little_memory",
+        LatencyModel(0.05, 2e-3, 0.0, 1e-4),
+        capacity_tokens=2000,
+        token_budget=10**5,
+        preemption=preemption,
+        swap_s_per_token=1e-4,
+        recompute_hit_share=0.5,
+        watermark=watermark,
+    )
+    n = 30
+    rng = np.random.default_rng(8)
+    requests = Requests(
+        arrival_s=np.sort(rng.uniform(0.0, 10.0, n)),
+        prompt_tokens=rng.integers(10, 500, n),
+        output_tokens=rng.integers(10, 120, n),
+        ttft_s=np.ones(n),
+        tds=rng.uniform(3.0, 9.0, n),
+    )
+    policy = Watched(policy_of(name))
+    result = simulate(requests, engine, policy, oracle=True)
+    assert np.isfinite(result.completion_s).all()
+    assert policy.plans > 20
+    assert policy.unplayed == 0

@@ -91,6 +91,8 @@ def make_engine(**changes: object) -> EngineProfile:
     token_budget=st.sampled_from([1, 7, 64, 2048]),
     storm=st.booleans(),
     hit_share=st.sampled_from([0.0, 0.6, 1.0]),
+    reserve_full_context=st.booleans(),
+    watermark=st.sampled_from([0.0, 0.1, 0.9]),
 )
 def test_books_balance(
     seed: int,
@@ -100,6 +102,8 @@ def test_books_balance(
     token_budget: int,
     storm: bool,
     hit_share: float,
+    reserve_full_context: bool,
+    watermark: float,
 ) -> None:
     """
     Whatever a policy does: every request gets exactly its tokens in order, the KV cache is
@@ -112,6 +116,8 @@ def test_books_balance(
         capacity_tokens=capacity_tokens,
         token_budget=token_budget,
         recompute_hit_share=hit_share,
+        reserve_full_context=reserve_full_context,
+        watermark=watermark,
     )
     policy = Storm(seed) if storm else FCFS()
     seen: list[Snapshot] = []
@@ -254,6 +260,84 @@ def test_prefix_cache_hits_spare_whole_blocks(share: float, kept: int) -> None:
     lost = waiting[0].restore_s[waiting[0].state == State.PREEMPTED]
     computed = 49 - kept if kept < 48 else 0
     assert lost == pytest.approx([computed * LATENCY.per_prefill_token_s])
+
+
+def first_tokens(prompts: list[int], **engine: object) -> tuple[list[float], int]:
+    """When requests that come at once get their first tokens, in iterations; preemptions."""
+    n = len(prompts)
+    requests = Requests(np.zeros(n), np.array(prompts), np.full(n, 40), np.ones(n), np.full(n, 5.0))
+    latency = LatencyModel(1.0, 0.0, 0.0, 0.0)
+    result = simulate(requests, make_engine(latency=latency, **engine), FCFS())
+    return result.first_token_s.tolist(), int(result.preemptions.sum())
+
+
+def test_a_request_enters_only_if_its_whole_context_fits() -> None:
+    """
+    A prompt of 100 tokens computes 24 in the first iteration, but is let in only with room for all.
+
+    vLLM's rule since 0.20. Without it the prompt enters at once, takes the blocks that the first
+    request needs next, and is preempted over and over.
+    """
+    engine = {"capacity_tokens": 160, "token_budget": 64, "preemption": "recompute"}
+    # 40 tokens need 3 of 10 blocks, 100 need 7: they fit together. 120 need 8 and wait.
+    assert first_tokens([40, 100], **engine)[0] == [1.0, 3.0]
+    assert first_tokens([40, 120], **engine) == ([1.0, 42.0], 0)
+    assert first_tokens([40, 120], reserve_full_context=False, **engine)[1] > 5
+
+
+def test_a_preempted_request_enters_only_if_all_it_has_fits() -> None:
+    """Its reply so far counts, the prefix cache's share of it too: those blocks are taken anew."""
+    requests = Requests(
+        np.zeros(2), np.array([32, 32]), np.array([60, 60]), np.ones(2), np.full(2, 5.0)
+    )
+    for hit_share in (0.0, 1.0):
+        engine = make_engine(
+            capacity_tokens=96,
+            token_budget=16,
+            preemption="recompute",
+            recompute_hit_share=hit_share,
+        )
+        seen: list[Snapshot] = []
+
+        class Watching(FCFS):
+            def decide(self, snapshot: Snapshot) -> Decision:
+                seen.append(snapshot)  # noqa: B023
+                return Decision(replan_after=1)
+
+        result = simulate(requests, engine, Watching())
+        assert result.preemptions.tolist() == [0, 1]
+        # It needs 4 of the 6 blocks, and the first request has 4 or more until it is done.
+        both = [s for s in seen if s.num_requests == 2]
+        away = [s for s in both if s.state[1] == State.PREEMPTED]
+        assert away[-1].generated_tokens[0] == 59
+
+
+def test_the_watermark_binds_while_others_run() -> None:
+    """A share of the blocks stays free when a request enters, unless it is alone."""
+    engine = {"capacity_tokens": 159 * 16, "token_budget": 2048, "max_batch": 2}
+    assert first_tokens([600, 1800], **engine) == ([1.0, 2.0], 0)
+    assert first_tokens([600, 1800], watermark=0.1, **engine) == ([1.0, 41.0], 0)
+    assert first_tokens([2400], watermark=0.9, **engine) == ([2.0], 0)
+
+
+def test_long_prompts_are_not_let_in_too_early() -> None:
+    """Under overload with recompute the rule saves FCFS most of its preemptions, and time."""
+    rng = np.random.default_rng(3)
+    n = 60
+    requests = Requests(
+        np.linspace(0.0, 3.0, n),
+        rng.integers(200, 1500, n),
+        rng.integers(20, 120, n),
+        np.ones(n),
+        np.full(n, 5.0),
+    )
+    engine = {"capacity_tokens": 4000, "token_budget": 256, "preemption": "recompute"}
+    new, old = (
+        simulate(requests, make_engine(reserve_full_context=rule, **engine), FCFS())
+        for rule in (True, False)
+    )
+    assert new.preemptions.sum() < 0.6 * old.preemptions.sum()
+    assert new.makespan_s < 0.95 * old.makespan_s
 
 
 def test_never_fitting_request_is_rejected() -> None:

@@ -87,6 +87,8 @@ WORLDS = {
     "block_tokens": st.sampled_from([1, 16]),
     "max_batch": st.sampled_from([1, 3, 64]),
     "token_budget": st.sampled_from([8, 64, 2048]),
+    "reserve_full_context": st.booleans(),
+    "watermark": st.sampled_from([0.0, 0.2]),
     "fast_prefill": st.booleans(),
 }
 
@@ -315,6 +317,7 @@ def test_never_below_the_exhaustive_optimum(preemption: Literal["swap", "recompu
             {"preemption": "recompute", "recompute_hit_share": 0.5},
             "knows no prefix cache",
         ),
+        (make_requests(3, 0), {"watermark": 0.5}, "fills the KV cache"),
     ],
 )
 def test_the_search_refuses_what_it_has_no_rules_for(
