@@ -42,6 +42,14 @@ class EngineProfile:
     recompute_hit_share
         Share of an evicted request's KV that a prefix cache still has when the request comes
         back, in [0, 1]; whole blocks of it are not computed again.
+    reserve_full_context
+        Whether a waiting or preempted request is let in only if its whole context fits, prompt and
+        reply so far, as in vLLM (its ``scheduler_reserve_full_isl``, also True by default). If
+        False, the part of it that the iteration computes has to fit, as in vLLM before that
+        option. Tokens to come are not counted.
+    watermark
+        Share of the blocks that letting a request in leaves free, in [0, 1), unless nothing else
+        runs; vLLM's option of that name. Running requests may grow into them.
     source
         Where the numbers come from.
 
@@ -61,6 +69,8 @@ class EngineProfile:
     preemption: str = "swap"
     swap_s_per_token: float = 0.0
     recompute_hit_share: float = 0.0
+    reserve_full_context: bool = True
+    watermark: float = 0.0
     source: str = ""
 
     def __post_init__(self) -> None:
@@ -85,7 +95,21 @@ class EngineProfile:
                 f"recompute_hit_share = {self.recompute_hit_share} not understood: need [0, 1]."
             )
 
+        if not isinstance(self.reserve_full_context, bool):
+            raise ValueError(
+                f"reserve_full_context = {self.reserve_full_context!r} not understood: need true "
+                "or false."
+            )
+        if not 0 <= self.watermark < 1:
+            raise ValueError(f"watermark = {self.watermark} not understood: need [0, 1).")
+
     @property
     def num_blocks(self) -> int:
         """Whole KV blocks that fit."""
         return self.capacity_tokens // self.block_tokens
+
+    @property
+    def watermark_blocks(self) -> int:
+        """Blocks that letting a request in leaves free."""
+        # vLLM takes the share of all its blocks, one of which (the null block) nobody gets.
+        return int(self.watermark * (self.num_blocks + 1))

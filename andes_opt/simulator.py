@@ -19,7 +19,7 @@ from andes_opt import engine_loop
 from andes_opt.checks import whole
 from andes_opt.engine_loop import Engine, Sample, SimulatedRequest
 from andes_opt.request_state import columns, records, scores, snapshot_of
-from andes_opt.snapshot import NEVER, Decision, Snapshot, Starved
+from andes_opt.snapshot import NEVER, Decision, Snapshot, Starved, check_places
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +41,8 @@ _PROFILE_FIELDS = (
     "token_budget",
     "swap_s_per_token",
     "recompute_hit_share",
+    "reserve_full_context",
+    "watermark_blocks",
 )
 
 #: Columns of :attr:`SimulationResult.timeline`.
@@ -295,6 +297,11 @@ class _EngineState:
         self._timeline: list[NDArray[np.void]] = []
 
     @property
+    def _places(self) -> int:
+        """Places in the batch; each running request takes at least a token of the budget."""
+        return min(self._profile.max_batch, self._profile.token_budget)
+
+    @property
     def num_active(self) -> int:
         """Requests that have arrived and are not finished."""
         return int(self._engine["num_active"])
@@ -329,10 +336,11 @@ class _EngineState:
             integers,
             reals,
             time_s=float(engine["now_s"]),
-            capacity_tokens=profile.num_blocks * profile.block_tokens,
+            # Plans leave free what letting their requests in has to leave free.
+            capacity_tokens=max(1, profile.num_blocks - profile.watermark_blocks)
+            * profile.block_tokens,
             block_tokens=profile.block_tokens,
-            # Each running request takes at least a token of the budget.
-            max_batch=min(profile.max_batch, profile.token_budget),
+            max_batch=self._places,
             token_budget=profile.token_budget,
             latency=profile.latency,
             requests_seen=int(engine["next_arrival"]),
@@ -348,6 +356,7 @@ class _EngineState:
             order = _integers("order", decision.order, np.int64)
             if action.size != self.num_active:
                 raise ValueError(f"a decision on {action.size} of {self.num_active} requests.")
+            check_places(action, self._places)
         whole("replan_after", decision.replan_after, 1)
         countdown = -1 if decision.final else min(int(decision.replan_after), NEVER)
         self._engine["now_s"] += cost_s

@@ -208,7 +208,7 @@ class BackgroundPlanner:
             start_s = time.perf_counter()
             real_limit_s = first_s if self._clock.waits else limit_s
             answer = worker.ask(pickled((snapshot, finished)), start_s + real_limit_s)
-            decision = check_decision(answer, snapshot.num_requests)
+            decision = check_decision(answer, snapshot)
             solve_s = self._clock.solve_s(time.perf_counter() - start_s)
             if self._clock.waits and solve_s > limit_s:
                 raise TimeoutError("timed out")

@@ -87,6 +87,10 @@ def optimum(requests: Requests, engine: EngineProfile) -> Optimum:
         raise ValueError(
             "recompute_hit_share > 0 not understood: the search knows no prefix cache."
         )
+    if engine.watermark_blocks > 0:
+        raise ValueError(
+            f"watermark = {engine.watermark} not understood: the search fills the KV cache."
+        )
     search = _Search(requests, engine)
     n = requests.num_requests
     search.visit(_Moment(0.0, (0,) * n, (0,) * n, (0,) * n, (-math.inf,) * n, 0.0, ()))

@@ -58,11 +58,12 @@ class Thrift:
        ``growth_s`` seconds. A batch that fills the cache completely evicts a request at once.
     5. What the solver leaves free goes to resident requests first. Others come in only if
        ``reserve`` of the cache stays free. Resident requests that are not served are held, not
-       evicted, while there is room beside the ``reserve``.
+       evicted, while the batch has places for them and the cache room beside the ``reserve``.
 
-    While the KV cache has room for all requests, only places in the batch are scarce. No request
-    is evicted then: staying gains nothing, KV tokens don't count, and a stake looks only
-    ``turn_s`` ahead, because taking turns is free.
+    While cache and batch have room for all requests, only time is scarce: an iteration with all of
+    them is too slow. No request is evicted then: staying gains nothing, KV tokens don't count, and
+    a stake looks only ``turn_s`` ahead, because taking turns is free. Where only places in the
+    batch are scarce, KV tokens don't count either, but who leaves the batch is evicted.
 
     If an iteration with all that fits is slower than the fastest reader, there are two solves. The
     first settles the batch size, without the gain for staying, which would inflate it. The second
@@ -77,7 +78,7 @@ class Thrift:
     horizon_s
         Seconds of waiting that a stake is about, > 0.
     turn_s
-        The same while the KV cache has room for everybody, > 0; at most ``horizon_s``
+        The same while cache and batch have room for everybody, > 0; at most ``horizon_s``
         counts.
     lateness
         How much of a reader's delay counts against it, in [0, 1].
@@ -150,6 +151,7 @@ class Thrift:
         self._objective = objective
         self._horizon_s = horizon_s
         self._shape = (horizon_s, lateness, work_power, weight_power)
+        self._batch_bound_shape = (horizon_s, lateness, work_power, 0.0)
         self._roomy_shape = (min(turn_s, horizon_s), lateness, work_power, 0.0)
         self._inertia = inertia
         self._readmission = readmission
@@ -211,7 +213,8 @@ class Thrift:
         self._price = max(0.0, float(((gained - charge) * per_second)[plan.serve].sum()))
         order = np.argsort(-gained / weights, kind="stable")
         reserve = int(self._reserve * capacity)
-        action = _fill_up(plan.serve, resident, order, weights, capacity, slots, reserve)
+        room = capacity, slots, snapshot.max_batch
+        action = _fill_up(plan.serve, resident, order, weights, room, reserve)
         return Decision(action=action, order=order, plan=plan, replan_after=1)
 
     def finished(self, request_id: int) -> None:
@@ -266,10 +269,16 @@ class Thrift:
             lengths,
             self._edges,
             self._share,
-            *(self._shape if _crowded(snapshot) else self._roomy_shape),
+            *self._shape_for(snapshot),
             params,
         )
         return params
+
+    def _shape_for(self, snapshot: Snapshot) -> tuple[float, float, float, float]:
+        """Horizon, lateness and powers of the stakes, by what is scarce."""
+        if _short_of_memory(snapshot):
+            return self._shape
+        return self._batch_bound_shape if _crowded(snapshot) else self._roomy_shape
 
     def _preemption_charges(
         self, snapshot: Snapshot
@@ -342,6 +351,10 @@ def _charged_stakes(
 
 def _crowded(snapshot: Snapshot) -> bool:
     """False if no request has to be evicted: those that are not served are held at no cost."""
+    return snapshot.num_requests > snapshot.max_batch or _short_of_memory(snapshot)
+
+
+def _short_of_memory(snapshot: Snapshot) -> bool:
     return bool(snapshot.need_tokens.sum() > snapshot.capacity_tokens)
 
 
@@ -401,28 +414,33 @@ def _fill_up(
     resident: NDArray[np.bool_],
     order: NDArray[np.int64],
     weights: NDArray[np.int64],
-    capacity: int,
-    slots: int,
+    room: tuple[int, int, int],
     reserve: int,
 ) -> NDArray[np.int8]:
-    # Serve the plan and, up to `slots`, residents and then others; hold what still fits.
+    # Serve the plan and, up to the slots, residents and then others; hold what still fits. The
+    # room is KV tokens, slots (requests that compute), and places (those that compute or are held).
+    capacity, slots, places = room
     action = np.zeros(serve.size, dtype=np.int8)
     for i in range(serve.size):
         if serve[i]:
             action[i] = Action.SERVE
             capacity -= weights[i]
             slots -= 1
+            places -= 1
     for i in order:
         if action[i] == Action.WAIT and resident[i] and weights[i] <= capacity and slots > 0:
             action[i] = Action.SERVE
             capacity -= weights[i]
             slots -= 1
+            places -= 1
     for i in order:
         idle = action[i] == Action.WAIT and resident[i]
-        if idle and weights[i] + reserve <= capacity:
+        if idle and weights[i] + reserve <= capacity and places > 0:
             action[i] = Action.HOLD
             capacity -= weights[i]
+            places -= 1
     empty = not action.any()
+    slots = min(slots, places)
     for i in order:
         spare = 0 if empty else reserve
         if action[i] == Action.WAIT and weights[i] + spare <= capacity and slots > 0:

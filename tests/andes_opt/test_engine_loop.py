@@ -81,7 +81,10 @@ def first_come_first_served(requests: Requests, engine: EngineProfile) -> list[S
             sequence = waiting[0]
             chunk = min(sequence.lacking, budget)
             needed = -(-(sequence.computed + chunk) // engine.block_tokens)
-            if needed > free:
+            known = min(sequence.prompt + len(sequence.times_s), engine.max_context_tokens)
+            whole = -(-known // engine.block_tokens)
+            to_leave = int(engine.watermark * (engine.num_blocks + 1)) if running else 0
+            if max(needed, whole if engine.reserve_full_context else 0) + to_leave > free:
                 break
             free, sequence.blocks = free - needed, needed
             swapped_tokens += sequence.computed
@@ -131,9 +134,17 @@ def compare(requests: Requests, engine: EngineProfile) -> int:
     preemption=st.sampled_from(["swap", "recompute"]),
     capacity_tokens=st.sampled_from([192, 512, 4096]),
     token_budget=st.sampled_from([7, 64, 2048]),
+    reserve_full_context=st.booleans(),
+    watermark=st.sampled_from([0.0, 0.01, 0.1, 0.5]),
 )
 def test_the_engine_loop_agrees_with_a_plain_simulator(
-    seed: int, n: int, preemption: str, capacity_tokens: int, token_budget: int
+    seed: int,
+    n: int,
+    preemption: str,
+    capacity_tokens: int,
+    token_budget: int,
+    reserve_full_context: bool,
+    watermark: float,
 ) -> None:
     """Every token of every request leaves at the same moment, under swap and recompute."""
     rng = np.random.default_rng(seed)
@@ -153,6 +164,8 @@ def test_the_engine_loop_agrees_with_a_plain_simulator(
         token_budget=token_budget,
         preemption=preemption,  # type: ignore[arg-type]
         swap_s_per_token=1e-4,
+        reserve_full_context=reserve_full_context,
+        watermark=watermark,
     )
     compare(requests, engine)
 

@@ -64,7 +64,7 @@ class Gambler:
     def decide(self, snapshot: Snapshot) -> Decision:
         n = snapshot.num_requests
         action = self._rng.choice(np.array([0, 1, 1, 1, 2], dtype=np.int8), n)
-        action[np.flatnonzero(action == Action.SERVE)[snapshot.max_batch :]] = Action.WAIT
+        action[np.flatnonzero(action)[snapshot.max_batch :]] = Action.WAIT
         order = self._rng.permutation(n)
         return Decision(action=action, order=order, replan_after=int(self._rng.integers(1, 9)))
 
@@ -87,6 +87,8 @@ WORLDS = {
     "block_tokens": st.sampled_from([1, 16]),
     "max_batch": st.sampled_from([1, 3, 64]),
     "token_budget": st.sampled_from([8, 64, 2048]),
+    "reserve_full_context": st.booleans(),
+    "watermark": st.sampled_from([0.0, 0.2]),
     "fast_prefill": st.booleans(),
 }
 
@@ -315,6 +317,7 @@ def test_never_below_the_exhaustive_optimum(preemption: Literal["swap", "recompu
             {"preemption": "recompute", "recompute_hit_share": 0.5},
             "knows no prefix cache",
         ),
+        (make_requests(3, 0), {"watermark": 0.5}, "fills the KV cache"),
     ],
 )
 def test_the_search_refuses_what_it_has_no_rules_for(
