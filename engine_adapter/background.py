@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from andes_opt.worker_process import ONE_THREAD, WorkerError, WorkerProcess, pickled
 from engine_adapter.clock import SystemClock
-from engine_adapter.guard import check_decision
+from engine_adapter.guard import LOGGER, check_decision
 from engine_adapter.settings import instantiate
 
 if TYPE_CHECKING:
@@ -179,7 +179,12 @@ class BackgroundPlanner:
             self._end()
             raise RuntimeError("closed.")
         try:
-            worker.ready(time.perf_counter() + _START_S)
+            begun_s = time.perf_counter()
+            worker.ready(begun_s + _START_S)
+            LOGGER.info(
+                "The background planner is ready: its process took %.0f s to import and to compile",
+                time.perf_counter() - begun_s,
+            )
         except WorkerError as error:
             raise RuntimeError(f"its policy can't be built: {error}") from error
         return worker

@@ -11,7 +11,6 @@ controller that does nothing leaves plain vLLM.
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from andes_opt.snapshot import NEVER
@@ -19,7 +18,7 @@ from engine_adapter.clock import Stopwatch, SystemClock
 from engine_adapter.observer import Observer
 from engine_adapter.plan_in_force import PlanInForce, fit_to_now, plan_of
 from engine_adapter.queues import Queues
-from engine_adapter.report import Report, write_report
+from engine_adapter.report import Report
 
 if TYPE_CHECKING:
     from andes_opt.snapshot import Decision, Snapshot
@@ -28,12 +27,15 @@ if TYPE_CHECKING:
     from engine_adapter.guard import Events, Guard
     from engine_adapter.internals import EngineView
     from engine_adapter.latency_learning import LatencyLearner
+    from engine_adapter.report_files import ReportFiles
     from engine_adapter.settings import Settings
 
 #: The last plan is followed for so long when there is no new decision.
 _STALE_S = 1.0
 #: Whatever the limit of the planning share: a plan of at most 5 ms every so many iterations.
 FAST_PLAN_EVERY, FAST_PLAN_S = 8, 0.005
+#: The counters are written so often while requests come.
+_REPORT_EVERY_S = 1.0
 #: Iterations for which the engine takes over when a plan moves nothing, at first and at most.
 _RESCUE, _RESCUE_MAX = 8, 256
 #: Iterations with work but without a token, beyond those that prompts need.
@@ -60,8 +62,8 @@ class StepController:
         A slow policy in its own process, or None.
     clock
         All that the adapter knows of time; None for the machine's.
-    scratch_report
-        File for the counters while the engine lives, if the settings name none.
+    files
+        Where the counters go, or None.
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class StepController:
         background: BackgroundPlanner | None = None,
         clock: Clock | None = None,
         *,
-        scratch_report: str | None = None,
+        files: ReportFiles | None = None,
     ) -> None:
         self._engine = engine
         self._settings = settings
@@ -107,8 +109,10 @@ class StepController:
 
         self._failed = False
         self._begun_s = 0.0  # on the stopwatch, when this iteration began
-        self._scratch_report = scratch_report
+        self._files = files if files is not None and files.wanted else None
         self._report_s = -float("inf")
+        self._shown_idle = True  # what was written last says that no request is here
+        self._write_report()
 
     def before(self) -> None:
         """Prepare the engine's queues; :meth:`restore` has to follow whatever happens."""
@@ -157,11 +161,8 @@ class StepController:
 
         watch.lap("observe")
         self.report.add_iteration(watch.total_s - self._begun_s)
-        path = self._settings.report_path or self._scratch_report
-        now_s = self._clock.monotonic_s()
-        if path is not None and now_s >= self._report_s + 1.0:
-            self._report_s = now_s
-            self._write_report(path)
+        if self._report_is_due():
+            self._write_report()
             watch.lap("observe")
             self.report.last_iteration(watch.total_s - self._begun_s)
 
@@ -177,10 +178,11 @@ class StepController:
         self._observer.close()
         if self._background is not None:
             self._background.close()
-        if self._settings.report_path is not None:
-            self._write_report(self._settings.report_path)
-        elif self._scratch_report is not None:
-            Path(self._scratch_report).unlink(missing_ok=True)
+        if self._files is not None:
+            try:
+                self._files.close(self.summary)
+            except OSError as error:
+                self.events.record("report not written", str(error))
 
     def summary(self) -> dict[str, Any]:
         """Returns counters, events and the latency model as learnt, ready for JSON."""
@@ -318,8 +320,22 @@ class StepController:
         self.report.rescues += 1
         self.events.record("plan moved nothing", "the engine's own order takes over for a while")
 
-    def _write_report(self, path: str) -> None:
+    def _report_is_due(self) -> bool:
+        """Returns whether a second is over, or the last request has left: no call may follow."""
+        if self._files is None:
+            return False
+        idle = len(self._observer.tracker) == 0
+        if idle and not self._shown_idle:
+            return True
+        self._shown_idle &= idle
+        return self._clock.monotonic_s() >= self._report_s + _REPORT_EVERY_S
+
+    def _write_report(self) -> None:
+        if self._files is None:
+            return
+        self._report_s = self._clock.monotonic_s()
+        self._shown_idle = len(self._observer.tracker) == 0
         try:
-            write_report(path, self.summary())
+            self._files.write(self.summary())
         except OSError as error:
             self.events.record("report not written", str(error))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
 #: Iterations over which percentiles of the adapter's own time are taken.
@@ -120,27 +121,12 @@ class Report:
         return values
 
 
-def write_report(path: str, values: dict[str, Any]) -> None:
+def write_report(path: str, values: Mapping[str, Any]) -> None:
     """Write values as JSON, so that a reader never sees half of them."""
     target = Path(path)
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    partial.write_text(json.dumps(dict(values), indent=1) + "\n", encoding="utf-8")
     partial.replace(target)
-
-
-def scratch_report(instance: str) -> str:
-    """
-    Returns where an engine's counters are written, unless its settings say.
-
-    The engine and the server that shows its metrics are two processes; both know the
-    instance's name.
-
-    Parameters
-    ----------
-    instance
-        vLLM's name of the instance.
-    """
-    return str(Path(tempfile.gettempdir()) / f"andes_opt-{instance}.json")
 
 
 def read_report(path: str) -> dict[str, Any] | None:
