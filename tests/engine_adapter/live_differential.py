@@ -8,7 +8,7 @@ token, so that, as in the simulator, nobody knows their lengths before.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,8 @@ def scenario(seed: int) -> tuple[Requests, EngineProfile]:
         token_budget=max(max_batch, int(rng.choice([4, 9, 16, 40, 256]))),
         max_context_tokens=int(rng.choice([capacity, 64, 96])),
         preemption="recompute",
+        reserve_full_context=bool(rng.random() < 0.8),
+        watermark=float(rng.choice([0.0, 0.0, 0.0, 0.1, 0.3])),
     )
     gap_s = rng.choice([0.0, 0.1, 0.5, 2.0])
     gaps_s = rng.integers(0, 3, n) * gap_s
@@ -92,14 +94,16 @@ def simulated(requests: Requests, profile: EngineProfile, policy: Policy) -> Run
 
 
 class _Recording:
-    """A policy that notes what it saw and said."""
+    """A policy that notes what it saw and said, with the simulator's numbers of requests."""
 
-    def __init__(self, policy: Any, run: Run) -> None:
-        self._policy, self._run = policy, run
+    def __init__(self, policy: Any, run: Run, sent: list[int]) -> None:
+        self._policy, self._run, self._sent = policy, run, np.array(sent)
 
     def decide(self, snapshot: Snapshot) -> Decision:
         decision: Decision = self._policy.decide(snapshot)
-        self._run.decisions.append((snapshot, decision))
+        # The adapter counts the requests that reach it, from 1.
+        shown = replace(snapshot, request_id=self._sent[snapshot.request_id - 1])
+        self._run.decisions.append((shown, decision))
         return decision
 
     def finished(self, request_id: int) -> None:
@@ -155,6 +159,8 @@ class VirtualEngine:
             "token_budget": profile.token_budget,
             "max_context": profile.max_context_tokens,
             "prefix_caching": prefix_caching,
+            "reserve_full_context": profile.reserve_full_context,
+            "watermark": profile.watermark,
         }
         if policy is None:
             return make_scheduler(model, Scheduler, **options)
@@ -169,7 +175,7 @@ class VirtualEngine:
         timed = type("Timed", (AndesSyncScheduler,), {"andes_clock": self.clock})
         scheduler = make_scheduler(model, timed, **options)
         guard = scheduler.andes._guard
-        guard._policy = _Recording(guard._policy, self.run_)
+        guard._policy = _Recording(guard._policy, self.run_, list(self._coming))
         return scheduler
 
     def run(self) -> Run:
@@ -287,10 +293,29 @@ class VirtualEngine:
 
 def compare(ours: Run, vllms: Run) -> None:
     """Two runs are the same, iteration by iteration; AssertionError names the first difference."""
-    pairs = zip_longest(ours.iterations, vllms.iterations)
-    for k, (one, other) in enumerate(pairs):
-        assert one is not None and other is not None, f"only {k} iterations in one of the two"
+    for k, (one, other) in enumerate(zip_longest(ours.iterations, vllms.iterations)):
+        assert one is not None and other is not None, f"one of the two has {k} iterations only"
         for name in ("tokens", "preemptions", "generated_tokens", "blocks", "time_s"):
             values = getattr(one, name), getattr(other, name)
             assert np.array_equal(*values), f"iteration {k}, {name}: {values[0]}, vLLM {values[1]}"
     assert ours.token_times_s == vllms.token_times_s
+    if vllms.decisions:
+        _compare_decisions(ours, vllms)
+
+
+def _compare_decisions(ours: Run, vllms: Run) -> None:
+    """Policies saw the same and said the same."""
+    for k, pair in enumerate(zip_longest(ours.decisions, vllms.decisions)):
+        assert None not in pair, f"one of the two has {k} decisions only"
+        (shown, said), (vllm_shown, vllm_said) = pair
+        for item in fields(shown):
+            values = getattr(shown, item.name), getattr(vllm_shown, item.name)
+            # The adapter dates an arrival back from now, which rounds.
+            same = (
+                np.allclose(*values, rtol=1e-12, atol=1e-12)
+                if isinstance(values[0], np.ndarray)
+                else values[0] == values[1]
+            )
+            assert same, f"decision {k}, {item.name}: {values[0]}, vLLM {values[1]}"
+        assert np.array_equal(said.order, vllm_said.order), f"decision {k}, order"
+        assert np.array_equal(said.action, vllm_said.action), f"decision {k}, action"
