@@ -257,7 +257,10 @@ def _schedule(requests: Requests, engine: Engine, active: Ints, running: Ints, a
 def _resume_held(requests: Requests, engine: Engine, active: Ints, running: Ints) -> None:
     """Run held requests again, oldest first; they have kept their places in the batch."""
     for i in active[: engine.num_active]:
-        if requests[i].state == HELD:
+        if requests[i].state == HELD and _lacking(requests[i]) <= 1:
+            _append_running(requests, engine, running, i)
+    for i in active[: engine.num_active]:
+        if requests[i].state == HELD:  # prompts under way come last, as in a plan
             _append_running(requests, engine, running, i)
     engine.num_held = 0
 
