@@ -31,6 +31,7 @@ from andes_opt.request_state import (
     ScoredRequest,
     blocks_for,
     deliver_scored,
+    prompt_s,
     read_on,
     show,
 )
@@ -76,6 +77,8 @@ class Engine:
     per_request_s: float
     per_context_token_s: float
     per_prefill_token_s: float
+    mixed_base_s: float
+    mixed_per_request_s: float
     swap_s_per_token: float
     recompute_hit_share: float
     reserve_full_context: bool
@@ -381,6 +384,8 @@ def _compute(requests: Requests, engine: Engine, running: Ints) -> tuple[int, in
         + engine.per_prefill_token_s * prefill
         + engine.swap_debt_s
     )
+    if prefill > 0:
+        elapsed_s += engine.mixed_base_s + engine.mixed_per_request_s * decoding
     engine.swap_debt_s = 0.0
     engine.now_s += elapsed_s
     engine.busy_s += elapsed_s
@@ -596,7 +601,14 @@ def gather(
 
         # A decoding request lacks one token in every iteration; that is no restoring.
         lacking = _lacking(request) - (request.generated_tokens > 0)
-        restore_s = lacking * engine.per_prefill_token_s
+        restore_s = prompt_s(
+            lacking,
+            engine.token_budget,
+            engine.num_running,
+            engine.per_prefill_token_s,
+            engine.mixed_base_s,
+            engine.mixed_per_request_s,
+        )
         if request.state == PREEMPTED and engine.swaps:
             restore_s += request.computed_tokens * engine.swap_s_per_token
         show(
