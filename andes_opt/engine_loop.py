@@ -7,7 +7,9 @@ shown, and :func:`apply` carries out its decision. The rules follow vLLM V1's
 blocks run out, the last running request is preempted to the head of the waiting queue; only a
 step without preemption admits, from the head of the queue, while blocks, token budget and batch
 limit allow. The whole context of a request has to fit, prompt and reply so far, unless the profile
-says that what the iteration computes will do (vLLM's ``scheduler_reserve_full_isl``).
+says that what the iteration computes will do (vLLM's ``scheduler_reserve_full_isl``). Swapping is
+not vLLM V1's, but the Andes paper's engine: a preempted request keeps what it has computed, and
+moving its KV delays the next iteration.
 
 The state is an array of :class:`SimulatedRequest` records, one :class:`Engine` record, and lists
 of places in the former: ``active[:engine.num_active]`` (arrived and not finished, by arrival),
