@@ -41,10 +41,12 @@ class EngineProfile:
         The model's limit on prompt and reply together (vLLM's ``max_model_len``); see
         :func:`as_served`.
     preemption
-        ``"swap"`` moves the KV of an evicted request to host memory and back;
-        ``"recompute"`` drops it and computes it again.
+        ``"swap"`` moves the KV of an evicted request to host memory and back, as the engine of
+        the Andes paper does (vLLM before V1); ``"recompute"`` drops it and computes it again, as
+        vLLM V1 always does. So profiles that swap are the paper's engine, not today's vLLM.
     swap_s_per_token
-        Seconds to move the KV of one token across the bus, one way.
+        Seconds to move the KV of one token across the bus, one way; not read with
+        ``"recompute"``.
     recompute_hit_share
         Share of an evicted request's KV that a prefix cache still has when the request comes
         back, in [0, 1]; whole blocks of it are not computed again.

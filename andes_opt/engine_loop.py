@@ -7,7 +7,9 @@ shown, and :func:`apply` carries out its decision. The rules follow vLLM V1's
 blocks run out, the last running request is preempted to the head of the waiting queue; only a
 step without preemption admits, from the head of the queue, while blocks, token budget and batch
 limit allow. The whole context of a request has to fit, prompt and reply so far, unless the profile
-says that what the iteration computes will do (vLLM's ``scheduler_reserve_full_isl``).
+says that what the iteration computes will do (vLLM's ``scheduler_reserve_full_isl``). Swapping is
+not vLLM V1's, but the Andes paper's engine: a preempted request keeps what it has computed, and
+moving its KV delays the next iteration.
 
 The state is an array of :class:`SimulatedRequest` records, one :class:`Engine` record, and lists
 of places in the former: ``active[:engine.num_active]`` (arrived and not finished, by arrival),
@@ -31,6 +33,7 @@ from andes_opt.request_state import (
     ScoredRequest,
     blocks_for,
     deliver_scored,
+    prompt_s,
     read_on,
     show,
     to_restore,
@@ -78,6 +81,8 @@ class Engine:
     per_request_s: float
     per_context_token_s: float
     per_prefill_token_s: float
+    mixed_base_s: float
+    mixed_per_request_s: float
     swap_s_per_token: float
     recompute_hit_share: float
     reserve_full_context: bool
@@ -386,6 +391,8 @@ def _compute(requests: Requests, engine: Engine, running: Ints) -> tuple[int, in
         + engine.per_prefill_token_s * prefill
         + engine.swap_debt_s
     )
+    if prefill > 0:
+        elapsed_s += engine.mixed_base_s + engine.mixed_per_request_s * decoding
     engine.swap_debt_s = 0.0
     engine.now_s += elapsed_s
     engine.busy_s += elapsed_s
@@ -617,8 +624,14 @@ def gather(
         blocks = blocks_for(context, engine.block_tokens) + 1
         blocks = min(blocks, usable, blocks_for(engine.max_context_tokens, engine.block_tokens))
 
-        tokens = to_restore(_lacking(request), request.generated_tokens)
-        restore_s = tokens * engine.per_prefill_token_s
+        restore_s = prompt_s(
+            to_restore(_lacking(request), request.generated_tokens),
+            engine.token_budget,
+            engine.num_running,
+            engine.per_prefill_token_s,
+            engine.mixed_base_s,
+            engine.mixed_per_request_s,
+        )
         if request.state == PREEMPTED and engine.swaps:
             restore_s += request.computed_tokens * engine.swap_s_per_token
         show(

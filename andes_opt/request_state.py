@@ -9,6 +9,7 @@ the array, and compiled functions read and write the fields by name
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -103,6 +104,36 @@ def to_restore(lacking_tokens: int, generated_tokens: int) -> int:
     if lacking_tokens <= 1 and generated_tokens > 0:
         return 0
     return max(0, lacking_tokens)
+
+
+@inner
+def prompt_s(
+    tokens: float,
+    token_budget: int,
+    batch: int,
+    per_token_s: float,
+    mixed_base_s: float,
+    mixed_per_request_s: float,
+) -> float:
+    """
+    Seconds that computing tokens of a prompt adds to the iterations of other requests.
+
+    Parameters
+    ----------
+    tokens
+        Tokens to compute.
+    token_budget
+        Most of them in an iteration.
+    batch
+        Requests that decode beside them.
+    per_token_s, mixed_base_s, mixed_per_request_s
+        As in ``LatencyModel``.
+    """
+    if tokens <= 0:
+        return 0.0
+    iterations = math.ceil(tokens / token_budget)
+    mixed_s = mixed_base_s + mixed_per_request_s * batch
+    return max(0.0, tokens * per_token_s + iterations * mixed_s)
 
 
 @inner

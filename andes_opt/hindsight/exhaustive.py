@@ -227,7 +227,7 @@ class _Search:
             begun_s = m.begun_s[i]
             age_s = max(0.0, m.now_s - float(self._requests.arrival_s[i]))
             for _ in range(m.generated[i], int(self._requests.output_tokens[i])):
-                age_s += self._engine.latency.base_s
+                age_s += self._engine.latency.least_base_s
                 begun_s = self._begin(i, age_s, begun_s)
                 total += self._token_value(i, begun_s)
         return total

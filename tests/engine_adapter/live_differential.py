@@ -43,6 +43,8 @@ def scenario(seed: int) -> tuple[Requests, EngineProfile]:
             per_request_s=float(rng.choice([0.0, 0.001, 0.02])),
             per_context_token_s=float(rng.choice([0.0, 1e-5])),
             per_prefill_token_s=float(rng.choice([1e-4, 5e-3])),
+            mixed_base_s=float(rng.choice([0.0, -0.01, 0.05])),
+            mixed_per_request_s=float(rng.choice([0.0, 0.01])),
         ),
         capacity_tokens=capacity,
         block_tokens=block_tokens,
