@@ -40,8 +40,8 @@ def run(config: DictConfig) -> dict[str, float]:
         _check_name(config.name)
         if config.iterations is None:
             raise UsageError(f"iterations=FILE is needed: a CSV with {', '.join(COLUMNS)}.")
-        path = Path(config.iterations)
-        if not path.is_file():
+        path = Path(config.iterations).expanduser()
+        if not path.exists():
             raise UsageError(
                 f"iterations={config.iterations}: no such file; andes-opt live writes one with "
                 "iterations=true."

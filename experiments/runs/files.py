@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from andes_opt.files import written_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,12 +34,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         Called with the path to write to.
     """
     # The suffix stays, since matplotlib and polars choose the format by it.
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
+    with written_whole(path) as partial:
         write(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
