@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
 from andes_opt.files import written_whole
 
 if TYPE_CHECKING:
@@ -32,10 +34,18 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         The file.
     write
         Called with the path to write to.
+
+    Raises
+    ------
+    OSError
+        If the file can't be written; nothing of it is left.
     """
     # The suffix stays, since matplotlib and polars choose the format by it.
     with written_whole(path) as partial:
-        write(partial)
+        try:
+            write(partial)
+        except pl.exceptions.PolarsError as error:  # its name for a full disk, among others
+            raise OSError(f"{path} can't be written: {error}") from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -33,7 +33,7 @@ from experiments.runs.files import (
 from experiments.runs.identity import current, register_run_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 
 # Every command that records runs imports this module, in a sweep's worker processes too.
@@ -47,6 +47,27 @@ class Run:
     folder: Path
     environment: Mapping[str, Any]
 
+    def keep(self, rows: pl.DataFrame) -> None:
+        """Write ``rows.parquet``: first of all, since what is drawn and said of it may fail."""
+        write_atomically(self.folder / ROWS, rows.write_parquet)
+
+    @contextmanager
+    def keeping(self, rows: Callable[[], pl.DataFrame | None]) -> Iterator[None]:
+        """
+        Keep what there is of the rows, if the block is left by an error or an interrupt.
+
+        Parameters
+        ----------
+        rows
+            Returns the rows so far, or None if there are none.
+        """
+        try:
+            yield
+        except BaseException:
+            if (found := rows()) is not None:
+                self.keep(found)
+            raise
+
     def finish(self, rows: pl.DataFrame | None, summary: Mapping[str, float]) -> None:
         """
         Write ``rows.parquet``, ``env.json`` and, last, ``summary.json``.
@@ -59,7 +80,7 @@ class Run:
             Metric name -> number.
         """
         if rows is not None:
-            write_atomically(self.folder / ROWS, rows.write_parquet)
+            self.keep(rows)
         write_json(self.folder / ENVIRONMENT, self.environment)
         write_json(self.folder / SUMMARY, summary)
 
