@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -37,13 +37,7 @@ USUAL_BASELINE, USUAL_SOLVER = "fcfs", "greedy"
 _LONG_TABLE = 40
 
 
-def report(
-    folders: Sequence[Path],
-    output: Path,
-    *,
-    baseline: str | None = None,
-    request: int | None = None,
-) -> str:
+def report(folders: Sequence[Path], output: Path, **options: Any) -> str:
     """
     Read runs, compare them, and write the report.
 
@@ -51,6 +45,36 @@ def report(
     ----------
     folders
         Folders of runs or of sweeps.
+    output, **options
+        As for :func:`write_report`.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As :func:`experiments.report.reading.read`.
+    UsageError
+        As :func:`write_report`.
+    """
+    return write_report(read(folders), folders, output, **options)
+
+
+def write_report(
+    results: Results,
+    folders: Sequence[Path],
+    output: Path,
+    *,
+    baseline: str | None = None,
+    request: int | None = None,
+) -> str:
+    """
+    Compare the runs that were read, and write the report.
+
+    Parameters
+    ----------
+    results
+        What was read.
+    folders
+        From which folders.
     output
         Where ``report.html``, ``report.md``, CSV files and ``figures/`` go.
     baseline
@@ -66,12 +90,9 @@ def report(
 
     Raises
     ------
-    FileNotFoundError, ValueError
-        As :func:`experiments.report.reading.read`.
     UsageError
         If nothing is named like the baseline, or the request has no timeline.
     """
-    results = read(folders)
     arms = sorted({run.arm for run in results.runs})
     solvers = sorted(set(results.answers["solver"])) if results.answers.height else []
     studied = list(studies.arms(results.measured))

@@ -20,6 +20,8 @@ ROWS, SUMMARY, ENVIRONMENT = "rows.parquet", "summary.json", "env.json"
 TOKENS, TIMELINE = "tokens.parquet", "timeline.parquet"
 #: Files of a run beside its summary that hold what it measured.
 MEASURED = (f"*{ROWS}", TOKENS, TIMELINE)
+#: What a file begins with that Git LFS has not fetched.
+_LFS_POINTER = b"version https://git-lfs"
 #: Why a run failed; a run that has it is not complete.
 ERROR = "error.json"
 
@@ -80,6 +82,60 @@ def plain(value: Any, *, finite: bool = True) -> Any:
     if finite and isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def read_table(path: Path, rows: int | None = None) -> pl.DataFrame:
+    """
+    Return a table of a run.
+
+    Parameters
+    ----------
+    path
+        The file.
+    rows
+        How many of its first rows; None for all.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    ValueError
+        If the file is no table, is cut off, or is a pointer of Git LFS; the sentence names it.
+    """
+    try:
+        return pl.read_parquet(path, n_rows=rows)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # polars has a dozen kinds
+        raise ValueError(f"{path} can't be read: {_what_is_wrong(path, error)}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """
+    Return the object in a JSON file of a run.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    ValueError
+        If the file holds no JSON object; the sentence names it.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} can't be read: {_what_is_wrong(path, error)}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} can't be read: it holds no JSON object.")
+    return found
+
+
+def _what_is_wrong(path: Path, error: Exception) -> str:
+    if path.is_file():
+        with open(path, "rb") as file:
+            if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                return "it is a pointer of Git LFS; git lfs pull brings the file."
+    return f"{str(error).strip().splitlines()[0]}."
 
 
 def printable(path: Path) -> Path:

@@ -7,7 +7,6 @@ place, and an old one is removed before a run starts. Each file appears whole or
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +26,8 @@ from experiments.runs.files import (
     MEASURED,
     ROWS,
     SUMMARY,
+    read_json,
+    read_table,
     write_atomically,
     write_json,
 )
@@ -175,9 +176,15 @@ def complete_runs(*folders: Path) -> list[Path]:
 
 
 def read_environment(folder: Path) -> dict[str, Any]:
-    """Return a run's ``env.json``: see :func:`experiments.runs.environment.environment`."""
-    recorded: dict[str, Any] = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
-    return recorded
+    """
+    Return a run's ``env.json``: see :func:`experiments.runs.environment.environment`.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As :func:`experiments.runs.files.read_json`.
+    """
+    return read_json(folder / ENVIRONMENT)
 
 
 def read_run(folder: Path, name: str = ROWS) -> pl.DataFrame:
@@ -194,11 +201,11 @@ def read_run(folder: Path, name: str = ROWS) -> pl.DataFrame:
     Raises
     ------
     ValueError
-        If the rows were written under another version of the schema.
+        If the rows can't be read, or were written under another version of the schema.
     """
     recorded = read_environment(folder)
     schema = recorded.get("schema", SCHEMA)
-    rows = pl.read_parquet(folder / name)
+    rows = read_table(folder / name)
     strange = [
         column
         for column, dtype in rows.schema.items()

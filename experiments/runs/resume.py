@@ -8,7 +8,6 @@ what was in flight when a sweep was killed has no ``summary.json`` and is made a
 
 from __future__ import annotations
 
-import json
 import sys
 import traceback
 from contextlib import contextmanager, suppress
@@ -29,7 +28,7 @@ from experiments.configuration.errors import (
     one_line,
 )
 from experiments.configuration.output import careful_output, visible
-from experiments.runs.files import ERROR, SUMMARY, printable, write_json
+from experiments.runs.files import ERROR, SUMMARY, printable, read_json, write_json
 from experiments.runs.identity import identified, identity
 from experiments.runs.records import read_environment
 
@@ -143,7 +142,7 @@ def finished(folder: Path, run: Mapping[str, str]) -> dict[str, float] | None:
         return None
     try:
         recorded = read_environment(folder)
-        summary: dict[str, float] = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        summary: dict[str, float] = read_json(folder / SUMMARY)
     except (OSError, ValueError):
         return None
     return summary if recorded.get("run") == run else None
