@@ -2,9 +2,8 @@
 Replay of recorded requests from files.
 
 A trace is a CSV file with a header and one request per row, in columns ``arrival_s``,
-``prompt_tokens``, ``output_tokens`` and, if the targets were recorded, ``ttft_s`` and ``tds``.
-Columns may stand in any order and others are ignored. UTF-8, with or without a byte-order mark;
-any line ends; empty lines are skipped.
+``prompt_tokens``, ``output_tokens`` and, if the targets were recorded, ``ttft_s`` and ``tds``;
+the rest is as :func:`andes_opt.files.csv_rows` says.
 
 What prompts share, for engines with a prefix cache, is said by ``session`` (any text) and
 ``prefix_tokens``: the prompt begins with so many tokens of the session's last prompt and reply;
@@ -21,18 +20,19 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from andes_opt import checks
+from andes_opt.files import written_whole
 from andes_opt.readers import Readers, reading
 from andes_opt.trace_files import read_trace
 from andes_opt.workload import REQUEST_FIELDS, Requests, streams
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,8 @@ class Trace:
     Parameters
     ----------
     path
-        The file; what it holds is described in :mod:`andes_opt.trace`.
+        The file, which may be packed (``.gz``) or a pipe; what it holds is described in
+        :mod:`andes_opt.trace`.
     rate
         If given, arrivals are scaled to this mean rate, requests per second, > 0.
     rate_scale
@@ -128,8 +129,6 @@ class Trace:
 
 def write_trace(requests: Requests, path: str | Path) -> None:
     """Write requests as a trace that :class:`Trace` reads back without loss."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
     names = list(REQUEST_FIELDS)
     columns: list[Sequence[object]] = [getattr(requests, name).tolist() for name in names]
     if (requests.prefix_of >= 0).any():
@@ -138,8 +137,10 @@ def write_trace(requests: Requests, path: str | Path) -> None:
             ["" if row < 0 else row for row in requests.prefix_of.tolist()],
             requests.prefix_tokens.tolist(),
         ]
-    with open(partial, "w", newline="", encoding="utf-8") as file:
+    with (
+        written_whole(path) as partial,
+        open(partial, "w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(names)
         writer.writerows(zip(*columns, strict=True))
-    partial.replace(path)

@@ -6,28 +6,25 @@ Read line by line, without keeping the text in memory; a line that is wrong is n
 
 from __future__ import annotations
 
-import csv
-import gzip
 import json
 import math
-import zlib
 from array import array
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from andes_opt.files import csv_rows, open_text
 from andes_opt.shared_prefixes import by_blocks, by_sessions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
 _REQUIRED = ("arrival_s", "prompt_tokens", "output_tokens")
 _OPTIONAL = ("ttft_s", "tds", "session", "prefix_tokens", "prefix_of")
-COLUMNS = _REQUIRED + _OPTIONAL
 
 #: Tokens of a block of Mooncake's ``hash_ids`` (FAST'25 release of kvcache-ai/Mooncake).
 HASH_BLOCK_TOKENS = 512
@@ -105,21 +102,15 @@ def read_trace(path: str | Path) -> Recorded:
     ValueError
         If the file is no trace; the sentence names file, line and column.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no trace file {path}.")
-    opened = gzip.open if path.suffix == ".gz" else open
-    read = _read_json if path.name.removesuffix(".gz").endswith(".jsonl") else _read_csv
     recorded = Recorded()
-    try:
-        with opened(path, "rt", newline="", encoding="utf-8-sig") as file:
-            read(path, file, recorded)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error.reason}.") from error
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is not compressed by gzip: {error}.") from error
+    json_lines = str(path).removesuffix(".gz").endswith(".jsonl")
+    if json_lines:
+        with open_text(path, "trace file") as file:
+            _read_json(path, file, recorded)
+    else:
+        _read_csv(path, recorded)
     if not recorded.arrival_s:
-        lacks = "is empty" if read is _read_json else "has a header but no requests"
+        lacks = "is empty" if json_lines else "has a header but no requests"
         raise ValueError(f"{path} {lacks}.")
     rows = len(recorded.arrival_s)
     for number, row in enumerate(recorded.prefix_of):
@@ -131,8 +122,8 @@ def read_trace(path: str | Path) -> Recorded:
     return recorded
 
 
-def _read_csv(path: Path, file: Iterable[str], recorded: Recorded) -> None:
-    for where, row in _rows(path, file):
+def _read_csv(path: str | Path, recorded: Recorded) -> None:
+    for where, row in csv_rows(path, _REQUIRED, _OPTIONAL, "trace file"):
         prompt_tokens = _tokens(where, "prompt_tokens", row[1])
         recorded.arrival_s.append(_seconds(where, "arrival_s", row[0]))
         recorded.prompt_tokens.append(prompt_tokens)
@@ -145,7 +136,7 @@ def _read_csv(path: Path, file: Iterable[str], recorded: Recorded) -> None:
         recorded.prefix_of.append(_whole(where, "prefix_of", row[7]) if row[7] else -1)
 
 
-def _read_json(path: Path, file: Iterable[str], recorded: Recorded) -> None:
+def _read_json(path: str | Path, file: Iterable[str], recorded: Recorded) -> None:
     for number, line in enumerate(file, 1):
         if not line.strip():
             continue
@@ -196,43 +187,6 @@ def _hash_ids(where: str, ids: Any, prompt_tokens: int) -> array[int]:
     return array("q", ids)
 
 
-def _rows(path: Path, file: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
-    """Place and cells (in the order of COLUMNS, "" if absent) of each row."""
-    reader = csv.reader(file, skipinitialspace=True)
-    header: list[str] | None = None
-    try:
-        for raw in reader:
-            where = f"{path}, line {reader.line_num}"
-            cells = [cell.strip() for cell in raw]
-            if not any(cells) and len(cells) <= 1:
-                continue
-            if header is None:
-                header = cells
-                index = _column_index(where, header)
-                continue
-            if len(cells) != len(header):
-                at = f", column {header[len(cells)]}" if len(cells) < len(header) else ""
-                raise ValueError(
-                    f"{where}{at}: the row has {len(cells)} fields, the header {len(header)}."
-                )
-            yield where, [cells[i] if i is not None else "" for i in index]
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num} is not CSV: {error}.") from error
-    if header is None:
-        raise ValueError(f"{path} is empty; need a header with {', '.join(_REQUIRED)}.")
-
-
-def _column_index(where: str, header: list[str]) -> list[int | None]:
-    missing = [name for name in _REQUIRED if name not in header]
-    if missing:
-        found = ", ".join(header)
-        raise ValueError(f"{where} lacks column {', '.join(missing)}; found {found[:200]}.")
-    for name in COLUMNS:
-        if header.count(name) > 1:
-            raise ValueError(f"{where} names column {name} {header.count(name)} times.")
-    return [header.index(name) if name in header else None for name in COLUMNS]
-
-
 def _number(where: str, column: str, text: str, need: str) -> float:
     try:
         # Python reads 1_000 as a number; a CSV file that says so is more likely broken.
@@ -260,10 +214,9 @@ def _speed(where: str, text: str) -> float:
 
 def _tokens(where: str, column: str, text: str) -> int:
     value = _number(where, column, text, "a whole number >= 1")
+    need = "a whole number >= 1" + (f" and <= {_MOST_TOKENS}" if value > _MOST_TOKENS else "")
     if not 1 <= value <= _MOST_TOKENS or value != int(value):
-        raise ValueError(
-            f"{where}, column {column}: {text[:40]} not understood: need a whole number >= 1."
-        )
+        raise ValueError(f"{where}, column {column}: {text[:40]} not understood: need {need}.")
     return int(value)
 
 

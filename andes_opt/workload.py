@@ -9,7 +9,7 @@ runs differ by what was changed, not by chance (common random numbers).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
@@ -90,6 +90,12 @@ class Requests:
                 f"arrival_s must not fall; request {falls[0] + 1} arrives before its predecessor."
             )
         self._check_prefixes()
+
+    def ending_at(self, output_tokens: NDArray[np.int64]) -> Requests:
+        """Returns the requests with replies of other lengths, (n,), and what is left to share."""
+        whole = (self.prompt_tokens + output_tokens)[self.prefix_of]
+        shared = np.where(self.prefix_of < 0, 0, np.minimum(self.prefix_tokens, whole))
+        return replace(self, output_tokens=output_tokens, prefix_tokens=shared)
 
     def _check_prefixes(self) -> None:
         parent, shared = self.prefix_of, self.prefix_tokens

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from andes_opt.worker_process import ONE_THREAD, WorkerError, WorkerProcess, pickled
 from engine_adapter.clock import SystemClock
-from engine_adapter.guard import check_decision
+from engine_adapter.guard import LOGGER, check_decision
 from engine_adapter.settings import instantiate
 
 if TYPE_CHECKING:
@@ -179,7 +179,12 @@ class BackgroundPlanner:
             self._end()
             raise RuntimeError("closed.")
         try:
-            worker.ready(time.perf_counter() + _START_S)
+            begun_s = time.perf_counter()
+            worker.ready(begun_s + _START_S)
+            LOGGER.info(
+                "The background planner is ready: its process took %.0f s to import and to compile",
+                time.perf_counter() - begun_s,
+            )
         except WorkerError as error:
             raise RuntimeError(f"its policy can't be built: {error}") from error
         return worker
@@ -203,7 +208,7 @@ class BackgroundPlanner:
             start_s = time.perf_counter()
             real_limit_s = first_s if self._clock.waits else limit_s
             answer = worker.ask(pickled((snapshot, finished)), start_s + real_limit_s)
-            decision = check_decision(answer, snapshot.num_requests)
+            decision = check_decision(answer, snapshot)
             solve_s = self._clock.solve_s(time.perf_counter() - start_s)
             if self._clock.waits and solve_s > limit_s:
                 raise TimeoutError("timed out")

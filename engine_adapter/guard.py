@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from andes_opt.snapshot import Action, Decision
+from andes_opt.snapshot import Action, Decision, check_places
 from engine_adapter.clock import SystemClock
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class Guard:
         """
         start_s = self._clock.cost_s("")
         try:
-            decision = check_decision(self._policy.decide(snapshot), snapshot.num_requests)
+            decision = check_decision(self._policy.decide(snapshot), snapshot)
         except Exception as error:
             self.decide_s = self._clock.cost_s("decide") - start_s
             self.failed("planner failed", f"{type(error).__name__}: {error}")
@@ -145,7 +145,7 @@ class Guard:
             self._retry_s = self._clock.monotonic_s() + min(60.0, 2.0 ** min(excess, 6))
 
 
-def check_decision(decision: object, requests: int) -> Decision:
+def check_decision(decision: object, snapshot: Snapshot) -> Decision:
     """
     A decision with nothing left to trust.
 
@@ -153,8 +153,8 @@ def check_decision(decision: object, requests: int) -> Decision:
     ----------
     decision
         What a policy answered.
-    requests
-        Requests in the snapshot.
+    snapshot
+        What the policy was shown.
 
     Returns
     -------
@@ -164,8 +164,10 @@ def check_decision(decision: object, requests: int) -> Decision:
     Raises
     ------
     ValueError
-        If it is no decision, or a shape, a type or a value in it is wrong.
+        If it is no decision, a shape, a type or a value in it is wrong, or it serves and
+        holds more requests than the batch has places.
     """
+    requests = snapshot.num_requests
     if not isinstance(decision, Decision):
         raise ValueError(f"{type(decision).__name__} is not a Decision.")
     replan_after = decision.replan_after
@@ -186,6 +188,7 @@ def check_decision(decision: object, requests: int) -> Decision:
         raise ValueError(
             f"actions from {action.min()} to {action.max()} not understood: need WAIT, SERVE, HOLD."
         )
+    check_places(action, snapshot.max_batch)
     order = np.asarray(decision.order)
     if order.size == 0:
         order = np.empty(0, dtype=np.int64)

@@ -9,6 +9,8 @@ Both only wrap ``schedule()``. Everything else is vLLM's own.
 
 from __future__ import annotations
 
+import threading
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -32,11 +34,11 @@ from engine_adapter.internals import (
 )
 from engine_adapter.latency_learning import LatencyLearner
 from engine_adapter.report_files import ReportFiles, numbered
-from engine_adapter.settings import instantiate, read_settings
+from engine_adapter.settings import describe, instantiate, read_settings
 from engine_adapter.tracker import ReaderTracker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from vllm.v1.core.sched.output import SchedulerOutput
 
@@ -168,19 +170,20 @@ def make_controller(scheduler: Any, clock: Clock | None = None) -> StepControlle
 
     events = Events()
     policy = instantiate(settings.policy)
-    practice = _practice(settings, engine)
+    with said_if_slow():
+        practice = _practice(settings, engine)
     background = None
     if settings.background is not None:
         background = BackgroundPlanner(settings.background, events, clock, practice)
-    # Compile before the first request comes, without touching the real policy's state.
-    practising = Guard(instantiate(settings.policy), events, slow_s=float("inf"))
-    for snapshot in practice:
-        practising.decide(snapshot)
+    with said_if_slow():
+        _compile(settings, practice, events)
     number = engine_number(scheduler.vllm_config)
     instance = instance_of(scheduler.vllm_config) if shows_metrics(scheduler) else ""
     if settings.iterations_path is not None:
         settings = replace(settings, iterations_path=numbered(settings.iterations_path, number))
-    LOGGER.info("Scheduling by %s", settings.policy.get("_target_"))
+    LOGGER.info("Scheduling by %s", describe(settings.policy))
+    if settings.background is not None:
+        LOGGER.info("Planning in the background by %s", describe(settings.background.policy))
     return StepController(
         engine,
         settings,
@@ -191,6 +194,29 @@ def make_controller(scheduler: Any, clock: Clock | None = None) -> StepControlle
         clock,
         files=ReportFiles(settings.report_path, number, instance),
     )
+
+
+@contextmanager
+def said_if_slow(after_s: float = 2.0) -> Iterator[None]:
+    """Say that code is being compiled, if the block takes longer than ``after_s`` seconds."""
+    timer = threading.Timer(
+        after_s,
+        LOGGER.info,
+        ("Compiling the policy, first start only: a minute or two. Later starts load the code.",),
+    )
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _compile(settings: Settings, practice: Sequence[Snapshot], events: Events) -> None:
+    """Compile before the first request comes, without touching the real policy's state."""
+    practising = Guard(instantiate(settings.policy), events, slow_s=float("inf"))
+    for snapshot in practice:
+        practising.decide(snapshot)
 
 
 def _practice(settings: Settings, engine: EngineView) -> list[Snapshot]:

@@ -180,6 +180,15 @@ def read_settings(additional_config: Any) -> Settings:
     return settings
 
 
+def describe(spec: Any) -> str:
+    """Returns a mapping with ``_target_`` in words: its name, and the names of its parts."""
+    if not isinstance(spec, Mapping) or "_target_" not in spec:
+        return ""
+    parts = {name: describe(value) for name, value in spec.items()}
+    named = ", ".join(f"{name} {part}" for name, part in parts.items() if part)
+    return f"{spec['_target_']} ({named})" if named else str(spec["_target_"])
+
+
 def instantiate(spec: Any) -> Any:
     """
     Returns what a mapping with ``_target_`` describes, built from the inside out.

@@ -77,7 +77,7 @@ class Options:
     block_tokens
         Tokens of a block.
     max_context
-        Most tokens of a prompt with its reply.
+        Most tokens of a prompt with its reply; the KV cache may hold fewer.
     scheduler
         Fields of vLLM's ``SchedulerConfig``.
     prefix_caching
@@ -92,6 +92,11 @@ class Options:
     scheduler: Mapping[str, Any] = field(default_factory=dict)
     prefix_caching: bool = True
     asynchronous: bool = True
+
+    @property
+    def model_length(self) -> int:
+        """vLLM's longest context, which has to fit into its KV cache for it to start."""
+        return max(1, min(self.max_context, self.blocks * self.block_tokens))
 
 
 def options_of(profile: EngineProfile, flags: Mapping[str, Any]) -> Options:
@@ -120,8 +125,7 @@ def options_of(profile: EngineProfile, flags: Mapping[str, Any]) -> Options:
         blocks = override - 1
     max_context = given.pop("max_model_len", None)
     if max_context is None:
-        # vLLM refuses to start with a longest context that its KV cache can't hold.
-        max_context = min(profile.max_context_tokens, max(1, blocks * block_tokens))
+        max_context = profile.max_context_tokens
     _whole("max-model-len", max_context)
     asynchronous = given.pop("async_scheduling", None)
     prefix_caching = given.pop("enable_prefix_caching", None)
@@ -136,7 +140,7 @@ def options_of(profile: EngineProfile, flags: Mapping[str, Any]) -> Options:
     return Options(
         blocks=blocks,
         block_tokens=block_tokens,
-        max_context=min(max_context, max(1, blocks * block_tokens)),
+        max_context=max_context,
         scheduler=scheduler,
         prefix_caching=True
         if prefix_caching is None
@@ -146,9 +150,15 @@ def options_of(profile: EngineProfile, flags: Mapping[str, Any]) -> Options:
 
 
 def _of_profile(profile: EngineProfile) -> dict[str, Any]:
-    """Rules of admission that a profile may state."""
-    rules = {"watermark": "watermark", "reserve_full_context": "scheduler_reserve_full_isl"}
-    return {vllm: getattr(profile, ours) for ours, vllm in rules.items() if hasattr(profile, ours)}
+    """The profile's rules of admission, as far as the installed vLLM has them."""
+    from vllm.config import SchedulerConfig
+
+    rules = {
+        "watermark": profile.watermark,
+        "scheduler_reserve_full_isl": profile.reserve_full_context,
+    }
+    known = {item.name for item in fields(SchedulerConfig)}
+    return {name: value for name, value in rules.items() if name in known}
 
 
 def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -256,7 +266,7 @@ def build_scheduler(
     from vllm.v1.structured_output import StructuredOutputManager
 
     with tempfile.TemporaryDirectory() as folder:
-        model = model or write_tiny_config(Path(folder), positions=options.max_context)
+        model = model or write_tiny_config(Path(folder), positions=options.model_length)
         config = _vllm_config(options, model, dict(additional_config or {}))
     # Not before: vLLM refuses a configuration for a runner that can't run on this machine.
     with _model_runner(runner):
@@ -279,10 +289,10 @@ def _vllm_config(options: Options, model: str, additional_config: dict[str, Any]
                 tokenizer=model,
                 skip_tokenizer_init=True,
                 dtype="float32",
-                max_model_len=options.max_context,
+                max_model_len=options.model_length,
             ),
             scheduler_config=SchedulerConfig(
-                max_model_len=options.max_context,
+                max_model_len=options.model_length,
                 is_encoder_decoder=False,
                 async_scheduling=options.asynchronous,
                 **options.scheduler,
@@ -356,6 +366,7 @@ def make_scheduler(
     asynchronous: bool = False,
     prefix_caching: bool = True,
     chunked_prefill: bool = True,
+    reserve_full_context: bool = True,
     watermark: float = 0.0,
     additional_config: dict[str, Any] | None = None,
 ) -> Any:
@@ -368,6 +379,7 @@ def make_scheduler(
             "max_num_seqs": max_batch,
             "max_num_batched_tokens": token_budget if chunked_prefill else max_context,
             "enable_chunked_prefill": chunked_prefill,
+            "scheduler_reserve_full_isl": reserve_full_context,
             "watermark": watermark,
         },
         prefix_caching=prefix_caching,

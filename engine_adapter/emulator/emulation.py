@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from andes_opt.checks import whole
+from andes_opt.engine import as_served
 from andes_opt.simulator import TIMELINE_COLUMNS, Deciding, SimulationResult, seconds_per_solve
 from engine_adapter.emulator.arrivals import Arrivals
 from engine_adapter.emulator.charged_policy import Account, charged
@@ -38,6 +39,8 @@ from engine_adapter.settings import KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from andes_opt.engine import EngineProfile
     from andes_opt.workload import Requests
@@ -137,6 +140,7 @@ def emulate(
     clock = VirtualClock(charge_s)
     account = Account(clock, charge_s)
     options = options_of(engine, vllm or {})
+    requests, rejected = _as_served(requests, engine, options)
     if options.blocks < 1:
         return _all_rejected(requests, time.perf_counter() - started_s)
     scheduler = _scheduler(options, settings, scheduler_cls, model_runner, clock, account)
@@ -144,12 +148,27 @@ def emulate(
         worker = CheckingWorker.of(scheduler) if check else None
         engines = [TimedEngine(scheduler, engine.latency, clock, worker, record_timeline)]
         replies = Replies(requests, record_tokens)
-        run = _Run(requests, options, engines, replies, account, check, progress)
+        run = _Run(requests, rejected, options, engines, replies, account, check, progress)
         with _frozen_heap():
             run.to_the_end(Arrivals(requests, concurrency))
         return _result(requests, engines[0], replies, account, time.perf_counter() - started_s)
     finally:
         scheduler.shutdown()
+
+
+def _as_served(
+    requests: Requests, engine: EngineProfile, options: Options
+) -> tuple[Requests, NDArray[np.bool_]]:
+    """The requests as vLLM serves them with its own options, and which of them it refuses."""
+    if options.blocks < 1:
+        return requests, np.ones(requests.num_requests, dtype=np.bool_)
+    profile = replace(
+        engine,
+        capacity_tokens=options.blocks * options.block_tokens,
+        block_tokens=options.block_tokens,
+        max_context_tokens=options.max_context,
+    )
+    return as_served(requests, profile)
 
 
 def _scheduler(
@@ -191,6 +210,7 @@ class _Run:
     def __init__(
         self,
         requests: Requests,
+        rejected: NDArray[np.bool_],
         options: Options,
         engines: Sequence[TimedEngine],
         replies: Replies,
@@ -204,9 +224,7 @@ class _Run:
         self._account = account
         self._check = check
         self._progress = progress or (lambda finished: None)
-        # A request that needs more than the engine has would be preempted by itself for ever.
-        total = requests.prompt_tokens + requests.output_tokens
-        self._rejected = total > min(options.max_context, options.blocks * options.block_tokens)
+        self._rejected = rejected
         self._prompts = Prompts(requests, reference if check else constant_reply)
         self._hasher = block_hasher(options.block_tokens) if options.prefix_caching else None
 

@@ -14,7 +14,7 @@ from experiments.runs.emulation import run_emulation
 from experiments.runs.files import write_json
 from experiments.runs.progress import jit_seconds
 from experiments.runs.records import recorded_run
-from experiments.runs.resume import resumable, say
+from experiments.runs.resume import resumable, said
 from experiments.runs.run_columns import columns_of, policy_columns
 from experiments.runs.simulation import request_rows, sentence, write_details
 
@@ -41,11 +41,12 @@ def run(config: DictConfig) -> dict[str, float]:
         with jit_seconds() as jit:
             result = run_emulation(config, settings)
         summary = {**summarise(result, config.skip_s), "jit_s": jit.value}
-        write_details(result, folder)
-        if result.adapter is not None:
-            write_json(folder / ADAPTER, result.adapter)
-        record.finish(request_rows(result, _columns(config, HydraConfig.get())), summary)
-    say(f"{sentence(summary)} {_adapter_sentence(result)}".rstrip(), folder)
+        with said(f"{sentence(summary)} {_adapter_sentence(result)}".rstrip(), folder):
+            record.keep(request_rows(result, _columns(config, HydraConfig.get())))
+            write_details(result, folder)
+            if result.adapter is not None:
+                write_json(folder / ADAPTER, result.adapter)
+            record.finish(None, summary)
     return summary
 
 

@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from andes_opt.metrics import summarise
 from experiments.runs.progress import jit_seconds
 from experiments.runs.records import recorded_run
-from experiments.runs.resume import resumable, say
+from experiments.runs.resume import resumable, said
 from experiments.runs.run_columns import run_columns
 from experiments.runs.simulation import request_rows, run_simulation, sentence, write_details
 
@@ -26,7 +26,8 @@ def run(config: DictConfig) -> dict[str, float]:
         with jit_seconds() as jit:
             result = run_simulation(config)
         summary = {**summarise(result, config.skip_s), "jit_s": jit.value}
-        write_details(result, folder)
-        record.finish(request_rows(result, run_columns(config, HydraConfig.get())), summary)
-    say(sentence(summary), folder)
+        with said(sentence(summary), folder):
+            record.keep(request_rows(result, run_columns(config, HydraConfig.get())))
+            write_details(result, folder)
+            record.finish(None, summary)
     return summary

@@ -81,22 +81,37 @@ def test_slow_is_counted(make_snapshot: Callable[..., Snapshot]) -> None:
     assert guard.decide_s > 0.01
 
 
-def test_order_is_completed() -> None:
+def test_order_is_completed(make_snapshot: Callable[..., Snapshot]) -> None:
     """Requests that an order does not name come last, in order of arrival."""
     decision = check_decision(
-        Decision(action=np.array([1, 0, 1, 2], dtype=np.int8), order=np.array([2])), 4
+        Decision(action=np.array([1, 0, 1, 2], dtype=np.int8), order=np.array([2])),
+        make_snapshot(4),
     )
     assert decision.order.tolist() == [2, 0, 1, 3]
 
 
-def test_lists_are_understood() -> None:
+def test_lists_are_understood(make_snapshot: Callable[..., Snapshot]) -> None:
     """Plain lists of integers do."""
-    decision = check_decision(Decision(action=[1, 0], order=[1, 0]), 2)  # type: ignore[arg-type]
+    decision = check_decision(
+        Decision(action=[1, 0], order=[1, 0]),  # type: ignore[arg-type]
+        make_snapshot(2),
+    )
     assert decision.action is not None and decision.action.dtype == np.int8
     assert decision.action.tolist() == [Action.SERVE, Action.WAIT]
 
 
 @pytest.mark.parametrize("answer", [Decision(), Decision(replan_after=2**62)])
-def test_pass_through(answer: Any) -> None:
+def test_pass_through(answer: Any, make_snapshot: Callable[..., Snapshot]) -> None:
     """Passing through needs no arrays, whatever the number of requests."""
-    assert check_decision(answer, 100) is answer
+    assert check_decision(answer, make_snapshot(100)) is answer
+
+
+@pytest.mark.parametrize("action", [[1, 1, 1, 0], [1, 1, 2, 0], [2, 2, 2, 0]])
+def test_held_requests_keep_their_places(
+    action: list[int], make_snapshot: Callable[..., Snapshot]
+) -> None:
+    """Served and held requests together have at most max_batch places, as in vLLM."""
+    decision = Decision(np.array(action, dtype=np.int8), np.arange(4))
+    assert check_decision(decision, make_snapshot(4, max_batch=3)).action is not None
+    with pytest.raises(ValueError, match=r"serves \d and holds \d requests, with 2 places"):
+        check_decision(decision, make_snapshot(4, max_batch=2))

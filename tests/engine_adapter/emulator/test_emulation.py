@@ -202,12 +202,21 @@ def test_plans_of_the_background_arrive_after_their_time() -> None:
 
 
 def test_what_can_never_fit_is_rejected_and_counted() -> None:
-    """Longer than the cache, or than the longest context; an engine without a block serves none."""
-    requests = alone((0.0, 600, 100), (0.0, 20, 5), (1.0, 500, 13), (1.0, 500, 12), (2.0, 20, 620))
+    """A prompt longer than the longest context, or a request longer than the KV cache."""
+    requests = alone((0.0, 512, 100), (0.0, 20, 5), (1.0, 500, 13), (1.0, 20, 620))
     result = emulate(requests, SMALL, record_tokens=True)
-    assert result.rejected.tolist() == [True, False, True, False, True]
-    check_outcome(result, requests)
-    none = emulate(requests, replace(SMALL, capacity_tokens=8))
+    assert result.rejected.tolist() == [True, False, False, False]
+    # As in vLLM, a reply ends at the longest context.
+    assert result.output_tokens[1:].tolist() == [5, 12, 492]
+    assert summarise(result)["unfinished"] == 0
+    roomy = replace(SMALL, max_context_tokens=10_000)
+    assert emulate(requests, roomy).rejected.tolist() == [False, False, False, False]
+    assert emulate(alone((0.0, 500, 141)), roomy).rejected.all()
+
+
+def test_an_engine_without_room_for_a_block_rejects_all() -> None:
+    """So it does not start, but is counted."""
+    none = emulate(chats(5), replace(SMALL, capacity_tokens=8))
     assert none.rejected.all() and none.iterations == 0
     assert summarise(none)["qoe_area_mean"] == 0.0
 
