@@ -89,6 +89,24 @@ def blocks_for(tokens: int, block_tokens: int) -> int:
 
 
 @inner
+def to_restore(lacking_tokens: int, generated_tokens: int) -> int:
+    """
+    Tokens that a request computes before its next one, beyond a normal iteration.
+
+    Parameters
+    ----------
+    lacking_tokens
+        Known tokens, prompt and reply, whose KV is not there.
+    generated_tokens
+        Tokens of the reply so far. A request that has some and lacks the last one's KV alone
+        decodes: that is a normal iteration.
+    """
+    if lacking_tokens <= 1 and generated_tokens > 0:
+        return 0
+    return max(0, lacking_tokens)
+
+
+@inner
 def prompt_s(
     tokens: float,
     token_budget: int,

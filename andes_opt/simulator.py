@@ -18,6 +18,7 @@ import numpy as np
 
 from andes_opt import engine_loop
 from andes_opt.checks import whole
+from andes_opt.engine import as_served
 from andes_opt.engine_loop import Engine, Sample, SimulatedRequest
 from andes_opt.request_state import columns, records, scores, snapshot_of
 from andes_opt.snapshot import NEVER, Decision, Snapshot, Starved, check_places
@@ -40,6 +41,7 @@ _PROFILE_FIELDS = (
     "block_tokens",
     "max_batch",
     "token_budget",
+    "max_context_tokens",
     "swap_s_per_token",
     "recompute_hit_share",
     "reserve_full_context",
@@ -51,6 +53,32 @@ TIMELINE_COLUMNS = tuple(Sample.__annotations__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Iteration:
+    """
+    One iteration of the simulated engine. Arrays are (n,), in arrival order.
+
+    Parameters
+    ----------
+    time_s
+        Its end, on the engine's clock.
+    tokens
+        Tokens of each request that it computed.
+    blocks
+        KV blocks that each request holds at its end.
+    generated_tokens
+        Tokens that each request has received by then.
+    preemptions
+        How often each request has been preempted by then.
+    """
+
+    time_s: float
+    tokens: NDArray[np.int64]
+    blocks: NDArray[np.int64]
+    generated_tokens: NDArray[np.int64]
+    preemptions: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class SimulationResult:
     """
     What became of each request, and what the run took. Arrays are (n,), in arrival order.
@@ -58,7 +86,8 @@ class SimulationResult:
     Parameters
     ----------
     arrival_s, prompt_tokens, output_tokens, ttft_s, tds
-        The requests, as given.
+        The requests, as given, with replies that end at the model's limit
+        (:func:`andes_opt.engine.as_served`).
     rejected
         True for requests that can never fit; they score 0.
     first_token_s, completion_s
@@ -129,6 +158,7 @@ def simulate(
     record_tokens: bool = False,
     record_timeline: bool = False,
     progress: Callable[[int], None] | None = None,
+    on_iteration: Callable[[Iteration], None] | None = None,
 ) -> SimulationResult:
     """
     Serve all requests to their last token.
@@ -153,6 +183,8 @@ def simulate(
         Whether to keep every token's time, and a row per iteration.
     progress
         Called now and then with the number of requests finished so far.
+    on_iteration
+        Called after every iteration that computed something; slow, for small runs.
 
     Returns
     -------
@@ -169,7 +201,7 @@ def simulate(
     """
     started = time.perf_counter()
     deciding = _Deciding(_charge(solver_time))
-    state = _EngineState(requests, engine, record_tokens, record_timeline)
+    state = _EngineState(requests, engine, record_tokens, record_timeline, on_iteration)
     while True:
         event = state.run()
         for request_id in state.take_finished():
@@ -261,14 +293,18 @@ class _EngineState:
     """The records of the engine loop, and the views of them that Python needs."""
 
     def __init__(
-        self, requests: Requests, profile: EngineProfile, record_tokens: bool, record_timeline: bool
+        self,
+        requests: Requests,
+        profile: EngineProfile,
+        record_tokens: bool,
+        record_timeline: bool,
+        on_iteration: Callable[[Iteration], None] | None,
     ) -> None:
-        self._workload = requests
+        self._workload, self._rejected = requests, rejected = as_served(requests, profile)
         self._profile = profile
         n = requests.num_requests
-        total = requests.prompt_tokens + requests.output_tokens
-        blocks = -(-total // profile.block_tokens)
-        self._rejected = (blocks > profile.num_blocks) | (total > profile.max_context_tokens)
+        # Requests that have come, without the rejected ones: the scheduler never hears of those.
+        self._accepted = np.concatenate(([0], np.cumsum(~rejected)))
 
         self._requests = records(SimulatedRequest, n)
         for item in fields(requests):
@@ -294,7 +330,11 @@ class _EngineState:
         self._record_tokens = record_tokens
         tokens = int(requests.output_tokens.sum()) if record_tokens else 0
         self._token_times = np.full(tokens, np.nan)
-        self._samples = records(Sample, _SAMPLES_PER_CHUNK if record_timeline else 0)
+        self._on_iteration = on_iteration
+        self._record_timeline = record_timeline
+        # The engine loop comes back when the samples are full: after each iteration if it is one.
+        chunk = _SAMPLES_PER_CHUNK if on_iteration is None else 1
+        self._samples = records(Sample, chunk if record_timeline or on_iteration else 0)
         self._timeline: list[NDArray[np.void]] = []
 
     @property
@@ -317,10 +357,27 @@ class _EngineState:
         while True:
             event = int(engine_loop.run(*self._state, self._token_times, self._samples))
             if event in (engine_loop.SAMPLES_FULL, engine_loop.DONE):
-                self._timeline.append(self._samples[: int(self._engine["num_samples"])].copy())
-                self._engine["num_samples"] = 0
+                self._take_samples()
             if event != engine_loop.SAMPLES_FULL:
                 return event
+
+    def _take_samples(self) -> None:
+        taken = self._samples[: int(self._engine["num_samples"])]
+        self._engine["num_samples"] = 0
+        if self._record_timeline:
+            self._timeline.append(taken.copy())
+        if self._on_iteration is not None and taken.size:
+            requests = self._requests
+            self._on_iteration(
+                Iteration(
+                    time_s=float(taken[0]["time_s"]),
+                    tokens=requests["chunk_tokens"].copy(),
+                    blocks=requests["num_blocks"].copy(),
+                    generated_tokens=requests["generated_tokens"].copy(),
+                    preemptions=requests["preemptions"].copy(),
+                )
+            )
+            requests["chunk_tokens"] = 0  # of those that compute nothing in the next one
 
     def take_finished(self) -> list[int]:
         """Numbers of the requests that finished since the last snapshot."""
@@ -344,7 +401,7 @@ class _EngineState:
             max_batch=self._places,
             token_budget=profile.token_budget,
             latency=profile.latency,
-            requests_seen=int(engine["next_arrival"]),
+            requests_seen=int(self._accepted[int(engine["next_arrival"])]),
             preemptions_seen=int(engine["preemptions"]),
             oracle_output_tokens=self._requests["output_tokens"][self._known] if oracle else None,
         )
@@ -403,6 +460,6 @@ class _EngineState:
 
     def _rows(self) -> NDArray[np.float64] | None:
         """The timeline as a table; None unless recorded."""
-        if not self._samples.size:
+        if not self._record_timeline:
             return None
         return np.concatenate(self._timeline).view(np.float64).reshape(-1, len(TIMELINE_COLUMNS))

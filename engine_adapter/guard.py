@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from andes_opt.snapshot import Action, Decision, check_places
+from engine_adapter.clock import SystemClock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from andes_opt.snapshot import Policy, Snapshot
+    from engine_adapter.clock import Clock
 
 #: Loggers below "vllm" are set up by the engine and print to its log.
 LOGGER = logging.getLogger("vllm.andes_opt")
@@ -71,7 +70,7 @@ class Guard:
     max_failures
         Failures in a row after which the policy is left alone for a while, >= 1.
     clock
-        Seconds, monotonic.
+        Times decisions, and pauses after failures.
 
     Attributes
     ----------
@@ -86,13 +85,13 @@ class Guard:
         *,
         slow_s: float = 0.02,
         max_failures: int = 3,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock | None = None,
     ) -> None:
         self._policy = policy
         self._events = events
         self._slow_s = slow_s
         self._max_failures = max_failures
-        self._clock = clock
+        self._clock: Clock = clock or SystemClock()
         self._failures = 0
         self._retry_s = -math.inf
         self.decide_s = 0.0
@@ -100,7 +99,7 @@ class Guard:
     @property
     def available(self) -> bool:
         """False while the policy is left alone after failures."""
-        return self._clock() >= self._retry_s
+        return self._clock.monotonic_s() >= self._retry_s
 
     def decide(self, snapshot: Snapshot) -> Decision | None:
         """
@@ -117,14 +116,14 @@ class Guard:
             A decision that passes :func:`check_decision`, every request in its order; None
             if there is none.
         """
-        start_s = time.perf_counter()
+        start_s = self._clock.cost_s("")
         try:
             decision = check_decision(self._policy.decide(snapshot), snapshot)
         except Exception as error:
-            self.decide_s = time.perf_counter() - start_s
+            self.decide_s = self._clock.cost_s("decide") - start_s
             self.failed("planner failed", f"{type(error).__name__}: {error}")
             return None
-        self.decide_s = time.perf_counter() - start_s
+        self.decide_s = self._clock.cost_s("decide") - start_s
         self._failures = 0
         if self.decide_s > self._slow_s:
             self._events.record("planner slow", f"a decision took {self.decide_s:.3f} s")
@@ -143,7 +142,7 @@ class Guard:
         self._failures += 1
         excess = self._failures - self._max_failures
         if excess >= 0:
-            self._retry_s = self._clock() + min(60.0, 2.0 ** min(excess, 6))
+            self._retry_s = self._clock.monotonic_s() + min(60.0, 2.0 ** min(excess, 6))
 
 
 def check_decision(decision: object, snapshot: Snapshot) -> Decision:

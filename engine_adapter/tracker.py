@@ -29,6 +29,7 @@ from andes_opt.request_state import (
     records,
     show,
     snapshot_of,
+    to_restore,
 )
 
 if TYPE_CHECKING:
@@ -413,12 +414,11 @@ def _describe(
         )
         # A request that fills the KV on its own still has to be served one day.
         need_tokens = max(1, min(blocks * block_tokens, capacity_tokens))
-        lacking = float(request.context_tokens - request.computed_tokens)
+        lacking = request.context_tokens - request.computed_tokens
+        tokens = float(to_restore(lacking, request.generated_tokens))
         if request.state == WAITING:
-            lacking *= 1.0 - cached_share[0]
+            tokens *= 1.0 - cached_share[0]
         elif request.state == PREEMPTED:
-            lacking *= 1.0 - cached_share[1]
-        else:
-            lacking -= 1.0  # a normal iteration computes one token
-        restore_s = prompt_s(lacking, token_budget, running, *prompt_costs_s)
+            tokens *= 1.0 - cached_share[1]
+        restore_s = prompt_s(tokens, token_budget, running, *prompt_costs_s)
         show(request, block_tokens, need_tokens, restore_s, k, integers, reals)

@@ -65,6 +65,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from andes_opt import checks
+from andes_opt.engine import as_served
 from andes_opt.hindsight.dp import most_profits
 from andes_opt.hindsight.lp import fluid_prices
 from andes_opt.workload import Requests
@@ -269,9 +270,7 @@ class _Problem:
     def of(cls, requests: Requests, engine: EngineProfile) -> _Problem:
         if requests.num_requests == 0:
             raise ValueError("a bound on the mean QoE of no requests is not understood.")
-        total = requests.prompt_tokens + requests.output_tokens
-        blocks = -(-total // engine.block_tokens)
-        rejected = (blocks > engine.num_blocks) | (total > engine.max_context_tokens)
+        requests, rejected = as_served(requests, engine)
         kept = ~rejected
         served = Requests(
             arrival_s=requests.arrival_s[kept],

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from andes_opt import qoe
-from andes_opt.engine import EngineProfile
+from andes_opt.engine import EngineProfile, as_served
 from andes_opt.latency import LatencyModel
 from andes_opt.snapshot import Action, Decision
 from andes_opt.workload import Requests
@@ -71,13 +71,12 @@ def optimum(requests: Requests, engine: EngineProfile) -> Optimum:
         If there is no request, one that can never fit, or more prompt and reply tokens than
         an iteration's token budget, where the rules of the search would not be the engine's.
     """
+    requests, refused = as_served(requests, engine)
     total = requests.prompt_tokens + requests.output_tokens
     if total.size == 0:
         raise ValueError("the best schedule of no requests is not understood.")
-    if total.max() > engine.num_blocks * engine.block_tokens or (
-        total.max() > engine.max_context_tokens
-    ):
-        raise ValueError(f"a request of {total.max()} tokens can never fit.")
+    if refused.any():
+        raise ValueError(f"a request of {total[refused].max()} tokens can never fit.")
     if total.sum() > engine.token_budget or total.size > engine.max_batch:
         raise ValueError(
             f"{total.sum()} tokens of {total.size} requests not understood: need all of them to "

@@ -80,6 +80,7 @@ def make_scheduler(
     asynchronous: bool = False,
     prefix_caching: bool = True,
     chunked_prefill: bool = True,
+    reserve_full_context: bool = True,
     watermark: float = 0.0,
     additional_config: dict[str, Any] | None = None,
 ) -> Any:
@@ -104,6 +105,7 @@ def make_scheduler(
             enable_chunked_prefill=chunked_prefill,
             is_encoder_decoder=False,
             async_scheduling=asynchronous,
+            scheduler_reserve_full_isl=reserve_full_context,
             watermark=watermark,
         ),
         cache_config=CacheConfig(block_size=block_tokens, enable_prefix_caching=prefix_caching),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from live_clock import StatedClock
 from live_policies import Broken
 
 from andes_opt.snapshot import Action, Decision
@@ -47,8 +48,8 @@ def test_logged_once(
 
 def test_backs_off(make_snapshot: Callable[..., Snapshot]) -> None:
     """A policy that fails three times in a row is left alone for 1 s, then for 2 s, ..."""
-    now = [0.0]
-    guard = Guard(Broken("raise"), Events(), max_failures=3, clock=lambda: now[0])
+    clock = StatedClock()
+    guard = Guard(Broken("raise"), Events(), max_failures=3, clock=clock)
     for _ in range(2):
         guard.decide(make_snapshot(1))
         assert guard.available
@@ -56,10 +57,10 @@ def test_backs_off(make_snapshot: Callable[..., Snapshot]) -> None:
     for _ in range(8):
         guard.decide(make_snapshot(1))
         assert not guard.available
-        start = now[0]
+        start = clock.now_s
         while not guard.available:
-            now[0] += 0.5
-        pauses.append(now[0] - start)
+            clock.now_s += 0.5
+        pauses.append(clock.now_s - start)
     assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
 
 
