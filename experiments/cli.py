@@ -116,6 +116,10 @@ def _run(name: str, arguments: list[str]) -> None:
 
         if main_of_alias(name, arguments):
             return
+    if command.words:
+        from experiments.configuration.overrides import with_words
+
+        arguments = with_words(command.words, arguments)
     run_by_hydra(name, arguments, lambda: importlib.import_module(command.module).run)
 
 

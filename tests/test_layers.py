@@ -38,7 +38,8 @@ EXPERIMENTS = {
     "studies": _RESULTS,
     "solver_comparison": _RESULTS,
     "live": _RESULTS,
-    "commands": {"report", "studies", "solver_comparison", "live", *_RESULTS},
+    "scoring": _RESULTS,
+    "commands": {"scoring", "report", "studies", "solver_comparison", "live", *_RESULTS},
     "cli": {"commands", "runs", "configuration"},
 }
 

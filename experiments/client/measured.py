@@ -11,7 +11,7 @@ import numpy as np
 from andes_opt import qoe
 from andes_opt.metrics import percentile, ratio, summarise
 from andes_opt.qoe import QoETarget
-from experiments.client.open_loop import Outcome
+from experiments.client.log import Outcome
 from experiments.client.stream_metrics import (
     ROUNDING_S,
     fluidity_index,
@@ -23,7 +23,7 @@ from experiments.client.stream_metrics import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from experiments.client.open_loop import ClientLog
+    from experiments.client.log import ClientLog
 
 _PERCENTILES = (50, 90, 99)
 #: Etalon asks for a fluidity index of 0.9 or more.
@@ -59,7 +59,7 @@ class Measured:
     tpot_s, itl_max_s, idle_s
         Mean and longest gap between tokens (NaN for fewer than two), time spent waiting.
     events, malformed, estimated
-        See :class:`experiments.client.open_loop.Reply`.
+        See :class:`experiments.client.log.Reply`.
     token_times_s
         When tokens came, (tokens,) for each request.
     tokens_by_last_arrival

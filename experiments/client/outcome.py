@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 
 if TYPE_CHECKING:
+    from experiments.client.log import ClientLog
     from experiments.client.measured import Measured
-    from experiments.client.open_loop import ClientLog
 
 
 def token_rows(measured: Measured) -> pl.DataFrame:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hydra.conf import HydraConf
     from omegaconf import DictConfig
 
-    from experiments.client.open_loop import ClientLog
+    from experiments.client.log import ClientLog
 
 #: Metrics of a run that was stopped or lost its server; a ``summary.json`` would say that it is
 #: complete.

@@ -11,12 +11,14 @@ class Command:
     A command: its line in the help, and its module.
 
     ``hydra`` tells apart commands with a configuration file, whose ``run`` takes the
-    configuration, from plain ones, whose ``main`` takes the list of arguments.
+    configuration, from plain ones, whose ``main`` takes the list of arguments. ``words`` names the
+    option, a list, that takes the words of the former's command line that are no options.
     """
 
     help: str
     module: str
     hydra: bool = True
+    words: str = ""
 
 
 COMMANDS = {
@@ -52,6 +54,9 @@ COMMANDS = {
     ),
     "bench": Command(
         "send a workload to a live server and score its readers", "experiments.commands.bench"
+    ),
+    "score": Command(
+        "score the readers of another tool's log", "experiments.commands.score", words="files"
     ),
     "live": Command(
         "run a workload on a live engine of its own, once", "experiments.commands.live"

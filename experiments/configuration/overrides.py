@@ -92,6 +92,32 @@ def for_hydra(arguments: Sequence[str]) -> list[str]:
     return [*options, *all_taken(overrides)]
 
 
+def with_words(option: str, arguments: Sequence[str]) -> list[str]:
+    """
+    Return the same arguments, the words that are no ``KEY=VALUE`` as the value of an option.
+
+    So is a word that is the name of a file, whatever is in it.
+
+    Parameters
+    ----------
+    option
+        Takes a list.
+    arguments
+        What follows the command on the command line.
+
+    Raises
+    ------
+    UsageError
+        If there is no such option among Hydra's own.
+    """
+    overrides = hydra_options(arguments).overrides
+    words = [word for word in overrides if "=" not in word or Path(word).expanduser().is_file()]
+    rest = list(arguments)
+    for word in words:
+        rest.remove(word)
+    return [*rest, f"{option}=[{','.join(quoted(word) for word in words)}]"] if words else rest
+
+
 def config_folders(options: Namespace) -> list[Path]:
     """Return the user's own folder of configuration files, if Hydra's options name one."""
     return [Path(options.config_dir)] if options.config_dir else []

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     import polars as pl
     from omegaconf import DictConfig
 
+    from experiments.client.log import ClientLog
     from experiments.client.measured import Measured
-    from experiments.client.open_loop import ClientLog
     from experiments.live.engine import LiveEngine
     from experiments.live.server import Server
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from andes_opt.metrics import QOE_DEFINITIONS
 from experiments.analysis.statistics import PLACE, placed
 from experiments.configuration.errors import one_line
 from experiments.runs.columns import REQUEST_COLUMNS, RUN_COLUMNS
@@ -158,6 +159,7 @@ def read(folders: Sequence[Path]) -> Results:
     measured: list[tuple[Path, pl.DataFrame]] = []
     environments: list[dict[str, Any]] = []
     unreadable: list[str] = []
+    bounded: list[str] = []
     for folder in complete_runs(*folders):
         try:
             tables = _tables(folder)
@@ -170,12 +172,14 @@ def read(folders: Sequence[Path]) -> Results:
         requests = [table for table in tables if "request" in table.columns]
         found = [part for table in requests for part in _parts(folder, table)]
         parts += found
+        bounded += [note for table in requests for note in _bounds(folder, table)]
     if not environments:
         raise ValueError(unreadable[0])
     runs, dropped = _without_copies(_labelled(parts))
     numbers, repeated = _pooled(measured)
     left_out = [f"A run is left out: {why}" for why in unreadable]
-    notes = [*_left_out(folders), *left_out, *dropped, *repeated, *_mixed_code(environments)]
+    notes = [*_left_out(folders), *left_out, *bounded, *dropped, *repeated]
+    notes += _mixed_code(environments)
     return Results(runs, _with_units(answers), numbers, notes, environments, unreadable)
 
 
@@ -417,6 +421,21 @@ def _left_out(folders: Sequence[Path]) -> list[str]:
     if cut:
         notes.append(f"Runs that are not complete and are left out: {len(cut)}.")
     return notes
+
+
+def _bounds(folder: Path, rows: pl.DataFrame) -> list[str]:
+    """What scored logs that lack token times leave open; the tables show one of the bounds."""
+    if "bounds_only" not in rows.columns or not rows["bounds_only"].any():
+        return []
+    means = rows.select(pl.col("^qoe_.*_(low|high)$").mean()).row(0, named=True)
+    spans = [
+        f"{name} {means[f'qoe_{name}_low']:.3f} to {means[f'qoe_{name}_high']:.3f}"
+        for name in QOE_DEFINITIONS
+    ]
+    return [
+        f"{printable(folder)}: token times of {rows['bounds_only'].sum()} of {rows.height} replies "
+        f"are missing, so that QoE is {', '.join(spans)}; the tables show one of the bounds."
+    ]
 
 
 def _mixed_code(environments: Sequence[dict[str, Any]]) -> list[str]:

@@ -72,6 +72,18 @@ CLIENT_COLUMNS = {
     "estimated": Column(pl.Boolean, "", "token times are estimates"),
 }
 
+#: What only a scored log of another tool has; beside :data:`REQUEST_COLUMNS`.
+SCORE_COLUMNS = {
+    "record": Column(pl.String, "", "where the request stands in its log"),
+    "bounds_only": Column(pl.Boolean, "", "token times are missing: the QoE has bounds only"),
+    "qoe_area_low": Column(pl.Float64, "", "lower bound of `qoe_area`; the same if all is known"),
+    "qoe_area_high": Column(pl.Float64, "", "upper bound of `qoe_area`"),
+    "qoe_delay_low": Column(pl.Float64, "", "lower bound of `qoe_delay`"),
+    "qoe_delay_high": Column(pl.Float64, "", "upper bound of `qoe_delay`"),
+    "qoe_window_low": Column(pl.Float64, "", "lower bound of `qoe_window`"),
+    "qoe_window_high": Column(pl.Float64, "", "upper bound of `qoe_window`"),
+}
+
 #: One row per instance and solver. ``solver`` of the run columns is the one that answered.
 QUALITY_COLUMNS = {
     "source": Column(pl.String, "", "captured, corpus, or the family's name"),
@@ -127,6 +139,7 @@ COLUMNS = {
     **RUN_COLUMNS,
     **REQUEST_COLUMNS,
     **CLIENT_COLUMNS,
+    **SCORE_COLUMNS,
     **QUALITY_COLUMNS,
     **PORTFOLIO_COLUMNS,
     **STUDY_COLUMNS,

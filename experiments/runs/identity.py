@@ -33,7 +33,7 @@ _DOMAIN = ("andes_opt", "solvers", "engine_adapter")
 _TABLES = ROOT / "andes_opt" / "data"
 
 #: Options that name what a run reads.
-_INPUTS = ("path", "corpus", "table")
+_INPUTS = ("path", "corpus", "table", "files", "targets")
 #: Options that say where results go, by command.
 _OUTPUTS = {("study", "portfolio.docs")}
 #: Options that say where a run's results have to be for it to be complete.

@@ -15,7 +15,7 @@ from andes_opt.qoe import QoETarget
 from andes_opt.workload import Requests
 from experiments import ROOT
 from experiments.client.measured import measure, row_columns, summary
-from experiments.client.open_loop import ClientLog, Outcome, Reply
+from experiments.client.log import ClientLog, Outcome, Reply
 from experiments.live.run import engine_numbers
 from experiments.runs.columns import CLIENT_COLUMNS, REQUEST_COLUMNS, frame
 

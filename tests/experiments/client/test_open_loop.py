@@ -28,7 +28,8 @@ from scripted_server import (
 from andes_opt.workload import Requests
 from experiments.client import open_loop
 from experiments.client.endpoint import Endpoint
-from experiments.client.open_loop import Outcome, replay
+from experiments.client.log import Outcome
+from experiments.client.open_loop import replay
 from experiments.client.reply import ReplyReader
 from experiments.configuration.errors import UsageError
 

@@ -1,0 +1,1 @@
+"""Other tools' logs of requests: read, and scored as the client's own."""
