@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 #: What of a log could not be read, a line each; only written if there is something.
 UNREAD = "unread.txt"
+#: A tool that sends later than this (p99) is told about.
+_LATE_S = 0.005
 #: How many places a message names.
 _NAMED = 3
 
@@ -220,6 +222,10 @@ def _sentence(part: _Part, found: Scored) -> str:
         f"complete; QoE {', '.join(qoe)}; TTFT p50 {values['ttft_p50_s']:.2f} s, "
         f"p90 {values['ttft_p90_s']:.2f} s."
     )
+    if values["send_lag_p99_s"] > _LATE_S:
+        text += (
+            f" The tool sent {values['send_lag_p99_s']:.2f} s late (p99), which counts as waiting."
+        )
     if values["bounds_only"]:
         text += f" Token times are missing of {values['bounds_only']:.0f}: QoE has bounds only."
     why = most_common_error(found.measured)

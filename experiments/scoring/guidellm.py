@@ -9,6 +9,7 @@ of the first and the last token and the number of tokens, not the times of those
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from experiments.client.log import Outcome
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 NAME = "GuideLLM"
 _TIMINGS = ("info.timings", "info.request_timings", "scheduler_info.request_timings")
 _START = (*(f"{t}.request_start" for t in _TIMINGS), "request_start_time", "start_time")
+_PLANNED = tuple(f"{t}.targeted_start" for t in _TIMINGS)
 _FIRST = (
     *(f"{t}.{name}" for t in _TIMINGS for name in ("first_token_iteration", "first_iteration")),
     "first_token_time",
@@ -77,6 +79,8 @@ def _run(benchmark: dict[str, Any], cut: bool) -> LoggedRun:
     groups = benchmark.get("requests")
     if not isinstance(groups, dict):
         groups = {"successful": groups if isinstance(groups, list) else []}
+    strategy = at(benchmark, *_STRATEGY)
+    rate = number(at(strategy, "rate"))
     replies, unread, index, left_out = list[LoggedReply](), list[str](), 0, 0
     lists = {name: group for name, group in groups.items() if isinstance(group, list)}
     for name, group in lists.items():
@@ -88,23 +92,29 @@ def _run(benchmark: dict[str, Any], cut: bool) -> LoggedRun:
             try:
                 if is_cut or not isinstance(record, dict):
                     raise Unread("the file ends within it" if is_cut else "it is no object")
-                replies.append(_reply(index, f"{name} {place}", record, name == "errored"))
+                where, failed = f"{name} {place}", name == "errored"
+                replies.append(_reply(index, where, record, failed, rate is not None))
             except Unread as why:
                 unread.append(f"{name} {place}: {why}.")
             index += 1
-    strategy = at(benchmark, *_STRATEGY)
-    rate = number(at(strategy, "rate"))
     streams = number(at(strategy, "streams", "max_concurrency"))
     return LoggedRun(NAME, replies, unread, left_out, rate, streams if rate is None else None)
 
 
-def _reply(index: int, where: str, record: dict[str, Any], failed: bool) -> LoggedReply:
-    start_s = number(at(record, *_START))
+def _reply(
+    index: int, where: str, record: dict[str, Any], failed: bool, scheduled: bool
+) -> LoggedReply:
+    sent_s, planned_s = number(at(record, *_START)), number(at(record, *_PLANNED))
+    # With a rate, requests arrive by its schedule, however late the tool sends them.
+    start_s = sent_s
+    if scheduled and sent_s is not None and planned_s is not None:
+        start_s = min(sent_s, planned_s)
     common: dict[str, Any] = {
         "index": index,
         "record": where,
         "name": words(at(record, "request_id", "id")),
         "start_s": start_s,
+        "send_lag_s": math.nan if start_s is None or sent_s is None else sent_s - start_s,
         "prompt_tokens": count(at(record, *_PROMPT)),
     }
     tokens = count(at(record, *_TOKENS))
