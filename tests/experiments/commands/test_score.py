@@ -12,8 +12,11 @@ import pytest
 from andes_opt import qoe
 from andes_opt.qoe import QoETarget
 from andes_opt.readers import reading
-from andes_opt.workload import streams
+from andes_opt.workload import Requests, streams
+from experiments import ROOT
 from experiments.cli import main
+from experiments.client.log import ClientLog, Outcome, Reply
+from experiments.client.measured import measure, summary
 from experiments.runs.columns import CLIENT_COLUMNS, REQUEST_COLUMNS, RUN_COLUMNS, SCORE_COLUMNS
 from experiments.runs.records import read_rows
 
@@ -235,3 +238,29 @@ def test_bad_options_are_refused_in_a_sentence(capsys, tmp_path):
     assert "did you mean reading?" in refusal(capsys, VLLM, "readers=readin")
     assert "there is no file nothing.json" in refusal(capsys, "nothing.json")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_page_defines_what_the_summary_has_beside_benchs(run):
+    """docs/score.md has a line for each metric that neither metrics.md nor live.md has."""
+    page, *others = (
+        (ROOT / "docs" / name).read_text(encoding="utf-8")
+        for name in ("score.md", "metrics.md", "live.md")
+    )
+    _, found = run("score", str(VLLM))
+    own = [name for name in found if name.endswith(("_low", "_high")) or name not in _bench()]
+    for name in own:
+        general = name.replace("area", "{definition}").replace("delay", "{definition}")
+        general = general.replace("window", "{definition}")
+        assert f"| `{general}` |" in page
+    assert own
+    assert not [name for name in own if any(f"`{name}`" in other for other in others)]
+
+
+def _bench():
+    """Names of the metrics of a run of the client."""
+    log = ClientLog(
+        Requests(*(np.array([value]) for value in (0.0, 1, 1, 1.0, 1.0))),
+        (Reply(Outcome.COMPLETED, "", 0.0, 0.0, np.array([1.0]), False, 1, 0, None),),
+        np.empty(0), 1, 1.0, 1.0, False, False,
+    )  # fmt: skip
+    return summary(measure(log, 1.0), log)
