@@ -75,6 +75,7 @@ def run(config: DictConfig) -> dict[str, float]:
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     with recorded_run(folder) as record:
+        (folder / UNREAD).unlink(missing_ok=True)
         _check(config)
         logs, refused = _read_logs(config.files)
         parts = _parts(config, hydra_config, logs)

@@ -33,6 +33,12 @@ def recognises(value: Any) -> bool:
     )
 
 
+def belongs(value: Any) -> bool:
+    """Whether a JSON value is a record, among others; one that failed may have no metrics."""
+    failed = isinstance(value, dict) and bool(value.get("error"))
+    return recognises(value) or (failed and isinstance(value.get("metadata"), dict))
+
+
 def hint(value: Any) -> str:
     """Say what is missing of other files of the tool; empty for anything else."""
     if not isinstance(value, dict):
@@ -69,7 +75,7 @@ def read(entries: Iterable[Entry]) -> list[LoggedRun]:
 
 
 def _reply(index: int, entry: Entry) -> LoggedReply:
-    metadata, metrics = entry.value["metadata"], entry.value["metrics"]
+    metadata, metrics = entry.value["metadata"], entry.value.get("metrics")
     started_ns = number(metadata.get("request_start_ns"))
     common: dict[str, Any] = {
         "index": index,

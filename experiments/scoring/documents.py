@@ -105,16 +105,33 @@ def _text(place: Path, path: str | Path) -> tuple[str, list[str]]:
 
 def _entries(text: str) -> tuple[list[Entry], list[str]]:
     whole = _parsed(text)
-    if isinstance(whole, dict | list):
+    if isinstance(whole, dict):
         return [Entry("", whole)], []
+    if isinstance(whole, list):
+        return _of_list(whole, cut=False)
     lines = [(k, line) for k, line in enumerate(text.split("\n"), 1) if line.strip()]
     read = [(k, line, _parsed(line)) for k, line in lines]
     if any(isinstance(value, dict) and value for _, _, value in read):
         return _of_lines(read)
     start = text.lstrip()
-    if start[0] in "{[" and (part := _before_cut(start)):
-        return [Entry("", part, cut=True)], ["the file is cut off."]
-    return [], []
+    if start[0] not in "{[" or not (part := _before_cut(start)):
+        return [], []
+    why = ["the file is cut off."]
+    if isinstance(part, dict):
+        return [Entry("", part, cut=True)], why
+    entries, unread = _of_list(part, cut=True)
+    return entries, [*unread, *why]
+
+
+def _of_list(values: Sequence[Any], cut: bool) -> tuple[list[Entry], list[str]]:
+    """The elements of a list; with ``cut``, the file ends within the last one."""
+    entries = [
+        Entry(f"request {k}", value, cut and k == len(values) - 1)
+        for k, value in enumerate(values)
+        if isinstance(value, dict)
+    ]
+    others = [k for k, value in enumerate(values) if not isinstance(value, dict)]
+    return entries, [f"request {k} is no JSON object." for k in others]
 
 
 def _of_lines(read: Sequence[tuple[int, str, Any]]) -> tuple[list[Entry], list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import compress
 from typing import TYPE_CHECKING
 
 from experiments.scoring import aiperf, guidellm, inference_perf, token_times, vllm_bench
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
     from experiments.scoring.documents import Document
     from experiments.scoring.logged import LoggedRun
 
-#: Each with ``NAME``, ``recognises``, ``hint`` and ``read``.
+#: Each with ``NAME``, ``recognises``, ``hint`` and ``read``; some with ``belongs`` for records that
+#: are theirs only among others.
 _FORMATS = (vllm_bench, guidellm, aiperf, inference_perf, token_times)
 KNOWN = (
     "results of vllm bench serve (--save-result --save-detailed), GuideLLM's JSON, AIPerf's "
@@ -59,21 +61,21 @@ def read_log(path: str | Path) -> list[LoggedRun]:
 
 
 def _runs(document: Document) -> list[LoggedRun]:
-    found = [
-        [entry for entry in document.entries if form.recognises(entry.value)] for form in _FORMATS
-    ]
-    most = max(range(len(_FORMATS)), key=lambda k: len(found[k]))
-    if not found[most]:
+    often = [sum(form.recognises(entry.value) for entry in document.entries) for form in _FORMATS]
+    most = max(range(len(_FORMATS)), key=often.__getitem__)
+    if not often[most]:
         if document.entries or not token_times.recognises_csv(token_times.header_of(document.text)):
             return []
         runs, others = token_times.read_csv(document.text), list[str]()
     else:
-        runs = _FORMATS[most].read(found[most])
-        name = _FORMATS[most].NAME
+        form = _FORMATS[most]
+        belongs = getattr(form, "belongs", form.recognises)
+        own = [belongs(entry.value) for entry in document.entries]
+        runs = form.read(list(compress(document.entries, own)))
         others = [
-            f"{entry.where} is no record of {name}."
-            for entry in document.entries
-            if entry not in found[most] and not entry.cut
+            f"{entry.where} is no record of {form.NAME}."
+            for entry, is_own in zip(document.entries, own, strict=True)
+            if not is_own and not entry.cut
         ]
     unread = [*runs[0].unread, *document.unread, *others]
     return [runs[0].with_unread(unread), *runs[1:]]

@@ -24,12 +24,7 @@ _RESPONSE = ("info.response_metrics", "info.response_info", "info")
 
 
 def recognises(value: Any) -> bool:
-    """Whether a JSON value is a list of requests, or one of them."""
-    records = value if isinstance(value, list) else [value]
-    return any(_is_record(record) for record in records)
-
-
-def _is_record(value: Any) -> bool:
+    """Whether a JSON value is a request."""
     return isinstance(value, dict) and {"start_time", "end_time", "info"} <= value.keys()
 
 
@@ -49,20 +44,14 @@ def read(entries: Iterable[Entry]) -> list[LoggedRun]:
     entries
         Values that :func:`recognises` recognises.
     """
-    replies, unread, index = list[LoggedReply](), list[str](), 0
-    for entry in entries:
-        records = entry.value if isinstance(entry.value, list) else [entry.value]
-        for place, record in enumerate(records):
-            where = f"request {index}" if isinstance(entry.value, list) else entry.where
-            try:
-                if entry.cut and place == len(records) - 1:
-                    raise Unread("the file ends within it")
-                if not _is_record(record):
-                    raise Unread("it has no start_time, end_time and info")
-                replies.append(_reply(index, where, record))
-            except Unread as why:
-                unread.append(f"{where}: {why}.")
-            index += 1
+    replies, unread = list[LoggedReply](), list[str]()
+    for index, entry in enumerate(entries):
+        try:
+            if entry.cut:
+                raise Unread("the file ends within it")
+            replies.append(_reply(index, entry.where, entry.value))
+        except Unread as why:
+            unread.append(f"{entry.where}: {why}.")
     return [LoggedRun(NAME, replies, unread)]
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 #: Counts and times beyond are nonsense: no reply is so long.
 MOST_TOKENS = 1_000_000
 MOST_SECONDS = 1e7
+#: A clock in seconds may count from 1970, none shows more.
+_MOST_CLOCK_S = 1e11
 #: Choices of token times that are weighed for one reply.
 _MOST_WORK = 20_000_000
 
@@ -73,6 +75,8 @@ class LoggedReply:
     tds: float | None = None
 
     def __post_init__(self) -> None:
+        if self.start_s is not None and not abs(self.start_s) <= _MOST_CLOCK_S:
+            raise Unread("its start is no time in seconds")
         if self.outcome is not Outcome.COMPLETED:
             # Of a reply that failed its reader has no use: whatever came of it scores 0.
             object.__setattr__(self, "pieces_s", ())

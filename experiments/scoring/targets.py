@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from andes_opt.readers import Readers
     from experiments.scoring.logged import LoggedReply
 
+#: Targets beyond are no reader's, and their integrals no numbers: tokens/s, seconds.
+LEAST_TDS, MOST_TARGET = 1e-6, 1e6
+
 
 def population_targets(
     replies: Sequence[LoggedReply], readers: Readers, seed: int
@@ -90,7 +93,7 @@ def _target(where: str, ttft_s: str, tds: str) -> QoETarget:
     values = []
     for column, text in (("ttft_s", ttft_s), ("tds", tds)):
         value = number(text)
-        if value is None:
+        if value is None or value > MOST_TARGET:
             raise ValueError(f"{where}, column {column}: {text[:40]!r} not understood.")
         values.append(value)
     try:

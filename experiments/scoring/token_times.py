@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.client.log import Outcome
 from experiments.scoring.fields import at, count, counts, number, numbers, words
 from experiments.scoring.logged import LoggedReply, LoggedRun, Unread
+from experiments.scoring.targets import LEAST_TDS, MOST_TARGET
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -31,13 +32,20 @@ _MOST_FIELD_CHARACTERS = 2**31 - 1
 
 
 def recognises(value: Any) -> bool:
-    """Whether a JSON value is a request with its token times, or a list of such."""
-    records = value if isinstance(value, list) else [value]
-    return any(
-        isinstance(record, dict)
-        and ("token_times_s" in record or isinstance(record.get("time_s"), list))
-        for record in records
+    """Whether a JSON value is a request with its token times."""
+    if not isinstance(value, dict):
+        return False
+    return (
+        "token_times_s" in value
+        or isinstance(value.get("time_s"), list)
+        or {"completion_s", "output_tokens"} <= value.keys()
     )
+
+
+def belongs(value: Any) -> bool:
+    """Whether a JSON value is a request, among others with token times; it may have failed."""
+    failed = isinstance(value, dict) and bool(value.get("error"))
+    return recognises(value) or (failed and bool({"request", "arrival_s"} & value.keys()))
 
 
 def hint(_value: Any) -> str:
@@ -54,16 +62,7 @@ def read(entries: Iterable[Entry]) -> list[LoggedRun]:
     entries
         Values that :func:`recognises` recognises.
     """
-    records: list[tuple[str, Any]] = []
-    for entry in entries:
-        values = entry.value if isinstance(entry.value, list) else [entry.value]
-        whole = values[:-1] if entry.cut else values
-        listed = isinstance(entry.value, list)
-        records += [
-            (f"request {k}" if listed else entry.where or "request 0", value)
-            for k, value in enumerate(whole)
-        ]
-    return [_run(records, ())]
+    return [_run([(entry.where or "request 0", entry.value, entry.cut) for entry in entries], ())]
 
 
 def recognises_csv(header: Sequence[str]) -> bool:
@@ -95,7 +94,7 @@ def read_csv(text: str) -> list[LoggedRun]:
             unread.append(f"{where}: it has no request.")
         else:
             _add(records, where, row)
-    return [_run(list(records.values()), unread)]
+    return [_run([(*record, False) for record in records.values()], unread)]
 
 
 def header_of(text: str) -> list[str]:
@@ -132,12 +131,13 @@ def _add(records: dict[str, tuple[str, dict[str, Any]]], where: str, row: dict[s
         record.setdefault("tokens", []).append(row["tokens"])
 
 
-def _run(records: Sequence[tuple[str, Any]], unread: Sequence[str]) -> LoggedRun:
+def _run(records: Sequence[tuple[str, dict[str, Any], bool]], unread: Sequence[str]) -> LoggedRun:
+    """The run of some records, each with its place and whether the file ends within it."""
     replies, why_not = [], list(unread)
-    for index, (where, record) in enumerate(records):
+    for index, (where, record, cut) in enumerate(records):
         try:
-            if not isinstance(record, dict):
-                raise Unread("it is no object")
+            if cut:
+                raise Unread("the file ends within it")
             replies.append(_reply(index, where, record))
         except Unread as why:
             why_not.append(f"{where}: {why}.")
@@ -154,8 +154,8 @@ def _reply(index: int, where: str, record: dict[str, Any]) -> LoggedReply:
         "prompt_tokens": count(record.get("prompt_tokens")),
         "wanted_tokens": count(record.get("wanted_tokens")),
     }
-    for name, value, good in (("ttft_s", ttft_s, 0.0), ("tds", tds, 1e-12)):
-        if record.get(name) is not None and (value is None or value < good):
+    for name, value, least in (("ttft_s", ttft_s, 0.0), ("tds", tds, LEAST_TDS)):
+        if record.get(name) is not None and (value is None or not least <= value <= MOST_TARGET):
             raise Unread(f"its {name} is no target")
     common |= {"ttft_s": ttft_s, "tds": tds}
     given, tokens = at(record, *_TIMES), count(record.get("output_tokens"))

@@ -13,9 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from andes_opt.readers import reading
 from experiments.client.log import Outcome
+from experiments.runs.columns import frame
 from experiments.scoring.bounds import possible_times
 from experiments.scoring.formats import read_log
+from experiments.scoring.scored import by_arrival, score
+from experiments.scoring.targets import population_targets
 
 LOGS = Path(__file__).parent / "logs"
 #: File, tool, requests, those that failed.
@@ -196,6 +200,10 @@ PLAIN = {
         '{"token_times_s": [0.5, 0.7]}\n{"time_s": [0.25], "tokens": [2]}\n',
         [[0.5, 0.7], [0.25, 0.25]],
     ),
+    "lines with a failure": (
+        '{"token_times_s": [0.5]}\n{"request": 2, "error": "busy", "arrival_s": 1}\n',
+        [[0.5], []],
+    ),
     "list": ('[{"token_times_s": [0.5, 0.7]}]', [[0.5, 0.7]]),
 }
 
@@ -270,6 +278,19 @@ def test_lines_of_other_kinds_are_named(tmp_path):
     assert len(run.replies) == 10
     named = [why.split(" is")[0] for why in sorted(run.unread)]
     assert named == ["line 1", "line 5", "line 6", "line 8"]
+
+
+def test_records_in_one_list(tmp_path):
+    """Lines that somebody put into a list (``jq -s``) are the same; so are lines of a list."""
+    records = [json.loads(line) for line in TEXTS["aiperf.jsonl"].decode().splitlines()]
+    failed = next(record for record in records if record.get("error"))
+    del failed["metrics"]
+    (run,) = read_log(written(tmp_path, [*records, 3]))
+    assert len(run.replies) == 10
+    assert list(run.unread) == ["request 10 is no JSON object."]
+    lines = "\n".join(json.dumps(each) for each in json.loads(TEXTS["inference_perf.json"]))
+    (run,) = read_log(written(tmp_path, lines))
+    assert (len(run.replies), run.unread) == (8, ())
 
 
 def test_odd_fields_leave_out_their_request_only(tmp_path):
@@ -404,6 +425,15 @@ def _read_or_refused(folder, content):
         return
     for run in runs:
         assert run.replies
+        replies = by_arrival(run.replies)
+        for side in ("low", "high"):
+            found = score(run, replies, population_targets(replies, reading(), 0), 1.0, side)
+            rows = frame(found.columns())
+            for name in ("qoe_area", "qoe_delay", "qoe_window"):
+                assert rows[f"{name}_low"].is_between(0, 1).all()
+                assert rows[f"{name}_high"].is_between(0, 1).all()
+                assert ((rows[f"{name}_low"] - rows[f"{name}_high"]) <= 1e-12).all()
+                assert 0 <= found.values[f"{name}_mean"] <= 1
         for reply in run.replies:
             for possible in possible_times(reply):
                 for times_s in possible:
