@@ -107,7 +107,7 @@ def _reply(
     sent_s, planned_s = number(at(record, *_START)), number(at(record, *_PLANNED))
     # With a rate, requests arrive by its schedule, however late the tool sends them.
     start_s = sent_s
-    if scheduled and sent_s is not None and planned_s is not None:
+    if scheduled and sent_s is not None and planned_s is not None and planned_s > 0:
         start_s = min(sent_s, planned_s)
     common: dict[str, Any] = {
         "index": index,

@@ -126,7 +126,7 @@ def score(
         **{f"qoe_{name}": chosen[name] for name in QOE_DEFINITIONS},
         **{name: _unless(bounds_only, getattr(measured, name)) for name in _UNCERTAIN},
         "send_lag_s": np.array([reply.send_lag_s for reply in replies]),
-        **_ends(measured, possible),
+        **_ends(replies, possible),
     }
     measured = replace(measured, **changed)
     if any(reply.start_s is None for reply in replies):
@@ -191,18 +191,25 @@ def _unless(hidden: NDArray[np.bool_], values: NDArray[np.float64]) -> NDArray[n
 
 
 def _ends(
-    measured: Measured, possible: Sequence[Sequence[Possible]]
+    replies: Sequence[LoggedReply], possible: Sequence[Sequence[Possible]]
 ) -> dict[str, NDArray[np.float64]]:
-    """First and last token of each reply: NaN if it is not known, and at the latest."""
-    n = len(possible)
-    first_s, last_s, tpot_s = np.full(n, math.nan), np.full(n, math.nan), measured.tpot_s.copy()
-    for k in np.flatnonzero(measured.ended(Outcome.COMPLETED)).tolist():
-        firsts = {float(times[0]) for each in possible[k] for times in each}
-        last_s[k] = possible[k][-1].latest_s[-1]
-        if len(firsts) == 1:
-            first_s[k] = firsts.pop()
-        if math.isnan(first_s[k]) or len(possible[k]) > 1:
-            tpot_s[k] = math.nan
+    """
+    First and last token of each reply at the latest, and the most its time per token may be.
+
+    NaN where nothing is known of the first token, or there is no reply.
+    """
+    n = len(replies)
+    first_s, last_s, tpot_s = (np.full(n, math.nan) for _ in range(3))
+    for k, (reply, streams) in enumerate(zip(replies, possible, strict=True)):
+        latest_s = streams[-1].latest_s
+        if reply.outcome is not Outcome.COMPLETED:
+            continue
+        last_s[k] = latest_s[-1]
+        if reply.pieces_s:
+            first_s[k] = latest_s[0]
+            if latest_s.size > 1:
+                begin_s = float(streams[0].earliest_s[0])
+                tpot_s[k] = (last_s[k] - begin_s) / (latest_s.size - 1)
     return {"first_token_s": first_s, "completion_s": last_s, "tpot_s": tpot_s}
 
 

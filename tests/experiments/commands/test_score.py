@@ -99,6 +99,25 @@ def test_chunks_with_several_tokens_give_bounds(run, capsys):
     assert low["ttft_p50_s"] == high["ttft_p50_s"]
 
 
+def test_a_chat_has_a_chunk_more_than_tokens(run):
+    """vLLM's first names the role: the bounds hold the truth, TTFT is what it is at most."""
+    result = json.loads(VLLM.read_text())
+    result["itls"] = [[0.001, *gaps] if gaps else [] for gaps in result["itls"]]
+    Path("chat.json").write_text(json.dumps(result))
+    folder, summary = run("score", "chat.json", *STRICT)
+    rows = pl.read_parquet(folder / "rows.parquet")
+    assert summary["bounds_only"] == 7
+    for k in (0, 7):
+        truth = np.cumsum([result["ttfts"][k] + 0.001, *result["itls"][k][1:]])
+        truth += result["queue_times"][k]
+        assert rows["first_token_s"][k] == pytest.approx(truth[0])
+        assert rows["completion_s"][k] == pytest.approx(truth[-1])
+        for name in DEFINITIONS:
+            value = getattr(qoe, name)(truth, QoETarget(0.03, 60.0))
+            low, high = (rows[f"qoe_{name}_{side}"][k] for side in ("low", "high"))
+            assert low - 1e-9 <= value <= high + 1e-9
+
+
 def test_two_logs_are_compared_by_report(capsys):
     """``--baseline`` takes the name of a file; bounds are told."""
     assert main(["score", str(VLLM), str(CHUNKS), *STRICT, "hydra.run.dir=scored"]) == 0
