@@ -2,8 +2,8 @@
 One workload through vLLM's own scheduler in virtual time, and through the simulator.
 
 vLLM's scheduler is stepped without a model (:mod:`live_stepping`). After each iteration the clock
-moves on by what the profile's latency model says, as it does in the simulator. Replies end by a stop
-token, so that, as in the simulator, nobody knows their lengths before.
+moves on by what the profile's latency model says, as it does in the simulator. Replies end by a
+stop token, so that, as in the simulator, nobody knows their lengths before.
 """
 
 from __future__ import annotations
@@ -142,8 +142,8 @@ class VirtualEngine:
     policy
         What the adapter is to instantiate; None for vLLM's own scheduler.
     prefix_caching
-        Whether vLLM looks for the KV of a request that comes back in its prefix cache. The simulator
-        has a share for that (``recompute_hit_share``), so that the two agree without it only.
+        Whether vLLM looks for the KV of a request that comes back in its prefix cache. The
+        simulator has a share for that (``recompute_hit_share``), so they agree without it only.
     """
 
     def __init__(
@@ -198,8 +198,8 @@ class VirtualEngine:
         options["additional_config"] = {"andes_opt": settings}
         timed = type("Timed", (AndesSyncScheduler,), {"andes_clock": self.clock})
         scheduler = make_scheduler(model, timed, **options)
-        guard = scheduler.andes._guard
-        guard._policy = _Recording(guard._policy, self.run_, list(self._coming))
+        guard = scheduler.andes._guard  # noqa: SLF001
+        guard._policy = _Recording(guard._policy, self.run_, list(self._coming))  # noqa: SLF001
         return scheduler
 
     def run(self) -> Run:
