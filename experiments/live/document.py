@@ -55,6 +55,7 @@ _DIFFERS = "differs from 0"
 COST = {
     "planning share %": ("planning_share", 100.0, 2),
     "adapter share %": ("adapter_share", 100.0, 2),
+    "adapter ms/iteration": ("adapter_iteration_mean_s", 1000.0, 3),
     "p99 ms": ("adapter_iteration_p99_s", 1000.0, 2),
     "engine's iteration ms": ("adapter_engine_iteration_s", 1000.0, 1),
     "plans on the engine's thread": ("adapter_plans", 1.0, 0),
@@ -71,13 +72,15 @@ COST = {
 _COST_WORDS = """\
 What planning took. Both shares are of the engine thread's time. *Planning share*: the plans that
 this thread makes itself, which `planning_share_limit` bounds. *Adapter share*: all that the adapter
-does there, tracking requests and applying plans included; *p99*: the same in one iteration. The
+does there, tracking requests and applying plans included; *adapter ms/iteration*: the same in
+absolute terms; *p99*: the same in one iteration. The
 engine's own iterations are longer for a larger batch, for more recomputation, and on a slower
 machine. Where there are background plans, those on the engine's thread are the fast policy's,
 greedy packing, which takes in newcomers meanwhile.
 Turned down: background plans that came too late or did not fit any more.
 Fallbacks: events such as errors, after which vLLM's own order or an older plan was followed, and
-slow plans. Rescues: plans that moved nothing. A client that is late measures itself."""
+slow plans. Rescues: plans that moved nothing, each of them a fault. A client that
+is late measures itself."""
 _AGAINST_WORDS = (
     "On the same requests: ratio of mean QoE (`area`), paired difference, and tokens/s lost: "
     "between the first and the last arrival, and until the last token."
@@ -152,7 +155,12 @@ def _sections(rows: pl.DataFrame, part: str, facts: LiveStudyFacts) -> list[str]
         ]
     if "adapter_plans" in rows.columns:
         costs = {name: decimals for name, (_, _, decimals) in COST.items()}
-        sections += ["## What planning took", _COST_WORDS, markdown(cost_table(rows), costs)]
+        sections += [
+            "## What planning took",
+            _COST_WORDS,
+            markdown(cost_table(rows), costs),
+            faults(rows),
+        ]
     return sections
 
 
@@ -252,6 +260,7 @@ def cost_table(rows: pl.DataFrame) -> pl.DataFrame:
         (pl.col("adapter_engine_s") / pl.col("adapter_iterations")).alias(
             "adapter_engine_iteration_s"
         ),
+        (pl.col("adapter_s") / pl.col("adapter_iterations")).alias("adapter_iteration_mean_s"),
     )
     metrics = [
         (factor * pl.col(metric).cast(pl.Float64)).fill_nan(None).mean().alias(name)
@@ -259,6 +268,26 @@ def cost_table(rows: pl.DataFrame) -> pl.DataFrame:
     ]
     table: pl.DataFrame = _grouped(rows).agg(metrics)
     return table
+
+
+def faults(rows: pl.DataFrame) -> str:
+    """
+    Say in which runs vLLM had to take over because a plan moved nothing.
+
+    Parameters
+    ----------
+    rows
+        The runs of one part.
+    """
+    bad = rows.filter(pl.col("adapter_rescues").cast(pl.Float64).fill_null(0.0) > 0)
+    if bad.is_empty():
+        return "No faults: vLLM never had to take over because a plan moved nothing."
+    runs = [
+        f"{line['arm']} at load {line['load']:g}, seed {line['seed']}: "
+        f"{line['adapter_rescues']:.0f} rescues"
+        for line in bad.iter_rows(named=True)
+    ]
+    return f"**Faults.** Plans moved nothing and vLLM's own order took over: {'; '.join(runs)}."
 
 
 def summary(results: pl.DataFrame) -> dict[str, float]:

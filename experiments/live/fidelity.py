@@ -20,7 +20,6 @@ from omegaconf import OmegaConf
 from andes_opt.calibration import fit_latency, read_iterations
 from andes_opt.metrics import summarise
 from andes_opt.policy import Paced
-from engine_adapter.controller import FAST_PLAN_EVERY, FAST_PLAN_S
 from engine_adapter.settings import KEY, read_settings
 from experiments.analysis import document
 from experiments.analysis.markdown import markdown
@@ -202,11 +201,7 @@ def pause_between_plans_s(results: pl.DataFrame, arm: str, limit: float) -> floa
     if not plans or limit >= 1.0:
         return 0.0
     plan_s = float(rows["adapter_planning_s"].sum()) / plans
-    pause_s = plan_s / limit
-    if plan_s > FAST_PLAN_S:
-        return pause_s
-    iteration_s = float(rows["adapter_engine_s"].sum()) / float(rows["adapter_iterations"].sum())
-    return min(pause_s, FAST_PLAN_EVERY * iteration_s)
+    return plan_s / limit
 
 
 def run(config: DictConfig) -> dict[str, float]:

@@ -35,11 +35,13 @@ class Random:
         hold: float = 0.3,
         pass_through: float = 0.1,
         replan_within: int = 4,
+        serves_one: bool = False,
     ) -> None:
         self._rng = np.random.default_rng(seed)
         self._shares = [1.0 - serve - hold, serve, hold]
         self._pass_through = pass_through
         self._replan_within = replan_within
+        self._serves_one = serves_one
 
     def decide(self, snapshot: Snapshot) -> Decision:
         """Anything at all."""
@@ -48,7 +50,10 @@ class Random:
         if rng.random() < self._pass_through:
             return Decision(replan_after=replan_after)
         action = rng.choice(3, size=n, p=self._shares).astype(np.int8)
-        return replace(placed(action, rng.permutation(n), snapshot), replan_after=replan_after)
+        order = rng.permutation(n)
+        if self._serves_one and n:
+            action[order[0]] = Action.SERVE
+        return replace(placed(action, order, snapshot), replan_after=replan_after)
 
     def finished(self, request_id: int) -> None:
         """Nothing is kept."""

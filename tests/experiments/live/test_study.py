@@ -221,6 +221,7 @@ def test_the_costs_of_planning_are_told_apart():
             **{metric: [0.0] for metric, _, _ in document.COST.values()},
             "adapter_engine_s": [100.0],
             "adapter_iterations": [2000],
+            "adapter_s": [0.9],
             "planning_share": [0.004],
             "adapter_share": [0.009],
         }
@@ -230,6 +231,23 @@ def test_the_costs_of_planning_are_told_apart():
     assert line["planning share %"] == pytest.approx(0.4)
     assert line["adapter share %"] == pytest.approx(0.9)
     assert line["engine's iteration ms"] == pytest.approx(50.0)
+    assert line["adapter ms/iteration"] == pytest.approx(0.45)
+
+
+def test_a_rescue_is_a_fault():
+    """A document says in which runs plans moved nothing, or that there were none."""
+    rows = pl.DataFrame(
+        {
+            "arm": ["stock", "andes", "thrift"],
+            "load": [1.6] * 3,
+            "seed": [0, 0, 1],
+            "adapter_rescues": [None, 0.0, 3.0],
+        }
+    )
+    assert document.faults(rows).startswith("**Faults.**")
+    assert "thrift at load 1.6, seed 1: 3 rescues" in document.faults(rows)
+    assert "andes" not in document.faults(rows)
+    assert document.faults(rows.head(2)).startswith("No faults")
 
 
 def test_a_run_s_line_tells_both_shares():
@@ -238,9 +256,13 @@ def test_a_run_s_line_tells_both_shares():
 
     values = {"adapter_plans": 7.0, "adapter_late_plans": 0.0, "adapter_fallbacks": 0.0}
     values |= {"preemptions": 3.0, "planning_share": 0.004, "adapter_share": 0.009}
+    values |= {"adapter_iteration_mean_s": 0.00036, "adapter_rescues": 0.0}
     assert adapter_sentence(values) == (
-        "7 plans, 3 preemptions, planning share 0.40 %, adapter share 0.90 %, 0 fallbacks."
+        "7 plans, 3 preemptions, planning share 0.40 %, adapter share 0.90 % (0.36 ms per "
+        "iteration), 0 fallbacks."
     )
+    told = adapter_sentence({**values, "adapter_rescues": 2.0})
+    assert "0 fallbacks; FAULT: 2 rescues" in told
     assert adapter_sentence({}) == ""
 
 
