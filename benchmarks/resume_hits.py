@@ -94,7 +94,7 @@ def _area(requests: Requests, profile: EngineProfile, run: Run) -> float:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
-    parser.add_argument("--rates", type=float, nargs="+", default=[3.0, 4.5])
+    parser.add_argument("--rates", type=float, nargs="+", default=[5.0, 7.0])
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--engine", default="opt_66b_recompute")
     parser.add_argument("--capacity-tokens", type=int, default=30_000)
