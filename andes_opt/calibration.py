@@ -11,7 +11,6 @@ only if batch, context and prefill vary independently of one another.
 
 from __future__ import annotations
 
-import csv
 import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.optimize import nnls
 
+from andes_opt.files import csv_rows
 from andes_opt.latency import LatencyModel
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def read_iterations(path: Path) -> Iterations:
     Parameters
     ----------
     path
-        The file. Columns may come in any order; others are ignored.
+        The file, as :func:`andes_opt.files.csv_rows` reads it.
 
     Raises
     ------
@@ -166,15 +166,9 @@ def read_iterations(path: Path) -> Iterations:
         line and column.
     """
     values: dict[str, list[float]] = {name: [] for name in COLUMNS}
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-        if missing:
-            raise ValueError(f"{path} lacks the column {missing[0]}: need {', '.join(COLUMNS)}.")
-        for row in reader:
-            for name in COLUMNS:
-                where = f"{path}, line {reader.line_num}: {name}"
-                values[name].append(_number(row[name], where, name == "seconds"))
+    for place, row in csv_rows(path, COLUMNS, what="file of iterations"):
+        for name, text in zip(COLUMNS, row, strict=True):
+            values[name].append(_number(text, f"{place}: {name}", name == "seconds"))
     return Iterations(**{name: np.array(column) for name, column in values.items()})
 
 
@@ -311,9 +305,9 @@ def _solve_split(iterations: Iterations, weights: NDArray[np.float64]) -> _Solve
     return solved if mixed_base_s > 1e-6 * base_s > 0 else None
 
 
-def _number(text: str | None, where: str, positive: bool) -> float:
+def _number(text: str, where: str, positive: bool) -> float:
     try:
-        value = float(text or "")
+        value = float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value) or value < 0 or (positive and value == 0):

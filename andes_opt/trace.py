@@ -3,8 +3,7 @@ Replay of recorded requests from CSV files.
 
 A trace has a header and one request per row, in columns ``arrival_s``,
 ``prompt_tokens``, ``output_tokens`` and, if the targets were recorded, ``ttft_s`` and
-``tds``. Columns may stand in any order and others are ignored. UTF-8, with or without a
-byte-order mark; any line ends; empty lines are skipped.
+``tds``; the rest is as :func:`andes_opt.files.csv_rows` says.
 """
 
 from __future__ import annotations
@@ -13,17 +12,17 @@ import csv
 import math
 from array import array
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from andes_opt import checks
+from andes_opt.files import csv_rows, written_whole
 from andes_opt.readers import Readers, reading
 from andes_opt.workload import Requests, streams
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -47,7 +46,8 @@ class Trace:
     Parameters
     ----------
     path
-        The CSV file; its columns are described in :mod:`andes_opt.trace`.
+        The CSV file, which may be packed (``.csv.gz``) or a pipe; its columns are described in
+        :mod:`andes_opt.trace`.
     rate
         If given, arrivals are scaled to this mean rate, requests per second, > 0.
     rate_scale
@@ -146,20 +146,14 @@ def read_columns(
     ValueError
         If the file is no trace; the sentence names file, line and column.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no trace file {path}.")
     arrival_s, ttft_s, tds = array("d"), array("d"), array("d")
     prompt_tokens, output_tokens = array("q"), array("q")
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            for where, row in _rows(path, file):
-                arrival_s.append(_seconds(where, "arrival_s", row[0]))
-                prompt_tokens.append(_tokens(where, "prompt_tokens", row[1]))
-                output_tokens.append(_tokens(where, "output_tokens", row[2]))
-                ttft_s.append(_seconds(where, "ttft_s", row[3]) if row[3] else math.nan)
-                tds.append(_speed(where, row[4]) if row[4] else math.nan)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error.reason}.") from error
+    for where, row in csv_rows(path, _REQUIRED, _OPTIONAL, "trace file"):
+        arrival_s.append(_seconds(where, "arrival_s", row[0]))
+        prompt_tokens.append(_tokens(where, "prompt_tokens", row[1]))
+        output_tokens.append(_tokens(where, "output_tokens", row[2]))
+        ttft_s.append(_seconds(where, "ttft_s", row[3]) if row[3] else math.nan)
+        tds.append(_speed(where, row[4]) if row[4] else math.nan)
     if not arrival_s:
         raise ValueError(f"{path} has a header but no requests.")
     return (
@@ -173,54 +167,14 @@ def read_columns(
 
 def write_trace(requests: Requests, path: str | Path) -> None:
     """Write requests as a trace that :class:`Trace` reads back without loss."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
     columns = [getattr(requests, name).tolist() for name in _COLUMNS]
-    with open(partial, "w", newline="", encoding="utf-8") as file:
+    with (
+        written_whole(path) as partial,
+        open(partial, "w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_COLUMNS)
         writer.writerows(zip(*columns, strict=True))
-    partial.replace(path)
-
-
-def _rows(
-    path: str | Path, file: Iterable[str]
-) -> Iterator[tuple[str, tuple[str, str, str, str, str]]]:
-    """Place and cells (in the order of _COLUMNS, "" if absent) of each row."""
-    reader = csv.reader(file, skipinitialspace=True)
-    header: list[str] | None = None
-    try:
-        for raw in reader:
-            where = f"{path}, line {reader.line_num}"
-            cells = [cell.strip() for cell in raw]
-            if not any(cells) and len(cells) <= 1:
-                continue
-            if header is None:
-                header = cells
-                index = _column_index(where, header)
-                continue
-            if len(cells) != len(header):
-                at = f", column {header[len(cells)]}" if len(cells) < len(header) else ""
-                raise ValueError(
-                    f"{where}{at}: the row has {len(cells)} fields, the header {len(header)}."
-                )
-            a, p, o, f, s = (cells[i] if i is not None else "" for i in index)
-            yield where, (a, p, o, f, s)
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num} is not CSV: {error}.") from error
-    if header is None:
-        raise ValueError(f"{path} is empty; need a header with {', '.join(_REQUIRED)}.")
-
-
-def _column_index(where: str, header: list[str]) -> list[int | None]:
-    missing = [name for name in _REQUIRED if name not in header]
-    if missing:
-        found = ", ".join(header)
-        raise ValueError(f"{where} lacks column {', '.join(missing)}; found {found[:200]}.")
-    for name in _COLUMNS:
-        if header.count(name) > 1:
-            raise ValueError(f"{where} names column {name} {header.count(name)} times.")
-    return [header.index(name) if name in header else None for name in _COLUMNS]
 
 
 def _number(where: str, column: str, text: str, need: str) -> float:
@@ -250,8 +204,7 @@ def _speed(where: str, text: str) -> float:
 
 def _tokens(where: str, column: str, text: str) -> int:
     value = _number(where, column, text, "a whole number >= 1")
+    need = "a whole number >= 1" + (f" and <= {_MOST_TOKENS}" if value > _MOST_TOKENS else "")
     if not 1 <= value <= _MOST_TOKENS or value != int(value):
-        raise ValueError(
-            f"{where}, column {column}: {text[:40]} not understood: need a whole number >= 1."
-        )
+        raise ValueError(f"{where}, column {column}: {text[:40]} not understood: need {need}.")
     return int(value)

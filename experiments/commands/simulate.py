@@ -14,7 +14,7 @@ from andes_opt.simulator import TIMELINE_COLUMNS
 from experiments.runs.files import TIMELINE, TOKENS, write_atomically
 from experiments.runs.progress import jit_seconds
 from experiments.runs.records import recorded_run
-from experiments.runs.resume import resumable, say
+from experiments.runs.resume import resumable, said
 from experiments.runs.run_columns import run_columns
 from experiments.runs.simulation import request_rows, run_simulation
 
@@ -32,13 +32,14 @@ def run(config: DictConfig) -> dict[str, float]:
         with jit_seconds() as jit:
             result = run_simulation(config)
         summary = {**summarise(result), "jit_s": jit.value}
-        if result.timeline is not None:
-            timeline = pl.DataFrame(result.timeline, schema=list(TIMELINE_COLUMNS))
-            write_atomically(folder / TIMELINE, timeline.write_parquet)
-        if result.token_times_s is not None:
-            write_atomically(folder / TOKENS, _token_rows(result).write_parquet)
-        record.finish(request_rows(result, run_columns(config, HydraConfig.get())), summary)
-    say(_sentence(summary), folder)
+        with said(_sentence(summary), folder):
+            record.keep(request_rows(result, run_columns(config, HydraConfig.get())))
+            if result.timeline is not None:
+                timeline = pl.DataFrame(result.timeline, schema=list(TIMELINE_COLUMNS))
+                write_atomically(folder / TIMELINE, timeline.write_parquet)
+            if result.token_times_s is not None:
+                write_atomically(folder / TOKENS, _token_rows(result).write_parquet)
+            record.finish(None, summary)
     return summary
 
 

@@ -19,6 +19,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from experiments import ROOT
 from experiments.configuration.errors import UsageError, not_understood, one_line
+from experiments.configuration.values import all_taken
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -58,7 +59,8 @@ def groups(conf_dirs: Sequence[Path] = (CONF_DIR,)) -> dict[str, list[str]]:
 
 def first_comment(path: Path) -> str:
     """Return a YAML file's first comment, Hydra's ``@package`` aside; empty if it has none."""
-    with open(path, encoding="utf-8") as file:
+    # A file of the user's that is no UTF-8 is refused where it is used, not where it is listed.
+    with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
             if not line.startswith("#"):
                 break
@@ -78,7 +80,7 @@ def load(command: str, overrides: Iterable[str] = ()) -> DictConfig:
     overrides
         As on the command line, ``policy=fcfs`` say.
     """
-    return _composed(command, own_classes(command, list(overrides)))
+    return _composed(command, own_classes(command, all_taken(overrides)))
 
 
 def _composed(command: str, overrides: list[str]) -> DictConfig:
@@ -158,6 +160,28 @@ def _parsed(overrides: Iterable[str]) -> dict[str, Override]:
             override = grammar.parse_override(text)
             parsed[override.key_or_group] = override
     return parsed
+
+
+def is_open(config: DictConfig, path: Sequence[str]) -> bool:
+    """
+    Return whether a node takes any field: its constructor wants a mapping there.
+
+    Parameters
+    ----------
+    config
+        A configuration.
+    path
+        Where the node is.
+    """
+    if not path:
+        return False
+    parent = OmegaConf.select(config, ".".join(path[:-1])) if path[:-1] else config
+    target = parent.get("_target_") if isinstance(parent, DictConfig) else None
+    try:
+        parameter = signature(resolve_name(str(target))).parameters[path[-1]]
+    except Exception:  # as above: no such class or parameter
+        return False
+    return str(parameter.annotation).startswith(("Mapping[", "dict["))
 
 
 def _parameters(target: str) -> set[str] | None:

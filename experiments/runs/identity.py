@@ -163,7 +163,7 @@ def _content(keys: Sequence[str], value: Any) -> Any:
     if name not in _INPUTS or not isinstance(value, str):
         return value
     shipped = name == "table" and value in SHIPPED_TABLES
-    path = _TABLES / f"{value}.json" if shipped else Path(value)
+    path = _TABLES / f"{value}.json" if shipped else Path(value).expanduser()
     if path.is_file():
         return _file_digest(path)
     if path.is_dir():

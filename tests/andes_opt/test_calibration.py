@@ -150,11 +150,14 @@ def test_files_are_read_by_column_name(tmp_path):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("batch,seconds\n1,2\n", "lacks the column context_tokens"),
-        ("", "lacks the column batch"),
+        ("batch,seconds\n1,2\n", "lacks column context_tokens"),
+        ("", "is empty; need a header with batch"),
         ("batch,context_tokens,prefill_tokens,seconds\n1,2,0,1\n1,2,x,1\n", "line 3: prefill.*'x'"),
         ("batch,context_tokens,prefill_tokens,seconds\n1,2,0,0\n", "line 2: seconds = '0'"),
-        ("batch,context_tokens,prefill_tokens,seconds\n1,2\n", "line 2: prefill_tokens = None"),
+        (
+            "batch,context_tokens,prefill_tokens,seconds\n1,2\n",
+            "line 2, column prefill_tokens: the row has 2 fields",
+        ),
     ],
 )
 def test_bad_files_are_told_by_line_and_column(text, complaint, tmp_path):
