@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -151,4 +151,4 @@ def as_served(requests: Requests, engine: EngineProfile) -> tuple[Requests, NDAr
     )
     blocks = -(-(requests.prompt_tokens + output_tokens) // engine.block_tokens)
     refused = (room <= 0) | (blocks > engine.num_blocks)
-    return replace(requests, output_tokens=output_tokens), refused
+    return requests.ending_at(output_tokens), refused

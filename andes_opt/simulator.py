@@ -22,6 +22,7 @@ from andes_opt.engine import as_served
 from andes_opt.engine_loop import Engine, Sample, SimulatedRequest
 from andes_opt.request_state import columns, records, scores, snapshot_of
 from andes_opt.snapshot import NEVER, Decision, Snapshot, Starved, check_places
+from andes_opt.workload import REQUEST_FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -200,7 +201,7 @@ def simulate(
         If the policy leaves the engine empty for good while requests wait.
     """
     started = time.perf_counter()
-    deciding = _Deciding(_charge(solver_time))
+    deciding = Deciding(seconds_per_solve(solver_time))
     state = _EngineState(requests, engine, record_tokens, record_timeline, on_iteration)
     while True:
         event = state.run()
@@ -222,8 +223,25 @@ def simulate(
         state.apply(decision, cost_s)
 
 
-def _charge(solver_time: str | float) -> float | None:
-    """Simulated seconds per solve; None stands for the measured time."""
+def seconds_per_solve(solver_time: str | float) -> float | None:
+    """
+    Simulated seconds that a solve is charged.
+
+    Parameters
+    ----------
+    solver_time
+        As for :func:`simulate`.
+
+    Returns
+    -------
+    float | None
+        None for the measured time.
+
+    Raises
+    ------
+    ValueError
+        If ``solver_time`` is not understood.
+    """
     if solver_time == "free":
         return 0.0
     if solver_time == "measured":
@@ -240,10 +258,19 @@ def _charge(solver_time: str | float) -> float | None:
 
 
 @dataclass(slots=True)
-class _Deciding:
-    """Asks the policy, and counts what that takes: fields as in :class:`SimulationResult`."""
+class Deciding:
+    """
+    Asks the policy, and counts what that takes.
 
-    charge_s: float | None  # simulated seconds per plan; None: the measured time
+    Parameters
+    ----------
+    charge_s
+        Of :func:`seconds_per_solve`.
+    decisions, solves, decide_s, solver_s, charged_s
+        As in :class:`SimulationResult`.
+    """
+
+    charge_s: float | None
     decisions: int = 0
     solves: int = 0
     decide_s: float = 0.0
@@ -307,8 +334,8 @@ class _EngineState:
         self._accepted = np.concatenate(([0], np.cumsum(~rejected)))
 
         self._requests = records(SimulatedRequest, n)
-        for item in fields(requests):
-            self._requests[item.name] = getattr(requests, item.name)
+        for name in REQUEST_FIELDS:
+            self._requests[name] = getattr(requests, name)
         self._requests["request_id"] = np.arange(n)
         self._requests["state"] = np.where(self._rejected, engine_loop.REJECTED, engine_loop.FUTURE)
         self._requests["token_offset"] = np.cumsum(requests.output_tokens) - requests.output_tokens
@@ -423,7 +450,7 @@ class _EngineState:
                 "a decision needs known actions and an order that lists every request once."
             )
 
-    def result(self, deciding: _Deciding, wall_s: float) -> SimulationResult:
+    def result(self, deciding: Deciding, wall_s: float) -> SimulationResult:
         """What became of the requests, after the run."""
         requests, engine, rejected = self._requests, self._engine, self._rejected
         last_token_s = np.where(rejected, np.nan, requests["last_token_s"])
@@ -431,7 +458,7 @@ class _EngineState:
         counts = asdict(deciding)
         del counts["charge_s"]
         return SimulationResult(
-            **{item.name: getattr(self._workload, item.name) for item in fields(self._workload)},
+            **{name: getattr(self._workload, name) for name in REQUEST_FIELDS},
             rejected=rejected,
             first_token_s=np.where(rejected, np.nan, requests["first_token_s"]),
             completion_s=last_token_s,

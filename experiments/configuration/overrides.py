@@ -150,7 +150,9 @@ def _check(
         key = override.key_or_group
         if key in known_groups:
             _check_target(defaults, override, extra_dirs)
-        if key in known_groups or key.startswith(("hydra.", "hydra/")) or override.is_add():
+        if key in known_groups or key.startswith(("hydra.", "hydra/")):
+            continue
+        if override.is_add() or override.is_force_add():
             continue
         _check_key(defaults, key, str(override.input_line))
         if not override.is_delete():
