@@ -18,7 +18,7 @@ from andes_opt.engine import EngineProfile
 from andes_opt.latency import LatencyModel
 from andes_opt.policy.fcfs import FCFS
 from andes_opt.policy.round_robin import RoundRobin
-from andes_opt.simulator import Iteration, TIMELINE_COLUMNS, simulate
+from andes_opt.simulator import TIMELINE_COLUMNS, Iteration, simulate
 from andes_opt.snapshot import NEVER, Action, Decision, Snapshot, Starved, State
 from andes_opt.workload import Requests
 
