@@ -29,7 +29,7 @@ _ASKS_THE_MACHINE = {"clock.py", "background.py"}
 
 
 def test_nobody_else_asks_the_machine() -> None:
-    """No other module of the adapter imports ``time``; the emulator is an engine, not the adapter."""
+    """No other module of the adapter imports ``time``; the emulator is an engine of its own."""
     asking = set()
     for path in Path(engine_adapter.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
