@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 import matplotlib.pyplot as plt
 import polars as pl
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
 from andes_opt.calibration import COEFFICIENTS, COLUMNS, fit_latency, read_iterations
 from experiments.analysis import figures
@@ -31,6 +31,8 @@ _MEANING = {
     "per_request_s": "s per decoding request",
     "per_context_token_s": "s per KV token attended to",
     "per_prefill_token_s": "s per prompt token",
+    "mixed_base_s": "s more per iteration with prefill",
+    "mixed_per_request_s": "s more per decoding request, with prefill",
 }
 
 
@@ -48,7 +50,7 @@ def run(config: DictConfig) -> dict[str, float]:
                 "iterations=true."
             )
         iterations = read_iterations(path)
-        fit = fit_latency(iterations, weighting=config.weighting)
+        fit = fit_latency(iterations, weighting=config.weighting, mixed=config.mixed)
         profile = folder / "engine" / f"{config.name}.yaml"
         summary = fit.summary()
         residuals = residual_table(iterations, fit)
@@ -76,7 +78,7 @@ def _text(fit: Fit, config: DictConfig, folder: Path) -> str:
             f"{100 * summary['relative_error_mean']:.2g} % on average, "
             f"{100 * summary['relative_error_p95']:.2g} % at the 95th percentile.",
             *(
-                f"{name} is 0 because nothing was measured that it multiplies."
+                f"{name} is 0 because nothing was measured that tells it."
                 for name in fit.undetermined
             ),
             f"Try it: andes-opt simulate --config-dir {place} engine={config.name}",
@@ -100,9 +102,13 @@ def profile_text(config: DictConfig, fit: Fit, source: str) -> str:
     engine = config.engine.copy()
     engine.name = config.name
     engine.source = source
-    for name in COEFFICIENTS:
-        # Six digits: more than any measurement has, and 4.00000000001e-07 reads badly.
-        engine.latency[name] = float(f"{getattr(fit.latency, name):.6g}")
+    # Six digits: more than any measurement has, and 4.00000000001e-07 reads badly.
+    rounded = {name: float(f"{getattr(fit.latency, name):.6g}") for name in COEFFICIENTS}
+    # Where decoding beside a prompt costs nothing, not less than nothing for the rounding.
+    least = -rounded["per_request_s"]
+    rounded["mixed_per_request_s"] = max(least, rounded["mixed_per_request_s"])
+    with open_dict(engine):
+        engine.latency.update(rounded)
     numbers = fit.summary()
     lines = [
         f"# {config.name}: latency fitted to {int(numbers['iterations'])} measured iterations",

@@ -80,7 +80,7 @@ def load(command: str, overrides: Iterable[str] = ()) -> DictConfig:
     overrides
         As on the command line, ``policy=fcfs`` say.
     """
-    return _composed(command, own_classes(command, all_taken(overrides)))
+    return _composed(command, understood(command, all_taken(overrides)))
 
 
 def _composed(command: str, overrides: list[str]) -> DictConfig:
@@ -89,6 +89,39 @@ def _composed(command: str, overrides: list[str]) -> DictConfig:
         return compose(config_name=command, overrides=overrides)
     with initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
         return compose(config_name=command, overrides=overrides)
+
+
+def understood(command: str, overrides: Sequence[str]) -> list[str]:
+    """
+    Return overrides as Hydra takes them: see :func:`own_classes` and :func:`open_nodes`.
+
+    Parameters
+    ----------
+    command
+        The command.
+    overrides
+        As on the command line; what is no override is passed on.
+    """
+    return _added_to(open_nodes(command), own_classes(command, overrides))
+
+
+def open_nodes(command: str) -> list[str]:
+    """
+    Return the nodes of a command's configuration that take options of any name.
+
+    Its file has them empty: what they are about has options of its own, as vLLM has.
+    """
+    path = CONF_DIR / f"{command}.yaml"
+    if not path.is_file():
+        return []
+    config: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    return [name for name, node in config.items() if node == {}]
+
+
+def _added_to(nodes: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """Return overrides with Hydra's ``++`` before the options of open nodes."""
+    places = tuple(f"{name}." for name in nodes)
+    return [f"++{text}" if places and text.startswith(places) else text for text in overrides]
 
 
 def own_classes(command: str, overrides: Sequence[str]) -> list[str]:

@@ -148,7 +148,9 @@ def _check(
         raise UsageError(one_line(error)) from error
     for override in overrides:
         key = override.key_or_group
-        if key in known_groups or key.startswith(("hydra.", "hydra/")) or override.is_add():
+        if key in known_groups or key.startswith(("hydra.", "hydra/")):
+            continue
+        if override.is_add() or override.is_force_add():
             continue
         _check_key(defaults, key, str(override.input_line))
         if not override.is_delete():

@@ -40,6 +40,7 @@ _SAID_ELSEWHERE = {
     "live_engine",
     "live_engine.saturated_tokens_per_s",
     "stock",
+    "scheduler_cls",
     "seed",
     "tokens",
     "timeline",

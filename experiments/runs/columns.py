@@ -30,6 +30,7 @@ RUN_COLUMNS = {
     "solver": Column(pl.String, "", "name in conf/solver, or the class; null if none is used"),
     "objective": Column(pl.String, "", "name in conf/objective; null if none is used"),
     "engine": Column(pl.String, "", "name in conf/engine"),
+    "engine_kind": Column(pl.String, "", "simulator, emulator, vllm, or server (of any kind)"),
     "workload": Column(pl.String, "", "name in conf/workload"),
     "lengths": Column(pl.String, "", "name in conf/lengths; null if the workload has its own"),
     "readers": Column(pl.String, "", "name in conf/readers"),

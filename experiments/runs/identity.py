@@ -72,6 +72,9 @@ def _foreign_modules(config: DictConfig) -> set[str]:
     solvers = options.get("solvers") if isinstance(options, dict) else None
     if isinstance(solvers, list):
         named |= {str(name).rpartition(".")[0] for name in solvers if "." in str(name)}
+    scheduler = options.get("scheduler_cls") if isinstance(options, dict) else None
+    if scheduler is not None:
+        named.add(str(scheduler).rpartition(".")[0])
     ours = {*_DOMAIN, "experiments"}
     return {name for name in named if name and name.partition(".")[0] not in ours}
 
