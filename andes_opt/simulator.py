@@ -4,8 +4,8 @@ A simulated serving engine: the same policies as in vLLM, thousands of times fas
 The engine batches continuously, pages its KV cache in blocks, prefills in chunks under a
 token budget and preempts by swapping or recomputing (:mod:`andes_opt.engine_loop`). With
 recomputing its rules are those of vLLM V1; V1 has no swapping, which is the engine of the Andes
-paper. Its default is vLLM's first-come-first-served; a policy sees a :class:`~andes_opt.snapshot.Snapshot`
-and answers with a :class:`~andes_opt.snapshot.Decision`.
+paper. Its default is vLLM's first-come-first-served; a policy sees a
+:class:`~andes_opt.snapshot.Snapshot` and answers with a :class:`~andes_opt.snapshot.Decision`.
 """
 
 from __future__ import annotations
