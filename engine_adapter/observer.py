@@ -255,12 +255,15 @@ class Observer:
         block = engine.block_tokens
         if not self._prompt_tokens and not engine.lookahead_tokens:
             return sum(done % block == 0 for done in engine.computed_tokens(running)) > free
-        need = 0
+        need, budget = 0, engine.token_budget
         for done, context in zip(
             engine.computed_tokens(running), engine.context_tokens(running), strict=True
         ):
-            goal = max(done + 1, min(context, done + engine.token_budget))
-            need += -(-(goal + engine.lookahead_tokens) // block) - -(-done // block)
+            if budget <= 0:
+                break
+            chunk = max(1, min(context - done, budget))
+            budget -= chunk
+            need += -(-(done + chunk + engine.lookahead_tokens) // block) - -(-done // block)
         return need > free
 
     def _time_iteration(self, now_s: float) -> None:

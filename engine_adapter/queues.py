@@ -104,6 +104,20 @@ class Queues:
         order = sorted(range(len(running)), key=urgency.__getitem__)
         engine.running = [running[i] for i in order]
 
+    def _order_resumed(self) -> None:
+        """In the engine's own order, who was held comes last: the oldest first, prompts behind."""
+        engine, running = self._engine, self._engine.running
+        held = [request for request in running if request.request_id in self.held]
+        places = [
+            (context - computed > 1, self._observer.tracker.number(request.request_id))
+            for request, context, computed in zip(
+                held, engine.context_tokens(held), engine.computed_tokens(held), strict=True
+            )
+        ]
+        order = sorted(range(len(held)), key=places.__getitem__)
+        others = [request for request in running if request.request_id not in self.held]
+        engine.running = others + [held[i] for i in order]
+
     def _order_waiting(self, plan: PlanInForce) -> None:
         engine = self._engine
         outside, served, rest = [], [], []
@@ -148,6 +162,8 @@ class Queues:
         # Who is held runs for once if the plan's last requests are about to end: an idle engine
         # is of use to nobody.
         hold = plan.hold if plan is not None and not self.idle(plan) else set()
+        if plan is None and self.held:
+            self._order_resumed()
         if hold or self.held:
             # A token in flight when the hold began must arrive before the request goes on:
             # the engine's workers get its reply anew and would miss it.

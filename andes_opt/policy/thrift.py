@@ -15,6 +15,7 @@ from andes_opt.formulation import most_that_fit
 from andes_opt.gains import COSTED, FormulaGains, rate_scalars, token_rate
 from andes_opt.instance import Instance
 from andes_opt.policy.andes import calm_iterations
+from andes_opt.policy.prefill_share import PrefillShare
 from andes_opt.policy.stakes import fill_stakes
 from andes_opt.policy.survival import FIRST_TOKENS, ReplyLengths
 from andes_opt.snapshot import Action, Decision, State
@@ -98,6 +99,9 @@ class Thrift:
         Mean reply length to assume before any reply is seen, > 0.
     oracle
         Whether to use true reply lengths; the run has to tell them.
+    prefill_share
+        Whether token rates are lessened by the share of time that goes into prompts, measured from
+        snapshots (:mod:`andes_opt.policy.prefill_share`).
     time_limit_s
         Wall-clock limit of each solve; None for none.
 
@@ -125,6 +129,7 @@ class Thrift:
         kv_pressure: float = 0.9,
         prior_tokens: float = 300.0,
         oracle: bool = False,
+        prefill_share: bool = False,
         time_limit_s: float | None = None,
     ) -> None:
         checks.positive("horizon_s", horizon_s)
@@ -160,6 +165,7 @@ class Thrift:
         self._kv_pressure = kv_pressure
         self._growth_s = growth_s
         self._oracle = oracle
+        self._prefill_share = PrefillShare() if prefill_share else None
         self._time_limit_s = time_limit_s
 
         self._replies = ReplyLengths(prior_tokens)
@@ -179,6 +185,8 @@ class Thrift:
             If true reply lengths are asked for and the snapshot has none.
         """
         self._ids, self._generated = snapshot.request_id, snapshot.generated_tokens
+        if self._prefill_share is not None:
+            snapshot = self._prefill_share.slowed(snapshot)
         if (calm := calm_iterations(snapshot, self._kv_pressure)) > 0:
             # Seldom enough to cost nothing, often enough to see how long replies get.
             return Decision(replan_after=min(calm, FIRST_TOKENS))

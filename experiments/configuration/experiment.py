@@ -71,7 +71,7 @@ def studies() -> dict[str, str]:
 
 
 def _is_study(name: str, paths: Mapping[str, Path]) -> bool:
-    text = paths[name].read_text(encoding="utf-8")
+    text = paths[name].read_text(encoding="utf-8", errors="replace")
     bases = [base for base in _BASE.findall(text) if base in paths and base != name]
     return bool(_STUDY.search(text)) or any(_is_study(base, paths) for base in bases)
 

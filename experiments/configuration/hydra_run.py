@@ -42,10 +42,10 @@ def run_by_hydra(
     """
     import hydra
 
-    from experiments.configuration.compose import CONF_DIR, own_classes
-    from experiments.configuration.overrides import check_overrides, multirun_first
+    from experiments.configuration.compose import CONF_DIR, understood
+    from experiments.configuration.overrides import check_overrides, for_hydra
 
-    words = multirun_first(own_classes(command, arguments))
+    words = understood(command, for_hydra(arguments))
     check_overrides(command, words)
     argv, setting = sys.argv, os.environ.get(TRACEBACKS)
     sys.argv = [f"andes-opt {command}", *words]

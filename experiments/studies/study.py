@@ -117,6 +117,7 @@ def run(
         document.views_of(config)  # an hour later would be late to complain
         runner = StudyRunner(shrunk(config), hydra_config)
         rows = kinds[config.study.kind](runner)
+        record.keep(rows)
         facts = document.StudyFacts(
             name=str(hydra_config.runtime.choices["experiment"]),
             command=study_command(hydra_config),
@@ -134,7 +135,7 @@ def run(
             "cells_s": runner.seconds,
             **document.summary(rows, runner.config.study.baseline),
         }
-        record.finish(rows, summary)
+        record.finish(None, summary)
     print(text)
     print(printable(folder))
     return summary

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -100,6 +100,9 @@ def first_come_first_served(requests: Requests, engine: EngineProfile) -> list[S
             + engine.latency.per_context_token_s * sum(s.computed + 1 for s in decoding)
             + engine.latency.per_prefill_token_s * (tokens - len(decoding))
         )
+        if tokens > len(decoding):
+            now += engine.latency.mixed_base_s
+            now += engine.latency.mixed_per_request_s * len(decoding)
         if engine.preemption == "swap":
             now += swapped_tokens * engine.swap_s_per_token
         swapped_tokens = 0
@@ -136,6 +139,7 @@ def compare(requests: Requests, engine: EngineProfile) -> int:
     token_budget=st.sampled_from([7, 64, 2048]),
     reserve_full_context=st.booleans(),
     watermark=st.sampled_from([0.0, 0.01, 0.1, 0.5]),
+    mixed=st.sampled_from([(0.0, 0.0), (-0.03, 5e-4), (0.02, -3e-4)]),
 )
 def test_the_engine_loop_agrees_with_a_plain_simulator(
     seed: int,
@@ -145,6 +149,7 @@ def test_the_engine_loop_agrees_with_a_plain_simulator(
     token_budget: int,
     reserve_full_context: bool,
     watermark: float,
+    mixed: tuple[float, float],
 ) -> None:
     """Every token of every request leaves at the same moment, under swap and recompute."""
     rng = np.random.default_rng(seed)
@@ -157,7 +162,7 @@ def test_the_engine_loop_agrees_with_a_plain_simulator(
     )
     engine = EngineProfile(
         name="tiny",
-        latency=OPT_66B,
+        latency=replace(OPT_66B, mixed_base_s=mixed[0], mixed_per_request_s=mixed[1]),
         capacity_tokens=capacity_tokens,
         block_tokens=16,
         max_batch=8,

@@ -258,7 +258,8 @@ def test_prefix_cache_hits_spare_whole_blocks(share: float, kept: int) -> None:
     assert int(result.timeline[:, 2].sum()) == 64 + (49 - kept if kept < 48 else 0)
     waiting = [s for s in seen if (s.state == State.PREEMPTED).any()]
     lost = waiting[0].restore_s[waiting[0].state == State.PREEMPTED]
-    assert lost == pytest.approx([(48 - kept) * LATENCY.per_prefill_token_s])
+    computed = 49 - kept if kept < 48 else 0
+    assert lost == pytest.approx([computed * LATENCY.per_prefill_token_s])
 
 
 def first_tokens(prompts: list[int], **engine: object) -> tuple[list[float], int]:
@@ -342,15 +343,49 @@ def test_long_prompts_are_not_let_in_too_early() -> None:
 def test_never_fitting_request_is_rejected() -> None:
     """Requests beyond the KV cache or the model's limit score 0 and hurt nobody else."""
     requests = Requests(
-        arrival_s=np.array([0.0, 0.1, 0.2]),
-        prompt_tokens=np.array([500, 10, 300]),
-        output_tokens=np.array([100, 5, 10]),
+        arrival_s=np.array([0.0, 0.1, 0.2, 0.3]),
+        prompt_tokens=np.array([500, 10, 305, 250]),
+        output_tokens=np.array([100, 5, 10, 300]),
+        ttft_s=np.ones(4),
+        tds=np.full(4, 5.0),
+    )
+    result = simulate(requests, make_engine(max_context_tokens=305), FCFS())
+    assert result.rejected.tolist() == [True, False, True, False]
+    assert result.qoe_window.tolist() == [0.0, 1.0, 0.0, 1.0]
+
+
+def test_a_reply_ends_at_the_models_limit() -> None:
+    """As in vLLM, a reply is cut where prompt and reply reach ``max_context_tokens``."""
+    requests = Requests(
+        arrival_s=np.zeros(3),
+        prompt_tokens=np.array([99, 60, 60]),
+        output_tokens=np.array([50, 50, 40]),
         ttft_s=np.ones(3),
         tds=np.full(3, 5.0),
     )
-    result = simulate(requests, make_engine(max_context_tokens=305), FCFS())
-    assert result.rejected.tolist() == [True, False, True]
-    assert result.qoe_window.tolist() == [0.0, 1.0, 0.0]
+    result = simulate(requests, make_engine(max_context_tokens=100), FCFS(), record_tokens=True)
+    assert not result.rejected.any()
+    assert result.output_tokens.tolist() == [1, 40, 40]
+    assert [times.size for times in result.token_times_s or []] == [1, 40, 40]
+
+
+def test_rejected_requests_are_not_seen() -> None:
+    """The scheduler never hears of a request that the front-end refused."""
+    requests = Requests(
+        arrival_s=np.array([0.0, 0.1]),
+        prompt_tokens=np.array([500, 10]),
+        output_tokens=np.array([5, 5]),
+        ttft_s=np.ones(2),
+        tds=np.full(2, 5.0),
+    )
+    seen: list[int] = []
+    simulate(
+        requests,
+        make_engine(max_context_tokens=305),
+        FCFS(),
+        capture=lambda snapshot, _: seen.append(snapshot.requests_seen),
+    )
+    assert set(seen) == {1}
 
 
 def test_solver_time_is_charged() -> None:

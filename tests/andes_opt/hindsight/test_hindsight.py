@@ -90,16 +90,24 @@ WORLDS = {
     "reserve_full_context": st.booleans(),
     "watermark": st.sampled_from([0.0, 0.2]),
     "fast_prefill": st.booleans(),
+    "mixed": st.sampled_from([(0.0, 0.0), (-0.019, -1e-3), (0.01, 1e-3)]),
 }
 
 
 @settings(max_examples=60, deadline=None)
 @given(**WORLDS)
 def test_no_policy_beats_it(
-    seed: int, n: int, rate: float, policy: str, fast_prefill: bool, **engine_options: object
+    seed: int,
+    n: int,
+    rate: float,
+    policy: str,
+    fast_prefill: bool,
+    mixed: tuple[float, float],
+    **engine_options: object,
 ) -> None:
     """First come, in turns or at random: no run's mean window QoE exceeds the bound."""
-    latency = replace(LATENCY, per_prefill_token_s=1e-6) if fast_prefill else LATENCY
+    latency = replace(LATENCY, mixed_base_s=mixed[0], mixed_per_request_s=mixed[1])
+    latency = replace(latency, per_prefill_token_s=1e-6) if fast_prefill else latency
     engine = make_engine(latency=latency, **engine_options)
     requests = make_requests(n, seed, rate)
     bound = window_bound(requests, engine, slot_s=0.25, cells=100)
@@ -123,6 +131,7 @@ def test_any_prices_give_a_bound(
     rate: float,
     policy: str,
     fast_prefill: bool,
+    mixed: tuple[float, float],
     level: float,
     slot_s: float,
     cells: int,
@@ -132,7 +141,8 @@ def test_any_prices_give_a_bound(
     Weak duality: random prices, random weights and any grid bound every run, also request by
     request, with nothing taken on trust from a solver.
     """
-    latency = replace(LATENCY, per_prefill_token_s=1e-6) if fast_prefill else LATENCY
+    latency = replace(LATENCY, mixed_base_s=mixed[0], mixed_per_request_s=mixed[1])
+    latency = replace(latency, per_prefill_token_s=1e-6) if fast_prefill else latency
     engine = make_engine(latency=latency, **engine_options)
     requests = make_requests(n, seed, rate)
     rng = np.random.default_rng(seed)
