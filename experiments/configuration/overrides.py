@@ -17,7 +17,7 @@ from experiments.configuration.launchers import check_launcher
 
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from hydra.core.override_parser.types import Override
 
@@ -140,6 +140,34 @@ def _check(
         if not override.is_delete():
             for value in _values(override):
                 _check_type(defaults, key, value)
+
+
+def key_of(word: str) -> str:
+    """Return the group or the first part of the option that an override is about."""
+    return word.lstrip("+~").partition("=")[0].partition(".")[0].partition("/")[0]
+
+
+def refuse_unread(words: Iterable[str], unread: Mapping[str, str]) -> None:
+    """
+    Refuse options that a command would not read, given what else it was told.
+
+    Parameters
+    ----------
+    words
+        Overrides of the command line.
+    unread
+        Option or group -> why it has no effect, and what to write in its place.
+
+    Raises
+    ------
+    UsageError
+        On the first of them.
+    """
+    for word in words:
+        key = word.lstrip("+~").partition("=")[0]
+        for prefix, why in unread.items():
+            if key == prefix or key.startswith(f"{prefix}."):
+                raise UsageError(f"{word} has no effect: {why}.")
 
 
 def quoted(text: str) -> str:

@@ -55,7 +55,9 @@ class StudyFacts:
     cell_seconds: float
 
 
-def write(rows: pl.DataFrame, facts: StudyFacts, folder: Path, docs: str | None) -> str:
+def write(
+    rows: pl.DataFrame, facts: StudyFacts, folder: Path, docs: str | None
+) -> tuple[str, list[Path]]:
     """
     Write ``NAME.md``, its figures and ``table.csv``.
 
@@ -72,16 +74,16 @@ def write(rows: pl.DataFrame, facts: StudyFacts, folder: Path, docs: str | None)
 
     Returns
     -------
-    str
-        The sections, without header and figures, for the terminal.
+    tuple
+        The sections, without header and figures, for the terminal; what was written into ``docs``.
     """
     page = Page(rows, facts.config.study.baseline, folder, facts.name)
     sections = _sections(page, facts)
     write_atomically(folder / "table.csv", long_table(rows, page.baseline).write_csv)
     figures = sorted(folder.glob(f"{facts.name}_*.png"))
     text = document.paragraphs(_header(facts), *sections)
-    document.publish(text, facts.name, folder, docs, figures)
-    return document.without_pictures(document.paragraphs(*sections))
+    published = document.publish(text, facts.name, folder, docs, figures)
+    return document.without_pictures(document.paragraphs(*sections)), published
 
 
 def views_of(config: DictConfig) -> list[tuple[str, dict[str, Any]]]:
@@ -149,9 +151,11 @@ def _sections(page: Page, facts: StudyFacts) -> list[str]:
 def _header(facts: StudyFacts) -> str:
     environment, config = facts.environment, facts.config
     study = config.study
-    seeds = f"{config.seed} to {config.seed + study.seeds - 1}"
+    seeds = f"{study.seeds} seeds ({config.seed} to {config.seed + study.seeds - 1})"
+    if study.seeds == 1:
+        seeds = f"One seed ({config.seed})"
     lines = [
-        f"{study.seeds} seeds ({seeds}), the same requests for every arm; "
+        f"{seeds}, the same requests for every arm; "
         f"{config.workload.requests} requests a run unless a variant says otherwise. Means over "
         "seeds ± half of the 95 % interval (Student's t).",
         f"{facts.computed + facts.reused} simulations and searches, "
