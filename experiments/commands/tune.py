@@ -194,11 +194,11 @@ class Goal:
 @resumable
 def run(config: DictConfig) -> dict[str, float]:
     """Search, report, write the run's files, and return the summary."""
-    need_optuna()
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     engine = hydra_config.runtime.choices["engine"]
     with recorded_run(folder) as record:
+        need_optuna()
         space, first = _space(config)
         search_at, report_at = (places(config, half, engine) for half in ("search", "report"))
         bench = Bench(config, folder / "simulations", processes_of(hydra_config))

@@ -42,9 +42,10 @@ def run_by_hydra(
     """
     import hydra
 
-    from experiments.configuration.compose import CONF_DIR, own_classes
+    from experiments.configuration.compose import CONF_DIR, own_classes, see_current_folder
     from experiments.configuration.overrides import check_overrides, multirun_first
 
+    see_current_folder()
     words = multirun_first(own_classes(command, arguments))
     check_overrides(command, words)
     argv, setting = sys.argv, os.environ.get(TRACEBACKS)

