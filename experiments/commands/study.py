@@ -10,7 +10,12 @@ from experiments.configuration.compose import CONF_DIR
 from experiments.configuration.errors import UsageError, not_understood
 from experiments.configuration.experiment import experiments, studies
 from experiments.configuration.hydra_run import run_by_hydra
-from experiments.configuration.overrides import config_folders, hydra_options, quoted
+from experiments.configuration.overrides import (
+    beside_overrides,
+    config_folders,
+    hydra_options,
+    quoted,
+)
 from experiments.runs.resume import resumable
 
 if TYPE_CHECKING:
@@ -118,10 +123,7 @@ def _make(command: str, name: str, arguments: Sequence[str], entry: Experiment) 
         words.append(f"hydra.help.header={quoted(f'andes-opt study {name}: {entry.meaning}.')}")
         examples = _HELP.format(name=name, node=entry.node)
         words.append(f"hydra.help.footer={quoted(examples)}")
-    # Beside the other overrides: Hydra's parser takes none before an option and some after it.
-    first = arguments.index(options.overrides[0]) if options.overrides else len(arguments)
-    words = [*arguments[:first], *words, *arguments[first:]]
-    run_by_hydra(command, words, lambda: run)
+    run_by_hydra(command, beside_overrides(arguments, words), lambda: run)
 
 
 @resumable

@@ -82,12 +82,28 @@ def load(command: str, overrides: Iterable[str] = ()) -> DictConfig:
     return _composed(command, own_classes(command, list(overrides)))
 
 
-def _composed(command: str, overrides: list[str]) -> DictConfig:
+def _composed(command: str, overrides: list[str], *, hydra: bool = False) -> DictConfig:
     if GlobalHydra.instance().is_initialized():
         # Inside a run: respects --config-dir.
-        return compose(config_name=command, overrides=overrides)
+        return compose(command, overrides, return_hydra_config=hydra)
     with initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
-        return compose(config_name=command, overrides=overrides)
+        return compose(command, overrides, return_hydra_config=hydra)
+
+
+def command_groups(command: str, overrides: Iterable[str] = ()) -> list[str]:
+    """
+    Return the groups that a command's configuration is made of, by name.
+
+    Parameters
+    ----------
+    command
+        ``simulate``, ``quality`` ...
+    overrides
+        As on the command line; an experiment may bring groups of its own.
+    """
+    config = _composed(command, list(overrides), hydra=True)
+    names = {str(group).partition("@")[0] for group in config.hydra.runtime.choices}
+    return sorted(name for name in names if name.partition("/")[0] not in _INTERNAL_GROUPS)
 
 
 def own_classes(command: str, overrides: Sequence[str]) -> list[str]:

@@ -43,11 +43,22 @@ def run_by_hydra(
     import hydra
 
     from experiments.configuration.compose import CONF_DIR, own_classes, see_current_folder
-    from experiments.configuration.overrides import check_overrides, multirun_first
+    from experiments.configuration.overrides import (
+        beside_overrides,
+        check_overrides,
+        help_template,
+        hydra_options,
+        multirun_first,
+        quoted,
+    )
 
     see_current_folder()
     words = multirun_first(own_classes(command, arguments))
     check_overrides(command, words)
+    if (options := hydra_options(words)).help:
+        study = any(word.startswith("experiment=") for word in options.overrides)
+        template = quoted(help_template(command, study=study))
+        words = beside_overrides(words, [f"hydra.help.template={template}"])
     argv, setting = sys.argv, os.environ.get(TRACEBACKS)
     sys.argv = [f"andes-opt {command}", *words]
     # Hydra prints errors itself, in many lines, unless this asks it to raise them.

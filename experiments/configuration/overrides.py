@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from experiments.configuration.compose import CONF_DIR, groups, load
+from experiments.configuration.compose import CONF_DIR, command_groups, groups, load
 from experiments.configuration.errors import UsageError, not_understood, one_line, unknown_key
 from experiments.configuration.experiment import experiments
 from experiments.configuration.launchers import check_launcher
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from hydra.core.override_parser.types import Override
+
+
+#: Groups that no command's configuration begins with, and that ``+`` adds where solvers are.
+OPTIONAL_GROUPS = ("isolation",)
 
 
 def check_overrides(command: str, arguments: Sequence[str]) -> None:
@@ -112,7 +116,9 @@ def _check(
             check_launcher(command, str(override.value()), own)
 
     known_groups = groups(conf_dirs)
+    search = [f"hydra.searchpath=[{','.join(_place(d) for d in extra_dirs)}]"] if extra_dirs else []
     for override in overrides:
+        _check_group(command, override, overrides, search)
         if override.is_sweep_override() and not sweeps:
             raise UsageError(
                 f"{override.input_line} gives several values: add --multirun to run each, "
@@ -128,10 +134,7 @@ def _check(
                         _check_experiment(command, str(name))
 
     chosen = [_single(o) for o in overrides if o.key_or_group in known_groups]
-    if extra_dirs:
-        places = ",".join(quoted(f"file://{folder.resolve()}") for folder in extra_dirs)
-        chosen.append(f"hydra.searchpath=[{places}]")
-    defaults = _compose(command, chosen)
+    defaults = _compose(command, [*chosen, *search])
     for override in overrides:
         key = override.key_or_group
         if key in known_groups or key.startswith(("hydra.", "hydra/")) or override.is_add():
@@ -140,6 +143,51 @@ def _check(
         if not override.is_delete():
             for value in _values(override):
                 _check_type(defaults, key, value)
+
+
+def _place(folder: Path) -> str:
+    return quoted(f"file://{folder.resolve()}")
+
+
+def _check_group(
+    command: str, override: Override, overrides: Sequence[Override], search: Sequence[str]
+) -> None:
+    """Refuse a group of ours that the command's configuration has no place for."""
+    group = override.key_or_group
+    if group not in groups() or group == "experiment" or override.is_delete():
+        return
+    experiment = [_single(other) for other in overrides if _names_experiment(other)]
+    taken = command_groups(command, [*experiment, *search])
+    optional = OPTIONAL_GROUPS if "solver" in taken else ()
+    if group in optional and not override.is_add():
+        raise UsageError(f"{override.input_line} not understood: write +{override.input_line}.")
+    if group not in (*taken, *optional):
+        valid = ", ".join([*taken, *(f"+{name}" for name in optional)])
+        raise UsageError(f"{command} has no group {group}: need one of {valid}.")
+
+
+def help_template(command: str, *, study: bool) -> str:
+    """Return what Hydra fills in for ``--help``, with the groups that the command takes."""
+    known, taken = groups(), command_groups(command)
+    ours = [
+        name
+        for name, entry in experiments().items()
+        if entry.command == command and not entry.is_study and not study
+    ]
+    choices = {group: ours if group == "experiment" else known[group] for group in taken}
+    if "solver" in taken:
+        choices |= {f"+{group}": known[group] for group in OPTIONAL_GROUPS}
+    lines = [f"{group}: {', '.join(names)}" for group, names in choices.items() if names]
+    raw: Any = OmegaConf.to_container(OmegaConf.load(CONF_DIR / "hydra" / "default.yaml"))
+    template = str(raw["help"]["template"])
+    return template.replace("$APP_CONFIG_GROUPS", "\n".join([*lines, ""]))
+
+
+def beside_overrides(arguments: Sequence[str], more: Sequence[str]) -> list[str]:
+    """Return the arguments with more overrides where Hydra takes them: not around an option."""
+    given = hydra_options(arguments).overrides
+    first = list(arguments).index(given[0]) if given else len(arguments)
+    return [*arguments[:first], *more, *arguments[first:]]
 
 
 def key_of(word: str) -> str:

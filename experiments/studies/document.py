@@ -77,7 +77,10 @@ def write(
     tuple
         The sections, without header and figures, for the terminal; what was written into ``docs``.
     """
-    page = Page(rows, facts.config.study.baseline, folder, facts.name)
+    study = facts.config.study
+    searched = study.kind == "capacity"
+    highest = float(study.capacity.highest) if searched else None
+    page = Page(rows, study.baseline, folder, facts.name, highest)
     sections = _sections(page, facts)
     write_atomically(folder / "table.csv", long_table(rows, page.baseline).write_csv)
     figures = sorted(folder.glob(f"{facts.name}_*.png"))
@@ -168,7 +171,8 @@ def _header(facts: StudyFacts) -> str:
         lines.append(
             f"Capacity: the highest request rate at which the mean `area` QoE is at least "
             f"{search.threshold:g}, by bisection to {100 * search.tolerance:g} % for each seed, "
-            "whose requests arrive in the same pattern at every rate."
+            f"whose requests arrive in the same pattern at every rate. {search.highest:g} (>=) is "
+            "the highest rate that is tried: short runs end before an overload shows."
         )
     if study.loads is not None:
         lines.append(f"Load 1 is the capacity of {study.loads_of} on the same variant.")

@@ -253,5 +253,10 @@ class StudyRunner:
             capacity = sum(values) / len(values)
             if capacity == 0:
                 raise UsageError(f"{study.loads_of} has no capacity on {name}, so no load either.")
+            if max(values) >= study.capacity.highest and not study.tiny:
+                raise UsageError(
+                    f"{study.loads_of} serves study.capacity.highest={study.capacity.highest:g} "
+                    f"requests/s on {name}, so that load 1 is unknown: raise workload.requests."
+                )
             rates[name] = [(float(f"{load * capacity:.4g}"), float(load)) for load in study.loads]
         return rates

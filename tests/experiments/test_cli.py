@@ -44,7 +44,18 @@ def test_command_help_shows_groups_defaults_and_three_examples(command, capsys):
         main([command, "--help"])
     assert not exit_info.value.code
     text = capsys.readouterr().out
-    assert f"\nworkload: {', '.join(groups()['workload'])}\n" in text
+    offered = dict(re.findall(r"^(\+?\w+): (\w[\w, ]*)$", text.partition("Defaults (")[0], re.M))
+    for group in {"workload", "engine", "endpoint"} & set(offered):
+        assert offered[group] == ", ".join(groups()[group])
+    assert ("+isolation" in offered) == ("solver" in offered)
+    for group, names in offered.items():
+        if group != "experiment":  # which may need more options, and takes a while
+            assert main([command, f"{group}={names.split(', ')[0]}", "--cfg", "job"]) == 0
+    for group in set(groups()) - {name.lstrip("+") for name in offered} - {"experiment"}:
+        for plus in ("", "+"):
+            assert main([command, f"{plus}{group}={groups()[group][0]}"]) == 2
+            error = capsys.readouterr().err
+            assert error.startswith(f"andes-opt {command}: {command} has no group {group}: need ")
     assert re.search(r"\nDefaults \(OPTION=VALUE\)\n+\w+:", text)
     examples = re.findall(r"\n  andes-opt ([\w-]+) ", text)
     assert len(examples) == 3
