@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         if name not in COMMANDS:
-            raise not_understood("command", name, COMMANDS)
+            raise not_understood("command", name, COMMANDS, " ")
         _run(name, rest)
     except BrokenPipeError:
         # `andes-opt list solvers | head`: head has read enough, which is no error.

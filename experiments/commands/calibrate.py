@@ -17,7 +17,7 @@ from experiments.analysis import figures
 from experiments.analysis.markdown import markdown
 from experiments.configuration.compose import build
 from experiments.configuration.errors import UsageError
-from experiments.runs.files import write_atomically, write_text
+from experiments.runs.files import printable, write_atomically, write_text
 from experiments.runs.records import recorded_run
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def run(config: DictConfig) -> dict[str, float]:
         print(f"{name} is 0 because nothing was measured that it multiplies.")
     place = shlex.quote(str(folder))
     print(f"Try it: andes-opt simulate --config-dir {place} engine={config.name}")
-    print(folder)
+    print(printable(folder))
     return summary
 
 

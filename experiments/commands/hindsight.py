@@ -14,7 +14,7 @@ from experiments.analysis.markdown import markdown
 from experiments.configuration.compose import build, load_choice
 from experiments.configuration.errors import UsageError
 from experiments.configuration.overrides import refuse_unread
-from experiments.runs.files import write_atomically
+from experiments.runs.files import printable, write_atomically
 from experiments.runs.progress import bar, jit_seconds
 from experiments.runs.records import recorded_run
 from experiments.runs.resume import resumable
@@ -114,7 +114,7 @@ def run(config: DictConfig) -> dict[str, float]:
         write_atomically(folder / "table.csv", table.write_csv)
         record.finish(pl.concat(rows) if rows else None, {"jit_s": jit.value, **summary})
     print(markdown(table, _DECIMALS))
-    print(folder)
+    print(printable(folder))
     return summary
 
 

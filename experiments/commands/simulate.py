@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 
 from andes_opt.metrics import summarise
 from andes_opt.simulator import TIMELINE_COLUMNS
+from experiments.configuration.overrides import key_of
 from experiments.runs.files import TIMELINE, TOKENS, write_atomically
 from experiments.runs.progress import jit_seconds
 from experiments.runs.records import recorded_run
@@ -19,6 +22,7 @@ from experiments.runs.run_columns import run_columns
 from experiments.runs.simulation import request_rows, run_simulation
 
 if TYPE_CHECKING:
+    from hydra.conf import HydraConf
     from omegaconf import DictConfig
 
     from andes_opt.simulator import SimulationResult
@@ -39,7 +43,17 @@ def run(config: DictConfig) -> dict[str, float]:
             write_atomically(folder / TOKENS, _token_rows(result).write_parquet)
         record.finish(request_rows(result, run_columns(config, HydraConfig.get())), summary)
     say(_sentence(summary), folder)
+    for word in unused(config, HydraConfig.get()):
+        print(f"{word} has no effect: the policy uses no solver.", file=sys.stderr)
     return summary
+
+
+def unused(config: DictConfig, hydra_config: HydraConf) -> list[str]:
+    """Return options of a solver that the run's policy does not use; in a sweep others may."""
+    if "solver" in config.policy or hydra_config.mode == RunMode.MULTIRUN:
+        return []
+    words = hydra_config.overrides.task
+    return [word for word in words if key_of(word) in ("solver", "objective", "isolation")]
 
 
 def _token_rows(result: SimulationResult) -> pl.DataFrame:

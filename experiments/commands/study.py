@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> None:
             command = known[name].command or "COMMAND"
             raise UsageError(f"{name} is no study: andes-opt {command} experiment={name} runs it.")
         if name not in ours:
-            raise not_understood("study", name, ours)
+            raise not_understood("study", name, ours, " ")
     owners = {ours[name].command or "simulate" for name in asked.split(",")}
     if len(owners) > 1:
         raise UsageError(f"{asked} not understood: these studies have different options.")

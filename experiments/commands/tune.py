@@ -253,7 +253,9 @@ def _search_name(config: DictConfig) -> str:
 def _space(config: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return distributions, and the untuned values of the options that the space has in it."""
     if config.tuning.trials < 1:
-        raise UsageError(f"tuning.trials={config.tuning.trials} not understood: need 1 or more.")
+        raise UsageError(
+            f"tuning.trials = {config.tuning.trials} not understood: need a whole number >= 1."
+        )
     entries: Any = OmegaConf.to_container(config.tuning.get("space") or {}, resolve=True)
     first = {}
     for option, entry in entries.items():

@@ -289,9 +289,11 @@ def build(config: DictConfig, key: str | None = None) -> Any:
     except InstantiationException as error:
         unknown = re.match(r"Error locating target '([^']+)'", str(error))
         # Of a solver in a policy, too, whose name would mislead.
-        raise UsageError(
-            _unlocated(unknown[1], error) if unknown else where + _reason(error)
-        ) from error
+        part = re.search(r"full_key: (?:\S*\.)?(\w+)$", str(error))
+        if part and key and part[1] != key and OmegaConf.is_config(config.get(part[1])):
+            where = f"{part[1]}: "  # of an objective in a policy, say
+        sentence = _unlocated(unknown[1], error) if unknown else where + _reason(error)
+        raise UsageError(sentence) from error
     except MissingMandatoryValue as error:
         raise UsageError(one_line(error)) from error
     except (OmegaConfBaseException, ValueError, FileNotFoundError) as error:

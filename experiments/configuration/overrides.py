@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +89,9 @@ def config_folders(options: Namespace) -> list[Path]:
 
 
 def _refuse(message: str) -> None:
-    raise UsageError(f"{message}.")
+    found = re.search(r"unrecognized arguments: .*?--?([\w./@]+)(=\S*)?", message)
+    hint = f"; write {found[1]}{found[2]}" if found and found[2] else ""
+    raise UsageError(f"{message}{hint}.")
 
 
 def _mode_is_multirun(overrides: Sequence[Override]) -> bool:
@@ -299,4 +302,22 @@ def _check_type(defaults: DictConfig, key: str, value: Any) -> None:
     else:
         return
     if not valid and value is not None:
-        raise UsageError(f"{key}={value} not understood: need {need}.")
+        raise UsageError(f"{key}={value} not understood: need {need}{_unit(key, need)}.")
+
+
+#: Ends of options' names -> their units.
+_UNITS = {"_s": "seconds", "_ms": "milliseconds", "tokens": "tokens", "_mb": "MB"}
+_UNITS |= {"rate": "requests/s", "rates": "requests/s", "tds": "tokens/s"}
+
+
+def _unit(key: str, need: str) -> str:
+    """Return the unit of a number, which the value must not have; empty if its name says none."""
+    if need not in ("a number", "an integer"):
+        return ""
+    # The longest end counts: x_tokens_per_s is no time.
+    name = key.rpartition(".")[2]
+    if "_per_" in name:
+        over, _, under = name.rpartition("_per_")
+        return f", {over.rpartition('_')[2]}/{under}, without its unit"
+    unit = next((unit for end, unit in _UNITS.items() if name.endswith(end)), "")
+    return f" of {unit}, without the unit" if unit else ""

@@ -33,7 +33,6 @@ from experiments.live.process import exit_on_signals
 from experiments.live.run_store import RunStore, composed
 from experiments.live.saturation import load_unit, saturated_tokens_per_s
 from experiments.live.study import planned
-from experiments.live.vllm_command import require_live
 from experiments.runs.environment import commit_words
 from experiments.runs.files import ROWS, listed, write_atomically
 from experiments.runs.records import read_environment, recorded_run, remove_empty_run
@@ -226,7 +225,6 @@ def run(config: DictConfig) -> dict[str, float]:
     settings = _shrunk(config).live_fidelity
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
-        require_live(vllm=not config.live_engine.get("server"))
         check_given(HydraConfig.get().overrides.task, settings.arms.values(), "live_fidelity")
         check_chosen(config)
         check_engine(str(settings.engine))

@@ -28,7 +28,6 @@ from experiments.live.given import check_given
 from experiments.live.process import exit_on_signals
 from experiments.live.run_store import RunStore
 from experiments.live.saturation import load_unit, saturated_tokens_per_s
-from experiments.live.vllm_command import require_live
 from experiments.runs.environment import commit_words
 from experiments.runs.files import ROWS, listed
 from experiments.runs.records import read_environment, recorded_run, remove_empty_run
@@ -159,7 +158,6 @@ def run(config: DictConfig) -> dict[str, float]:
     study = shrunk(config).live_study
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
-        require_live(vllm=not config.live_engine.get("server"))
         check_given(HydraConfig.get().overrides.task, study.arms.values(), "live_study")
         parts = _parts(study)
     except UsageError as error:

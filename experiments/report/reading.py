@@ -19,6 +19,7 @@ import polars as pl
 from experiments.analysis.statistics import PLACE, placed
 from experiments.runs.columns import REQUEST_COLUMNS, RUN_COLUMNS
 from experiments.runs.files import ERROR, ROWS, SUMMARY, printable
+from experiments.runs.progress import bar
 from experiments.runs.records import complete_runs, read_environment, read_run
 
 if TYPE_CHECKING:
@@ -150,14 +151,15 @@ def read(folders: Sequence[Path]) -> Results:
     answers: list[pl.DataFrame] = []
     measured: list[tuple[Path, pl.DataFrame]] = []
     complete = complete_runs(*folders)
-    for folder in complete:
-        names = [ROWS, *sorted(path.name for path in folder.glob(_MORE_ROWS))]
-        tables = [read_run(folder, name) for name in names]
-        answers += [table for table in tables if "instance" in table.columns]
-        measured += [(folder, table) for table in tables if "metric" in table.columns]
-        requests = [table for table in tables if "request" in table.columns]
-        found = [part for table in requests for part in _parts(folder, table)]
-        parts += found
+    with bar(len(complete), "reading") as progress:
+        for folder in complete:
+            names = [ROWS, *sorted(path.name for path in folder.glob(_MORE_ROWS))]
+            tables = [read_run(folder, name) for name in names]
+            answers += [table for table in tables if "instance" in table.columns]
+            measured += [(folder, table) for table in tables if "metric" in table.columns]
+            requests = [table for table in tables if "request" in table.columns]
+            parts += [part for table in requests for part in _parts(folder, table)]
+            progress.update()
     runs, dropped = _without_copies(_labelled(parts))
     environments = [read_environment(folder) for folder in complete]
     numbers, repeated = _pooled(measured)

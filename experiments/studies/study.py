@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 
+from andes_opt.checks import whole
 from experiments.analysis.statistics import as_rows
-from experiments.configuration.errors import UsageError, not_understood
+from experiments.configuration.errors import not_understood
 from experiments.configuration.experiment import documents_folder, study_command
 from experiments.runs.cells import Cell
 from experiments.runs.files import listed
@@ -113,8 +114,7 @@ def run(
     with recorded_run(folder) as record:
         if config.study.kind not in kinds:
             raise not_understood("study.kind", config.study.kind, kinds)
-        if config.study.seeds < 1:
-            raise UsageError(f"study.seeds={config.study.seeds} < 1 not understood.")
+        whole("study.seeds", config.study.seeds, 1)
         document.views_of(config)  # an hour later would be late to complain
         runner = StudyRunner(prepared(config), hydra_config)
         check_options(config, hydra_config, runner.choose)

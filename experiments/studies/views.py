@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 #: Percentages that tables of quantiles show.
 _SHOWN_PERCENTAGES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
 
+#: Whether the arm's and the baseline's capacity are known -> what stands before the number.
+_MARKS = {(True, True): "", (False, True): ">= ", (True, False): "<= ", (False, False): "? "}
+
 #: Why there is nothing to compare, unless a view knows better.
 _ONE_ARM = "the study has one arm only"
 
@@ -88,9 +91,7 @@ def marked(page: Page, table: pl.DataFrame, baseline: str | None = None) -> pl.D
     marks = []
     for variant, arm, metric in table.select("variant", "arm", "metric").iter_rows():
         known = (variant, arm, metric) not in reached, (variant, baseline, metric) not in reached
-        marks.append(
-            {(True, True): "", (False, True): ">= ", (True, False): "<= "}.get(known, "? ")
-        )
+        marks.append(_MARKS[known])
     table = table.with_columns(pl.Series("mark", marks, pl.String))
     return table.with_columns(pl.when(pl.col("mark") == "").then("half_width").alias("half_width"))
 

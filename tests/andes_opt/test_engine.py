@@ -187,11 +187,11 @@ def test_blocks_are_whole() -> None:
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
-        ("capacity_tokens", 0, "capacity_tokens = 0 < 1"),
-        ("block_tokens", -16, "block_tokens = -16 < 1"),
-        ("max_batch", 0, "max_batch = 0 < 1"),
-        ("token_budget", 0, "token_budget = 0 < 1"),
-        ("max_context_tokens", 0, "max_context_tokens = 0 < 1"),
+        ("capacity_tokens", 0, "capacity_tokens = 0 not understood: need a whole number >= 1"),
+        ("block_tokens", -16, "block_tokens = -16 not understood: need a whole number >= 1"),
+        ("max_batch", 0, "max_batch = 0 not understood: need a whole number >= 1"),
+        ("token_budget", 0, "token_budget = 0 not understood: need a whole number >= 1"),
+        ("max_context_tokens", 0, "max_context_tokens = 0 not understood: need a whole number >= 1"),
         ("preemption", "drop", "'drop' not understood: need one of swap, recompute"),
         ("swap_s_per_token", -1.0, "swap_s_per_token = -1.0 not understood"),
         ("recompute_hit_share", 1.5, "recompute_hit_share = 1.5 not understood"),

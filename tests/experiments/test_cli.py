@@ -259,6 +259,15 @@ def test_help_of_plain_commands_has_three_examples(command, capsys):
         (["capture", "policy=fcfs"], ["no solver"]),
         (["capture", "capture=0"], ["capture = 0"]),
         (["demo", "rates=[]"], ["rates"]),
+        (["simulate", "--policy=fcfs"], ["unrecognized", "write policy=fcfs"]),
+        (["simulate", "objective.dt_s=0"], ["simulate: objective: dt_s = 0", "need a number > 0"]),
+        (["simulate", "engine.capacity_tokens=60k"], ["an integer of tokens, without the unit"]),
+        (["simulate", "workload.rate=4.8/s"], ["need a number of requests/s, without the unit"]),
+        (["simulate", "readers.ttft_s=500ms"], ["need a number of seconds, without the unit"]),
+        (["simulate", "engine.capacity_tokens=0"], ["= 0 not understood: need a whole number >="]),
+        (["capture", "capture=0"], ["= 0 not understood: need a whole number >= 1"]),
+        (["study", "paper_rates", "study.seeds=0"], ["study.seeds = 0", "a whole number >= 1"]),
+        (["list", "solverz"], ["andes-opt list: list solverz not understood"]),
         (["list", "solvrs"], ["solvrs", "did you mean solvers?"]),
         (["list", "solvers", "policies"], ["policies"]),
         (["versions", "now"], ["now"]),
@@ -274,6 +283,23 @@ def test_user_errors_take_one_line_and_leave_nothing(
     for fragment in fragments:
         assert fragment in captured.err
     assert list(in_an_empty_folder.iterdir()) == []
+
+
+def test_a_solver_that_the_policy_does_not_use_is_said(capsys):
+    """FCFS solves nothing, whatever solver was named: the run is made, and says so."""
+    assert main(["simulate", "policy=fcfs", *TINY]) == 0
+    assert capsys.readouterr().err == "solver=greedy has no effect: the policy uses no solver.\n"
+    assert main(["simulate", "policy=andes", *TINY]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_kinds_to_list_are_told_apart(capsys):
+    """Studies are no experiments to choose, and their defaults no kind (once all three stood)."""
+    assert main(["list"]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert "study" not in lines
+    assert "paper_rates" not in lines["experiments"]
+    assert "families" in lines["experiments"]
 
 
 def test_a_full_traceback_can_be_asked_for(monkeypatch):

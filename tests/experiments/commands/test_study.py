@@ -58,7 +58,7 @@ def test_an_alias_says_so_and_does_the_same(run, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["paper_rtes"], ["study=paper_rtes", "portfolio", "did you mean paper_rates?"]),
+        (["paper_rtes"], ["study paper_rtes", "portfolio", "did you mean paper_rates?"]),
         (["experiment=paper_rates"], ["did you mean paper_rates?"]),
         (["rates"], ["rates is no study: andes-opt simulate experiment=rates runs it."]),
         (["families"], ["families is no study: andes-opt quality experiment=families runs it."]),

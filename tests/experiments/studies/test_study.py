@@ -315,7 +315,7 @@ def test_a_stopped_study_goes_on(run, monkeypatch, capsys):
         ("study.kind=grids", ["study.kind=grids", "did you mean grid?"]),
         ("study.arms=[fcfss]", ["fcfss", "did you mean fcfs?"]),
         ("study.loads=[1.0]", ["study.rates and study.loads"]),
-        ("study.seeds=0", ["study.seeds=0"]),
+        ("study.seeds=0", ["study.seeds = 0"]),
         ("engine.max_batch=-1", ["engine: ", "max_batch = -1"]),
         ("study.views=[{view: mean}]", ["view=mean", "did you mean means?"]),
         ("study.views=[{view: means}]", ["view means", "metrics"]),
