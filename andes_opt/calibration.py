@@ -1,15 +1,16 @@
 """
 From measured iterations to a :class:`~andes_opt.latency.LatencyModel`.
 
-The model is linear in what an iteration computes, so its four coefficients are a least-squares
-problem; none may be negative (Lawson and Hanson, Solving Least Squares Problems, ch. 23). The
-measurements tell them apart only if batch, context and prefill vary independently of one
-another.
+The model is linear in what an iteration computes, so its coefficients are a least-squares problem.
+Iterations with prefill have a base and a time per request of their own, those without it have
+theirs, and all share the times per context and prefill token: six coefficients, none of which may
+be negative (Lawson and Hanson, Solving Least Squares Problems, ch. 23). The differences of the
+former are the model's ``mixed_`` terms, which may. The measurements tell the coefficients apart
+only if batch, context and prefill vary independently of one another.
 """
 
 from __future__ import annotations
 
-import csv
 import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.optimize import nnls
 
+from andes_opt.files import csv_rows
 from andes_opt.latency import LatencyModel
 
 if TYPE_CHECKING:
@@ -33,6 +35,10 @@ WEIGHTINGS = ("absolute", "relative")
 COEFFICIENTS = tuple(item.name for item in fields(LatencyModel))
 
 _LEAST_ROWS = 5
+#: Least iterations with prefill, and without, from which the ``mixed_`` terms are fitted.
+_LEAST_OF_A_KIND = 4
+#: The terms that iterations with prefill add, and what they are added to.
+_MIXED = {"mixed_base_s": "base_s", "mixed_per_request_s": "per_request_s"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,7 +106,8 @@ class Fit:
         Standard error of each coefficient by name, as if there were no bounds; NaN for a
         coefficient that was not fitted or lies at its bound of 0.
     undetermined
-        Coefficients left at 0 because what they multiply was 0 in every iteration.
+        Coefficients left at 0 because what they multiply was 0 in every iteration; the ``mixed_``
+        terms, if iterations with prefill were measured, but can't tell them apart.
     r2
         Share of the variance of the times that the model explains; NaN if all are equal.
     """
@@ -148,7 +155,7 @@ def read_iterations(path: Path) -> Iterations:
     Parameters
     ----------
     path
-        The file. Columns may come in any order; others are ignored.
+        The file, as :func:`andes_opt.files.csv_rows` reads it.
 
     Raises
     ------
@@ -159,19 +166,13 @@ def read_iterations(path: Path) -> Iterations:
         line and column.
     """
     values: dict[str, list[float]] = {name: [] for name in COLUMNS}
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-        if missing:
-            raise ValueError(f"{path} lacks the column {missing[0]}: need {', '.join(COLUMNS)}.")
-        for row in reader:
-            for name in COLUMNS:
-                where = f"{path}, line {reader.line_num}: {name}"
-                values[name].append(_number(row[name], where, name == "seconds"))
+    for place, row in csv_rows(path, COLUMNS, what="file of iterations"):
+        for name, text in zip(COLUMNS, row, strict=True):
+            values[name].append(_number(text, f"{place}: {name}", name == "seconds"))
     return Iterations(**{name: np.array(column) for name, column in values.items()})
 
 
-def fit_latency(iterations: Iterations, *, weighting: str = "absolute") -> Fit:
+def fit_latency(iterations: Iterations, *, weighting: str = "absolute", mixed: bool = True) -> Fit:
     """
     Fit the latency model to measured iterations by non-negative least squares.
 
@@ -182,6 +183,9 @@ def fit_latency(iterations: Iterations, *, weighting: str = "absolute") -> Fit:
     weighting
         ``"absolute"`` minimises the squared residuals in seconds, which long prefills
         dominate; ``"relative"`` divides each by the measured time.
+    mixed
+        Whether to fit what decoding beside a prompt takes more (``mixed_base_s`` and
+        ``mixed_per_request_s``), where there are iterations of both kinds to tell.
 
     Raises
     ------
@@ -197,7 +201,39 @@ def fit_latency(iterations: Iterations, *, weighting: str = "absolute") -> Fit:
         raise ValueError(
             f"{iterations.count} iterations can't be fitted: need at least {_LEAST_ROWS}."
         )
-    features = np.column_stack(
+    seconds = iterations.seconds
+    weights = 1 / seconds if weighting == "relative" else np.ones(iterations.count)
+    solved = _solve_split(iterations, weights) if mixed else None
+    split = solved is not None
+    if solved is None:
+        solved = _solve(_features(iterations), seconds, weights)
+
+    values = dict(zip(COEFFICIENTS, solved.values.tolist(), strict=False))
+    if values["base_s"] == 0:
+        raise ValueError(
+            "the best fit has base_s = 0: measure small batches too, which show what an "
+            "iteration takes whatever it holds."
+        )
+    unused = [COEFFICIENTS[k] for k in np.flatnonzero(~solved.used)]
+    if mixed and not split and iterations.prefill_tokens.any():
+        unused += _MIXED
+    if split:
+        values |= {name: values[name] - values[of] for name, of in _MIXED.items()}
+    residual_s = seconds - solved.fitted_s
+    spread = float(((seconds - seconds.mean()) ** 2).sum())
+    return Fit(
+        latency=LatencyModel(**values),
+        fitted_s=solved.fitted_s,
+        residual_s=residual_s,
+        standard_error=_standard_errors(solved.covariance(residual_s * weights)),
+        undetermined=tuple(unused),
+        r2=1 - float((residual_s**2).sum()) / spread if spread > 0 else math.nan,
+    )
+
+
+def _features(iterations: Iterations) -> NDArray[np.float64]:
+    """What the coefficients of the model without ``mixed_`` terms multiply, (n, 4)."""
+    return np.column_stack(
         [
             np.ones(iterations.count),
             iterations.batch,
@@ -205,43 +241,73 @@ def fit_latency(iterations: Iterations, *, weighting: str = "absolute") -> Fit:
             iterations.prefill_tokens,
         ]
     )
-    seconds = iterations.seconds
-    weights = 1 / seconds if weighting == "relative" else np.ones(iterations.count)
 
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Solved:
+    """
+    A fit without negative values.
+
+    ``matrix`` (n, m) holds the weighted columns that are used, divided by ``scale`` (m,);
+    ``values`` and ``used`` are (k,), for all columns.
+    """
+
+    matrix: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    values: NDArray[np.float64]
+    used: NDArray[np.bool_]
+    fitted_s: NDArray[np.float64]
+
+    def covariance(self, residual: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(k, k), by ordinary least squares on the values above 0 alone; NaN for the others."""
+        whole = np.full((self.values.size, self.values.size), math.nan)
+        free = self.values[self.used] > 0
+        freedom = self.matrix.shape[0] - int(free.sum())
+        if freedom < 1:
+            return whole
+        part = self.matrix[:, free]
+        scale = self.scale[free]
+        covariance = np.linalg.inv(part.T @ part) * float((residual**2).sum()) / freedom
+        kept = np.flatnonzero(self.used)[free]
+        whole[np.ix_(kept, kept)] = covariance / np.outer(scale, scale)
+        return whole
+
+
+def _solve(
+    features: NDArray[np.float64], seconds: NDArray[np.float64], weights: NDArray[np.float64]
+) -> _Solved:
+    """Non-negative least squares; ValueError if some columns are combinations of the others."""
     # Columns of one size: a context is thousands of tokens where a batch is tens of requests.
     scale = np.linalg.norm(features, axis=0)
-    fitted = scale > 0
-    matrix = (features[:, fitted] / scale[fitted]) * weights[:, None]
-    names = [name for name, used in zip(COEFFICIENTS, fitted, strict=True) if used]
-    _check_rank(matrix, names)
-
-    solution, _ = nnls(matrix, seconds * weights)
-    coefficients = dict.fromkeys(COEFFICIENTS, 0.0)
-    coefficients |= dict(zip(names, (solution / scale[fitted]).tolist(), strict=True))
-    if coefficients["base_s"] == 0:
-        raise ValueError(
-            "the best fit has base_s = 0: measure small batches too, which show what an "
-            "iteration takes whatever it holds."
-        )
-    latency = LatencyModel(**coefficients)
-    fitted_s = features @ np.array([coefficients[name] for name in COEFFICIENTS])
-    residual_s = seconds - fitted_s
-    spread = float(((seconds - seconds.mean()) ** 2).sum())
-    return Fit(
-        latency=latency,
-        fitted_s=fitted_s,
-        residual_s=residual_s,
-        standard_error=_standard_errors(
-            matrix, residual_s * weights, solution > 0, names, scale[fitted]
-        ),
-        undetermined=tuple(name for name in COEFFICIENTS if name not in names),
-        r2=1 - float((residual_s**2).sum()) / spread if spread > 0 else math.nan,
-    )
+    used = scale > 0
+    matrix = (features[:, used] / scale[used]) * weights[:, None]
+    _check_rank(matrix, [COEFFICIENTS[k] for k in np.flatnonzero(used)])
+    values = np.zeros(scale.size)
+    values[used] = nnls(matrix, seconds * weights)[0] / scale[used]
+    return _Solved(matrix, scale[used], values, used, features @ values)
 
 
-def _number(text: str | None, where: str, positive: bool) -> float:
+def _solve_split(iterations: Iterations, weights: NDArray[np.float64]) -> _Solved | None:
+    """A fit with a base and a time per request for either kind of iteration; None if it fails."""
+    prefill = iterations.prefill_tokens > 0
+    if min(prefill.sum(), (~prefill).sum()) < _LEAST_OF_A_KIND:
+        return None
+    features = _features(iterations)
+    own = features[:, :2]
+    features = np.column_stack([own * ~prefill[:, None], features[:, 2:], own * prefill[:, None]])
+    if not (features[:, [1, 5]] > 0).any(axis=0).all():
+        return None  # one kind has no batch
     try:
-        value = float(text or "")
+        solved = _solve(features, iterations.seconds, weights)
+    except ValueError:
+        return None
+    base_s, mixed_base_s = solved.values[0], solved.values[4]
+    return solved if mixed_base_s > 1e-6 * base_s > 0 else None
+
+
+def _number(text: str, where: str, positive: bool) -> float:
+    try:
+        value = float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value) or value < 0 or (positive and value == 0):
@@ -262,20 +328,13 @@ def _check_rank(matrix: NDArray[np.float64], names: list[str]) -> None:
     )
 
 
-def _standard_errors(
-    matrix: NDArray[np.float64],
-    residual: NDArray[np.float64],
-    free: NDArray[np.bool_],
-    names: list[str],
-    scale: NDArray[np.float64],
-) -> dict[str, float]:
-    """Standard errors of the coefficients above 0, by ordinary least squares on these alone."""
+def _standard_errors(covariance: NDArray[np.float64]) -> dict[str, float]:
+    """Standard errors by name, of the ``mixed_`` terms as differences."""
     errors = dict.fromkeys(COEFFICIENTS, math.nan)
-    freedom = matrix.shape[0] - int(free.sum())
-    if freedom < 1:
-        return errors
-    part = matrix[:, free]
-    covariance = np.linalg.inv(part.T @ part) * float((residual**2).sum()) / freedom
-    deviation = np.sqrt(np.diag(covariance)) / scale[free]
-    kept = [name for name, is_free in zip(names, free, strict=True) if is_free]
-    return errors | dict(zip(kept, deviation.tolist(), strict=True))
+    for k, name in enumerate(COEFFICIENTS[: covariance.shape[0]]):
+        variance = covariance[k, k]
+        if name in _MIXED:
+            of = COEFFICIENTS.index(_MIXED[name])
+            variance += covariance[of, of] - 2 * covariance[k, of]
+        errors[name] = float(np.sqrt(variance))
+    return errors

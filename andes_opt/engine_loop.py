@@ -6,7 +6,10 @@ shown, and :func:`apply` carries out its decision. The rules follow vLLM V1's
 ``Scheduler.schedule``: running requests first, in order, each with the tokens it lacks; when KV
 blocks run out, the last running request is preempted to the head of the waiting queue; only a
 step without preemption admits, from the head of the queue, while blocks, token budget and batch
-limit allow.
+limit allow. The whole context of a request has to fit, prompt and reply so far, unless the profile
+says that what the iteration computes will do (vLLM's ``scheduler_reserve_full_isl``). Swapping is
+not vLLM V1's, but the Andes paper's engine: a preempted request keeps what it has computed, and
+moving its KV delays the next iteration.
 
 The state is an array of :class:`SimulatedRequest` records, one :class:`Engine` record, and lists
 of places in the former: ``active[:engine.num_active]`` (arrived and not finished, by arrival),
@@ -30,8 +33,10 @@ from andes_opt.request_state import (
     ScoredRequest,
     blocks_for,
     deliver_scored,
+    prompt_s,
     read_on,
     show,
+    to_restore,
 )
 from andes_opt.snapshot import Action
 
@@ -70,13 +75,18 @@ class Engine:
     block_tokens: int
     max_batch: int
     token_budget: int
+    max_context_tokens: int
     swaps: bool  # evicted KV goes to host memory; else it is computed again
     base_s: float
     per_request_s: float
     per_context_token_s: float
     per_prefill_token_s: float
+    mixed_base_s: float
+    mixed_per_request_s: float
     swap_s_per_token: float
     recompute_hit_share: float
+    reserve_full_context: bool
+    watermark_blocks: int
 
     # Where it is.
     now_s: float
@@ -250,11 +260,14 @@ def _schedule(requests: Requests, engine: Engine, active: Ints, running: Ints, a
 
 @inner
 def _resume_held(requests: Requests, engine: Engine, active: Ints, running: Ints) -> None:
-    """Run held requests again, oldest first, as the batch limit allows."""
+    """Run held requests again, oldest first; they have kept their places in the batch."""
     for i in active[: engine.num_active]:
-        if requests[i].state == HELD and engine.num_running < engine.max_batch:
+        if requests[i].state == HELD and _lacking(requests[i]) <= 1:
             _append_running(requests, engine, running, i)
-            engine.num_held -= 1
+    for i in active[: engine.num_active]:
+        if requests[i].state == HELD:  # prompts under way come last, as in a plan
+            _append_running(requests, engine, running, i)
+    engine.num_held = 0
 
 
 @inner
@@ -319,7 +332,8 @@ def _evict(requests: Requests, engine: Engine, i: int) -> None:
 @inner
 def _admit(requests: Requests, engine: Engine, running: Ints, admit: Ints, budget: int) -> None:
     """Admit waiting requests in order while blocks, budget and batch limit allow."""
-    while budget > 0 and engine.num_running < engine.max_batch:
+    # A held request keeps its place in the batch.
+    while budget > 0 and engine.num_running + engine.num_held < engine.max_batch:
         if not engine.planned:
             i = engine.first_waiting
             if i < 0:
@@ -333,8 +347,9 @@ def _admit(requests: Requests, engine: Engine, running: Ints, admit: Ints, budge
             engine.next_admit += 1
             continue
         chunk = min(_lacking(request), budget)
-        if not _take_blocks(request, engine, chunk):
+        if not _fits(request, engine, chunk):
             return
+        _take_blocks(request, engine, chunk)
         if request.state == PREEMPTED and engine.swaps:
             engine.swap_debt_s += request.computed_tokens * engine.swap_s_per_token
         if engine.planned:
@@ -343,6 +358,18 @@ def _admit(requests: Requests, engine: Engine, running: Ints, admit: Ints, budge
         _append_running(requests, engine, running, i)
         request.chunk_tokens = chunk
         budget -= chunk
+
+
+@inner
+def _fits(request: SimulatedRequest, engine: Engine, chunk: int) -> bool:
+    """True if the blocks allow to let a request in that computes ``chunk`` tokens."""
+    tokens = request.computed_tokens + chunk
+    if engine.reserve_full_context:
+        tokens = request.prompt_tokens + request.generated_tokens
+    needed = blocks_for(tokens, engine.block_tokens)
+    if engine.num_running > 0:
+        needed += engine.watermark_blocks
+    return needed <= engine.free_blocks
 
 
 @inner
@@ -364,6 +391,8 @@ def _compute(requests: Requests, engine: Engine, running: Ints) -> tuple[int, in
         + engine.per_prefill_token_s * prefill
         + engine.swap_debt_s
     )
+    if prefill > 0:
+        elapsed_s += engine.mixed_base_s + engine.mixed_per_request_s * decoding
     engine.swap_debt_s = 0.0
     engine.now_s += elapsed_s
     engine.busy_s += elapsed_s
@@ -465,6 +494,15 @@ def _unlink(requests: Requests, engine: Engine, i: int) -> None:
         engine.last_waiting = before
 
 
+@inner
+def _queue_by_arrival(requests: Requests, engine: Engine, active: Ints) -> None:
+    """Queue all that wait in order of arrival: plans have evicted them in another order."""
+    engine.first_waiting = engine.last_waiting = -1
+    for i in active[: engine.num_active]:
+        if requests[i].state == WAITING or requests[i].state == PREEMPTED:
+            _push_back(requests, engine, i)
+
+
 @jit
 def apply(
     requests: Requests,
@@ -484,7 +522,8 @@ def apply(
     requests, engines, active, running, admit
         The state (see the module).
     action
-        A value of ``snapshot.Action`` for each active request, or none for pass-through.
+        A value of ``snapshot.Action`` for each active request, or none for pass-through; with
+        a place in the batch for each request to serve or hold (``snapshot.check_places``).
     order
         Places in ``action``, most urgent first.
     countdown
@@ -504,8 +543,10 @@ def apply(
     engine.countdown = countdown
     engine.next_admit = 0
     engine.num_admit = 0
-    engine.planned = action.size > 0
+    was_planned, engine.planned = engine.planned, action.size > 0
     if not engine.planned:
+        if was_planned:
+            _queue_by_arrival(requests, engine, active)
         return True
 
     # Newest first, so that the queue's head ends up with the oldest evicted request.
@@ -517,7 +558,6 @@ def apply(
         elif resident and action[k] == HOLD:
             request.state = HELD
 
-    # A request to serve whose KV is here runs, or is held if the batch is full.
     engine.num_running = 0
     for k in order:
         i = active[k]
@@ -526,10 +566,14 @@ def apply(
         if requests[i].state == WAITING or requests[i].state == PREEMPTED:
             admit[engine.num_admit] = i
             engine.num_admit += 1
-        elif engine.num_running < engine.max_batch:
+        elif _lacking(requests[i]) <= 1:
             _append_running(requests, engine, running, i)
-        else:
-            requests[i].state = HELD
+    # Prompts under way come last, so that they take no budget from replies under way.
+    for k in order:
+        i = active[k]
+        resident = requests[i].state == RUNNING or requests[i].state == HELD
+        if action[k] == SERVE and resident and _lacking(requests[i]) > 1:
+            _append_running(requests, engine, running, i)
 
     engine.num_held = 0
     for i in active[: engine.num_active]:
@@ -575,11 +619,19 @@ def gather(
         request = requests[active[k]]
         read_on(request, engine.now_s - request.arrival_s)
         context = request.prompt_tokens + request.generated_tokens
-        blocks = min(blocks_for(context, engine.block_tokens) + 1, engine.num_blocks)
+        # A request that fills the KV on its own still has to be served one day.
+        usable = max(1, engine.num_blocks - engine.watermark_blocks)
+        blocks = blocks_for(context, engine.block_tokens) + 1
+        blocks = min(blocks, usable, blocks_for(engine.max_context_tokens, engine.block_tokens))
 
-        # A decoding request lacks one token in every iteration; that is no restoring.
-        lacking = _lacking(request) - (request.generated_tokens > 0)
-        restore_s = lacking * engine.per_prefill_token_s
+        restore_s = prompt_s(
+            to_restore(_lacking(request), request.generated_tokens),
+            engine.token_budget,
+            engine.num_running,
+            engine.per_prefill_token_s,
+            engine.mixed_base_s,
+            engine.mixed_per_request_s,
+        )
         if request.state == PREEMPTED and engine.swaps:
             restore_s += request.computed_tokens * engine.swap_s_per_token
         show(

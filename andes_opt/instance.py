@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 
 from andes_opt.checks import whole
+from andes_opt.files import written_whole
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -235,10 +236,8 @@ class Instance:
 
     def save(self, path: str | Path) -> None:
         """Write the instance to a compressed .npz file (keys in docs/model.md, Contracts)."""
-        path = Path(path)
         table = self.gain_table(self.min_batch, self.max_batch)
-        partial = path.with_name(path.name + ".partial")
-        with open(partial, "wb") as file:
+        with written_whole(path) as partial, open(partial, "wb") as file:
             np.savez_compressed(
                 file,
                 weights=self.weights,
@@ -249,7 +248,6 @@ class Instance:
                 values=table,
                 first_batch=self.min_batch,
             )
-        partial.replace(path)
 
     @classmethod
     def load(cls, path: str | Path) -> Instance:

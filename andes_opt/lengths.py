@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from andes_opt import checks
+from andes_opt.files import open_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -277,8 +278,9 @@ def load_tables(table: str) -> tuple[QuantileTable, QuantileTable]:
     """
     if table in SHIPPED_TABLES:
         text = (resources.files("andes_opt") / "data" / f"{table}.json").read_text("utf-8")
-    elif Path(table).is_file():
-        text = Path(table).read_text("utf-8")
+    elif Path(table).expanduser().exists():
+        with open_text(table, "table") as file:
+            text = file.read()
     else:
         raise ValueError(
             f"table = {table!r} not understood: need one of {', '.join(SHIPPED_TABLES)}, "
@@ -293,7 +295,7 @@ def load_tables(table: str) -> tuple[QuantileTable, QuantileTable]:
             QuantileTable(data["probabilities"], data["prompt_tokens"]),
             QuantileTable(data["probabilities"], data["output_tokens"]),
         )
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{table} holds no quantile table: {error}") from error
 
 

@@ -8,7 +8,8 @@ per-request arrays of :class:`Outcomes` of either.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from scipy.special import stdtrit
@@ -18,12 +19,15 @@ if TYPE_CHECKING:
 
 QOE_DEFINITIONS = ("area", "delay", "window")
 QOE_PERCENTILES = (1, 5, 10, 25, 50, 75, 90)
-TTFT_PERCENTILES = (50, 90, 99)
+TTFT_PERCENTILES = (50, 90, 95, 99)
+TPOT_PERCENTILES = (50, 90, 95, 99)
 TDS_PERCENTILES = (1, 10, 50, 90)
 
 #: Numbers about the run as a whole, copied from the outcomes that have them.
 RUN_COUNTERS = (
     "iterations",
+    "rescues",
+    "cached_tokens",
     "busy_s",
     "decisions",
     "solves",
@@ -89,7 +93,7 @@ class Interval(NamedTuple):
     half_width: float
 
 
-def summarise(outcomes: Outcomes) -> dict[str, float]:
+def summarise(outcomes: Outcomes, skip_s: float = 0.0) -> dict[str, float]:
     """
     All metrics of one run.
 
@@ -99,6 +103,9 @@ def summarise(outcomes: Outcomes) -> dict[str, float]:
         The run's requests. Counters named in :data:`RUN_COUNTERS` are copied if the outcomes
         have them. So is ``tokens_by_last_arrival``, the number of tokens delivered by the last
         arrival; without it the number is estimated from first and last tokens.
+    skip_s
+        Requests that arrive in the first so many seconds are left out, >= 0. Counters stay those of
+        the whole run.
 
     Returns
     -------
@@ -109,7 +116,7 @@ def summarise(outcomes: Outcomes) -> dict[str, float]:
     Raises
     ------
     ValueError
-        If there are no requests, or arrays differ in length.
+        If there are no requests, or none is left, or arrays differ in length.
     """
     n = outcomes.arrival_s.size
     if n == 0:
@@ -118,6 +125,9 @@ def summarise(outcomes: Outcomes) -> dict[str, float]:
         shape = getattr(outcomes, name).shape
         if shape != (n,):
             raise ValueError(f"{name} has shape {shape}, arrival_s ({n},).")
+    if skip_s != 0:
+        outcomes = _without_first(outcomes, skip_s)
+        n = outcomes.arrival_s.size
 
     started = ~outcomes.rejected & np.isfinite(outcomes.first_token_s)
     finished = ~outcomes.rejected & np.isfinite(outcomes.completion_s)
@@ -132,6 +142,9 @@ def summarise(outcomes: Outcomes) -> dict[str, float]:
     for percent in TTFT_PERCENTILES:
         value = percentile(outcomes.first_token_s[started], percent)
         summary[f"ttft_p{percent}_s"] = value
+    tpot_s = _tpot_s(outcomes, finished)
+    for percent in TPOT_PERCENTILES:
+        summary[f"tpot_p{percent}_s"] = percentile(tpot_s, percent)
     speed = _delivery_speed(outcomes, finished)
     for percent in TDS_PERCENTILES:
         summary[f"tds_p{percent}"] = percentile(speed, percent)
@@ -149,6 +162,41 @@ def summarise(outcomes: Outcomes) -> dict[str, float]:
         if hasattr(outcomes, name):
             summary[name] = float(getattr(outcomes, name))
     return summary
+
+
+def counted(arrival_s: NDArray[np.float64], skip_s: float) -> NDArray[np.bool_]:
+    """
+    Which requests a summary counts that leaves out the first seconds of a run, (n,).
+
+    Parameters
+    ----------
+    arrival_s
+        Arrivals, (n,).
+    skip_s
+        Seconds after the first arrival, >= 0.
+
+    Raises
+    ------
+    ValueError
+        If ``skip_s`` is out of range, or leaves out every request.
+    """
+    if not (math.isfinite(skip_s) and skip_s >= 0):
+        raise ValueError(f"skip_s = {skip_s} not understood: need seconds >= 0.")
+    age_s = arrival_s - arrival_s.min(initial=math.inf)
+    kept = age_s >= skip_s
+    if not kept.any():
+        raise ValueError(
+            f"skip_s = {skip_s} leaves out all {arrival_s.size} requests: the last one arrives "
+            f"{age_s.max(initial=0.0):.1f} s after the first."
+        )
+    return kept
+
+
+def _without_first(outcomes: Outcomes, skip_s: float) -> Outcomes:
+    kept = counted(outcomes.arrival_s, skip_s)
+    arrays: dict[str, Any] = {name: getattr(outcomes, name)[kept] for name in _ARRAYS}
+    counters = {name: getattr(outcomes, name) for name in RUN_COUNTERS if hasattr(outcomes, name)}
+    return SimpleNamespace(**arrays, **counters)
 
 
 def completion_delay_s(outcomes: Outcomes) -> NDArray[np.float64]:
@@ -257,6 +305,13 @@ def percentile(values: NDArray[np.float64], percent: float) -> float:
     return float(np.percentile(values, percent)) if values.size else math.nan
 
 
+def _tpot_s(outcomes: Outcomes, finished: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Seconds per token after the first, of replies that have one."""
+    measured = finished & (outcomes.output_tokens > 1)
+    stream_s = (outcomes.completion_s - outcomes.first_token_s)[measured]
+    return stream_s / (outcomes.output_tokens[measured] - 1)
+
+
 def _delivery_speed(outcomes: Outcomes, finished: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Tokens/s from first to last token, of replies where that takes some time."""
     stream_s = outcomes.completion_s - outcomes.first_token_s
@@ -274,6 +329,7 @@ def _throughput(outcomes: Outcomes, finished: NDArray[np.bool_]) -> dict[str, fl
         until_last = _tokens_by(outcomes, finished, last_arrival_s)
     return {
         "makespan_s": end_s - start_s,
+        "requests_per_s": ratio(float(finished.sum()), end_s - start_s),
         "tokens_per_s": ratio(tokens, end_s - start_s),
         "tokens_per_s_arriving": ratio(until_last, last_arrival_s - start_s),
     }

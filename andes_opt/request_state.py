@@ -9,6 +9,7 @@ the array, and compiled functions read and write the fields by name
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -85,6 +86,54 @@ def _record_type(fields: type) -> np.dtype[np.void]:
 def blocks_for(tokens: int, block_tokens: int) -> int:
     """Blocks that hold the KV of some tokens."""
     return (tokens + block_tokens - 1) // block_tokens
+
+
+@inner
+def to_restore(lacking_tokens: int, generated_tokens: int) -> int:
+    """
+    Tokens that a request computes before its next one, beyond a normal iteration.
+
+    Parameters
+    ----------
+    lacking_tokens
+        Known tokens, prompt and reply, whose KV is not there.
+    generated_tokens
+        Tokens of the reply so far. A request that has some and lacks the last one's KV alone
+        decodes: that is a normal iteration.
+    """
+    if lacking_tokens <= 1 and generated_tokens > 0:
+        return 0
+    return max(0, lacking_tokens)
+
+
+@inner
+def prompt_s(
+    tokens: float,
+    token_budget: int,
+    batch: int,
+    per_token_s: float,
+    mixed_base_s: float,
+    mixed_per_request_s: float,
+) -> float:
+    """
+    Seconds that computing tokens of a prompt adds to the iterations of other requests.
+
+    Parameters
+    ----------
+    tokens
+        Tokens to compute.
+    token_budget
+        Most of them in an iteration.
+    batch
+        Requests that decode beside them.
+    per_token_s, mixed_base_s, mixed_per_request_s
+        As in ``LatencyModel``.
+    """
+    if tokens <= 0:
+        return 0.0
+    iterations = math.ceil(tokens / token_budget)
+    mixed_s = mixed_base_s + mixed_per_request_s * batch
+    return max(0.0, tokens * per_token_s + iterations * mixed_s)
 
 
 @inner

@@ -2,9 +2,10 @@
 A simulated serving engine: the same policies as in vLLM, thousands of times faster.
 
 The engine batches continuously, pages its KV cache in blocks, prefills in chunks under a
-token budget and preempts by swapping or recomputing (:mod:`andes_opt.engine_loop`). Its default
-is vLLM's first-come-first-served; a policy sees a :class:`~andes_opt.snapshot.Snapshot`
-and answers with a :class:`~andes_opt.snapshot.Decision`.
+token budget and preempts by swapping or recomputing (:mod:`andes_opt.engine_loop`). With
+recomputing its rules are those of vLLM V1; V1 has no swapping, which is the engine of the Andes
+paper. Its default is vLLM's first-come-first-served; a policy sees a
+:class:`~andes_opt.snapshot.Snapshot` and answers with a :class:`~andes_opt.snapshot.Decision`.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ import numpy as np
 
 from andes_opt import engine_loop
 from andes_opt.checks import whole
+from andes_opt.engine import as_served
 from andes_opt.engine_loop import Engine, Sample, SimulatedRequest
 from andes_opt.request_state import columns, records, scores, snapshot_of
-from andes_opt.snapshot import NEVER, Decision, Snapshot, Starved
+from andes_opt.snapshot import NEVER, Decision, Snapshot, Starved, check_places
+from andes_opt.workload import REQUEST_FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,12 +42,41 @@ _PROFILE_FIELDS = (
     "block_tokens",
     "max_batch",
     "token_budget",
+    "max_context_tokens",
     "swap_s_per_token",
     "recompute_hit_share",
+    "reserve_full_context",
+    "watermark_blocks",
 )
 
 #: Columns of :attr:`SimulationResult.timeline`.
 TIMELINE_COLUMNS = tuple(Sample.__annotations__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Iteration:
+    """
+    One iteration of the simulated engine. Arrays are (n,), in arrival order.
+
+    Parameters
+    ----------
+    time_s
+        Its end, on the engine's clock.
+    tokens
+        Tokens of each request that it computed.
+    blocks
+        KV blocks that each request holds at its end.
+    generated_tokens
+        Tokens that each request has received by then.
+    preemptions
+        How often each request has been preempted by then.
+    """
+
+    time_s: float
+    tokens: NDArray[np.int64]
+    blocks: NDArray[np.int64]
+    generated_tokens: NDArray[np.int64]
+    preemptions: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,7 +87,8 @@ class SimulationResult:
     Parameters
     ----------
     arrival_s, prompt_tokens, output_tokens, ttft_s, tds
-        The requests, as given.
+        The requests, as given, with replies that end at the model's limit
+        (:func:`andes_opt.engine.as_served`).
     rejected
         True for requests that can never fit; they score 0.
     first_token_s, completion_s
@@ -126,6 +159,7 @@ def simulate(
     record_tokens: bool = False,
     record_timeline: bool = False,
     progress: Callable[[int], None] | None = None,
+    on_iteration: Callable[[Iteration], None] | None = None,
 ) -> SimulationResult:
     """
     Serve all requests to their last token.
@@ -150,6 +184,8 @@ def simulate(
         Whether to keep every token's time, and a row per iteration.
     progress
         Called now and then with the number of requests finished so far.
+    on_iteration
+        Called after every iteration that computed something; slow, for small runs.
 
     Returns
     -------
@@ -165,8 +201,8 @@ def simulate(
         If the policy leaves the engine empty for good while requests wait.
     """
     started = time.perf_counter()
-    deciding = _Deciding(_charge(solver_time))
-    state = _EngineState(requests, engine, record_tokens, record_timeline)
+    deciding = Deciding(seconds_per_solve(solver_time))
+    state = _EngineState(requests, engine, record_tokens, record_timeline, on_iteration)
     while True:
         event = state.run()
         for request_id in state.take_finished():
@@ -187,8 +223,25 @@ def simulate(
         state.apply(decision, cost_s)
 
 
-def _charge(solver_time: str | float) -> float | None:
-    """Simulated seconds per solve; None stands for the measured time."""
+def seconds_per_solve(solver_time: str | float) -> float | None:
+    """
+    Simulated seconds that a solve is charged.
+
+    Parameters
+    ----------
+    solver_time
+        As for :func:`simulate`.
+
+    Returns
+    -------
+    float | None
+        None for the measured time.
+
+    Raises
+    ------
+    ValueError
+        If ``solver_time`` is not understood.
+    """
     if solver_time == "free":
         return 0.0
     if solver_time == "measured":
@@ -205,10 +258,19 @@ def _charge(solver_time: str | float) -> float | None:
 
 
 @dataclass(slots=True)
-class _Deciding:
-    """Asks the policy, and counts what that takes: fields as in :class:`SimulationResult`."""
+class Deciding:
+    """
+    Asks the policy, and counts what that takes.
 
-    charge_s: float | None  # simulated seconds per plan; None: the measured time
+    Parameters
+    ----------
+    charge_s
+        Of :func:`seconds_per_solve`.
+    decisions, solves, decide_s, solver_s, charged_s
+        As in :class:`SimulationResult`.
+    """
+
+    charge_s: float | None
     decisions: int = 0
     solves: int = 0
     decide_s: float = 0.0
@@ -258,18 +320,22 @@ class _EngineState:
     """The records of the engine loop, and the views of them that Python needs."""
 
     def __init__(
-        self, requests: Requests, profile: EngineProfile, record_tokens: bool, record_timeline: bool
+        self,
+        requests: Requests,
+        profile: EngineProfile,
+        record_tokens: bool,
+        record_timeline: bool,
+        on_iteration: Callable[[Iteration], None] | None,
     ) -> None:
-        self._workload = requests
+        self._workload, self._rejected = requests, rejected = as_served(requests, profile)
         self._profile = profile
         n = requests.num_requests
-        total = requests.prompt_tokens + requests.output_tokens
-        blocks = -(-total // profile.block_tokens)
-        self._rejected = (blocks > profile.num_blocks) | (total > profile.max_context_tokens)
+        # Requests that have come, without the rejected ones: the scheduler never hears of those.
+        self._accepted = np.concatenate(([0], np.cumsum(~rejected)))
 
         self._requests = records(SimulatedRequest, n)
-        for item in fields(requests):
-            self._requests[item.name] = getattr(requests, item.name)
+        for name in REQUEST_FIELDS:
+            self._requests[name] = getattr(requests, name)
         self._requests["request_id"] = np.arange(n)
         self._requests["state"] = np.where(self._rejected, engine_loop.REJECTED, engine_loop.FUTURE)
         self._requests["token_offset"] = np.cumsum(requests.output_tokens) - requests.output_tokens
@@ -291,8 +357,17 @@ class _EngineState:
         self._record_tokens = record_tokens
         tokens = int(requests.output_tokens.sum()) if record_tokens else 0
         self._token_times = np.full(tokens, np.nan)
-        self._samples = records(Sample, _SAMPLES_PER_CHUNK if record_timeline else 0)
+        self._on_iteration = on_iteration
+        self._record_timeline = record_timeline
+        # The engine loop comes back when the samples are full: after each iteration if it is one.
+        chunk = _SAMPLES_PER_CHUNK if on_iteration is None else 1
+        self._samples = records(Sample, chunk if record_timeline or on_iteration else 0)
         self._timeline: list[NDArray[np.void]] = []
+
+    @property
+    def _places(self) -> int:
+        """Places in the batch; each running request takes at least a token of the budget."""
+        return min(self._profile.max_batch, self._profile.token_budget)
 
     @property
     def num_active(self) -> int:
@@ -309,10 +384,27 @@ class _EngineState:
         while True:
             event = int(engine_loop.run(*self._state, self._token_times, self._samples))
             if event in (engine_loop.SAMPLES_FULL, engine_loop.DONE):
-                self._timeline.append(self._samples[: int(self._engine["num_samples"])].copy())
-                self._engine["num_samples"] = 0
+                self._take_samples()
             if event != engine_loop.SAMPLES_FULL:
                 return event
+
+    def _take_samples(self) -> None:
+        taken = self._samples[: int(self._engine["num_samples"])]
+        self._engine["num_samples"] = 0
+        if self._record_timeline:
+            self._timeline.append(taken.copy())
+        if self._on_iteration is not None and taken.size:
+            requests = self._requests
+            self._on_iteration(
+                Iteration(
+                    time_s=float(taken[0]["time_s"]),
+                    tokens=requests["chunk_tokens"].copy(),
+                    blocks=requests["num_blocks"].copy(),
+                    generated_tokens=requests["generated_tokens"].copy(),
+                    preemptions=requests["preemptions"].copy(),
+                )
+            )
+            requests["chunk_tokens"] = 0  # of those that compute nothing in the next one
 
     def take_finished(self) -> list[int]:
         """Numbers of the requests that finished since the last snapshot."""
@@ -329,13 +421,14 @@ class _EngineState:
             integers,
             reals,
             time_s=float(engine["now_s"]),
-            capacity_tokens=profile.num_blocks * profile.block_tokens,
+            # Plans leave free what letting their requests in has to leave free.
+            capacity_tokens=max(1, profile.num_blocks - profile.watermark_blocks)
+            * profile.block_tokens,
             block_tokens=profile.block_tokens,
-            # Each running request takes at least a token of the budget.
-            max_batch=min(profile.max_batch, profile.token_budget),
+            max_batch=self._places,
             token_budget=profile.token_budget,
             latency=profile.latency,
-            requests_seen=int(engine["next_arrival"]),
+            requests_seen=int(self._accepted[int(engine["next_arrival"])]),
             preemptions_seen=int(engine["preemptions"]),
             oracle_output_tokens=self._requests["output_tokens"][self._known] if oracle else None,
         )
@@ -348,6 +441,7 @@ class _EngineState:
             order = _integers("order", decision.order, np.int64)
             if action.size != self.num_active:
                 raise ValueError(f"a decision on {action.size} of {self.num_active} requests.")
+            check_places(action, self._places)
         whole("replan_after", decision.replan_after, 1)
         countdown = -1 if decision.final else min(int(decision.replan_after), NEVER)
         self._engine["now_s"] += cost_s
@@ -356,7 +450,7 @@ class _EngineState:
                 "a decision needs known actions and an order that lists every request once."
             )
 
-    def result(self, deciding: _Deciding, wall_s: float) -> SimulationResult:
+    def result(self, deciding: Deciding, wall_s: float) -> SimulationResult:
         """What became of the requests, after the run."""
         requests, engine, rejected = self._requests, self._engine, self._rejected
         last_token_s = np.where(rejected, np.nan, requests["last_token_s"])
@@ -364,7 +458,7 @@ class _EngineState:
         counts = asdict(deciding)
         del counts["charge_s"]
         return SimulationResult(
-            **{item.name: getattr(self._workload, item.name) for item in fields(self._workload)},
+            **{name: getattr(self._workload, name) for name in REQUEST_FIELDS},
             rejected=rejected,
             first_token_s=np.where(rejected, np.nan, requests["first_token_s"]),
             completion_s=last_token_s,
@@ -393,6 +487,6 @@ class _EngineState:
 
     def _rows(self) -> NDArray[np.float64] | None:
         """The timeline as a table; None unless recorded."""
-        if not self._samples.size:
+        if not self._record_timeline:
             return None
         return np.concatenate(self._timeline).view(np.float64).reshape(-1, len(TIMELINE_COLUMNS))

@@ -24,7 +24,11 @@ NEVER = 2**62
 
 
 class Action(IntEnum):
-    """What to do with a request. WAIT evicts a resident one; HOLD keeps its KV idle."""
+    """
+    What to do with a request.
+
+    WAIT evicts a resident one; HOLD keeps its KV and its place in the batch, and computes nothing.
+    """
 
     WAIT = 0
     SERVE = 1
@@ -59,7 +63,9 @@ class Snapshot:
     kv_tokens
         KV tokens resident on the GPU (whole blocks), 0 if none.
     need_tokens
-        KV tokens held if served now: whole blocks of the context plus one block.
+        KV tokens held if served now: whole blocks of the context plus one block, at most
+        ``capacity_tokens``. The engine lets a request in if its whole context fits, so it can
+        play a plan whose requests need at most ``capacity_tokens`` together.
     state
         :class:`State` of each request.
     ttft_s, tds
@@ -73,9 +79,10 @@ class Snapshot:
         Seconds from being served to the next token beyond a normal iteration: prompt to
         compute, KV to swap in or to recompute; 0 for a request that is running.
     capacity_tokens, block_tokens
-        KV tokens there are, and tokens per block.
+        KV tokens there are for plans (without those that letting requests in leaves free), and
+        tokens per block.
     max_batch
-        Most requests the engine runs at once.
+        Places in the batch: most requests the engine runs and holds at once.
     token_budget
         Most tokens (decode and prefill) of one iteration.
     latency
@@ -121,6 +128,11 @@ class Decision:
     A policy's answer. The engine evicts, then holds, then admits in ``order`` while KV
     and token budget allow.
 
+    A held request keeps its place in the batch, as it does in vLLM, where it stays one of at most
+    ``max_num_seqs`` running requests. So a decision serves and holds at most
+    ``Snapshot.max_batch`` requests together. The simulator and the vLLM adapter refuse another
+    (:func:`check_places`).
+
     Parameters
     ----------
     action
@@ -149,6 +161,30 @@ class Decision:
         other large number means no more than "when something happens".
         """
         return self.action is None and self.replan_after == NEVER
+
+
+def check_places(action: NDArray[np.int8], max_batch: int) -> None:
+    """
+    Check that the requests which a decision serves or holds have a place in the batch each.
+
+    Parameters
+    ----------
+    action
+        :class:`Action` of each request, (n,).
+    max_batch
+        Places in the batch, as in the snapshot.
+
+    Raises
+    ------
+    ValueError
+        If there are more of them than places.
+    """
+    if np.count_nonzero(action) > max_batch:
+        served, held = (int(np.count_nonzero(action == a)) for a in (Action.SERVE, Action.HOLD))
+        raise ValueError(
+            f"a decision serves {served} and holds {held} requests, with {max_batch} places in the "
+            "batch: a held request keeps its place, so need serve + hold <= max_batch."
+        )
 
 
 class Starved(RuntimeError):

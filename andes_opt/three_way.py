@@ -2,14 +2,15 @@
 Serve, hold or evict: the step as a multiple-choice knapsack, with its own pair of types.
 
 A resident request that is not served need not lose its KV cache. It can be *held*: it keeps
-its memory, takes no slot, computes nothing, and saves the price of restoring it later. The step
-then is
+its memory and its place in the batch, computes nothing, and saves the price of restoring it later.
+The step then is
 
     maximise over B in [min_batch, max_batch] and s, h in {0, 1}^n
         sum_i serve_gains_i(B) s_i + sum_i hold_gains_i h_i
     subject to
         sum_i serve_weights_i s_i + sum_i hold_weights_i h_i <= capacity,
-        sum_i s_i <= B,    s_i + h_i <= 1,    h_i = 0 for every request that is not resident.
+        sum_i s_i <= B,    sum_i s_i + h_i <= max_batch,
+        s_i + h_i <= 1,    h_i = 0 for every request that is not resident.
 
 A request that is neither served nor held waits; a resident one is evicted. That is worth 0, so
 both gains are relative to eviction. Andes (arXiv 2404.16283) knows only serve and evict. If no
@@ -52,7 +53,8 @@ class ThreeWayInstance:
     capacity
         KV tokens there are, >= 0.
     min_batch, max_batch
-        Range of batch sizes, 0 <= min_batch <= max_batch; max_batch may exceed n.
+        Range of batch sizes, 0 <= min_batch <= max_batch; max_batch may exceed n. Served and
+        held requests together are at most max_batch.
     serve_gains
         Gain model of serving, relative to eviction.
     hold_gains
@@ -249,6 +251,11 @@ def verify_three_way(instance: ThreeWayInstance, plan: ThreeWayPlan) -> None:
         )
     if served.sum() > plan.batch_size:
         raise InvalidPlan(f"the plan serves {served.sum()} > batch_size {plan.batch_size}.")
+    if served.sum() + held.sum() > instance.max_batch:
+        raise InvalidPlan(
+            f"the plan serves {served.sum()} and holds {held.sum()} > max_batch "
+            f"{instance.max_batch}: a held request keeps its place in the batch."
+        )
     used = int(instance.serve_weights[served].sum() + instance.hold_weights[held].sum())
     if used > instance.capacity:
         raise InvalidPlan(f"the plan needs {used} KV tokens of {instance.capacity}.")

@@ -1,44 +1,44 @@
 """
-Replay of recorded requests from CSV files.
+Replay of recorded requests from files.
 
-A trace has a header and one request per row, in columns ``arrival_s``,
-``prompt_tokens``, ``output_tokens`` and, if the targets were recorded, ``ttft_s`` and
-``tds``. Columns may stand in any order and others are ignored. UTF-8, with or without a
-byte-order mark; any line ends; empty lines are skipped.
+A trace is a CSV file with a header and one request per row, in columns ``arrival_s``,
+``prompt_tokens``, ``output_tokens`` and, if the targets were recorded, ``ttft_s`` and ``tds``;
+the rest is as :func:`andes_opt.files.csv_rows` says.
+
+What prompts share, for engines with a prefix cache, is said by ``session`` (any text) and
+``prefix_tokens``: the prompt begins with so many tokens of the session's last prompt and reply;
+with all of them where ``prefix_tokens`` is empty. Without a session, or at the start of one, it
+begins as all such prompts do. In their place ``prefix_of`` may name the row, counted from 0,
+whose prompt and reply a prompt begins with.
+
+A file named ``.jsonl`` has Mooncake's form: ``timestamp`` (ms), ``input_length``,
+``output_length`` and perhaps ``hash_ids``, one id for each 512 tokens of the prompt, equal for
+equal tokens. Files of either kind may be compressed (``.gz``).
 """
 
 from __future__ import annotations
 
 import csv
-import math
-from array import array
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from andes_opt import checks
+from andes_opt.files import written_whole
 from andes_opt.readers import Readers, reading
-from andes_opt.workload import Requests, streams
+from andes_opt.trace_files import read_trace
+from andes_opt.workload import REQUEST_FIELDS, Requests, streams
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from numpy.typing import NDArray
-
-_REQUIRED = ("arrival_s", "prompt_tokens", "output_tokens")
-_OPTIONAL = ("ttft_s", "tds")
-_COLUMNS = _REQUIRED + _OPTIONAL
-
-# Beyond any context window; keeps the sum over a million requests exact.
-_MOST_TOKENS = 2**31
+    from collections.abc import Sequence
+    from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
     """
-    Requests as recorded in a CSV file, at their own or another rate.
+    Requests as recorded in a file, at their own or another rate.
 
     Rows are sorted by arrival (stable), since logs are often written in order of
     completion, and shifted so that the first request arrives at 0. Targets that the file
@@ -47,7 +47,8 @@ class Trace:
     Parameters
     ----------
     path
-        The CSV file; its columns are described in :mod:`andes_opt.trace`.
+        The file, which may be packed (``.gz``) or a pipe; what it holds is described in
+        :mod:`andes_opt.trace`.
     rate
         If given, arrivals are scaled to this mean rate, requests per second, > 0.
     rate_scale
@@ -92,7 +93,8 @@ class Trace:
             If the file is no trace (the sentence names file, line and column), or has fewer
             than ``requests`` requests.
         """
-        arrival_s, prompt_tokens, output_tokens, ttft_s, tds = read_columns(self.path)
+        recorded = read_trace(self.path)
+        arrival_s = np.asarray(recorded.arrival_s)
         found = arrival_s.size
         if self.requests is not None and self.requests > found:
             raise ValueError(f"requests = {self.requests}, but {self.path} holds {found}.")
@@ -109,149 +111,36 @@ class Trace:
         else:
             arrival_s = arrival_s / self.rate_scale
 
-        prompt_tokens, ttft_s, tds = prompt_tokens[kept], ttft_s[kept], tds[kept]
+        prompt_tokens = np.asarray(recorded.prompt_tokens)[kept]
+        ttft_s, tds = np.asarray(recorded.ttft_s)[kept], np.asarray(recorded.tds)[kept]
+        prefix_of, prefix_tokens = recorded.prefixes(kept)
         _, _, reader_rng = streams(seed)
         drawn_ttft_s, drawn_tds = self.readers.sample(reader_rng, prompt_tokens)
         return Requests(
             arrival_s=arrival_s,
             prompt_tokens=prompt_tokens,
-            output_tokens=output_tokens[kept],
+            output_tokens=np.asarray(recorded.output_tokens)[kept],
             ttft_s=np.where(np.isnan(ttft_s), drawn_ttft_s, ttft_s),
             tds=np.where(np.isnan(tds), drawn_tds, tds),
+            prefix_of=prefix_of,
+            prefix_tokens=prefix_tokens,
         )
-
-
-def read_columns(
-    path: str | Path,
-) -> tuple[
-    NDArray[np.float64],
-    NDArray[np.int64],
-    NDArray[np.int64],
-    NDArray[np.float64],
-    NDArray[np.float64],
-]:
-    """
-    The columns of a trace in the order of the file, read without keeping its text in memory.
-
-    Returns
-    -------
-    tuple
-        arrival_s, prompt_tokens, output_tokens, ttft_s, tds, (n,) each, n >= 1; NaN where
-        the file gives no target.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If the file is no trace; the sentence names file, line and column.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no trace file {path}.")
-    arrival_s, ttft_s, tds = array("d"), array("d"), array("d")
-    prompt_tokens, output_tokens = array("q"), array("q")
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            for where, row in _rows(path, file):
-                arrival_s.append(_seconds(where, "arrival_s", row[0]))
-                prompt_tokens.append(_tokens(where, "prompt_tokens", row[1]))
-                output_tokens.append(_tokens(where, "output_tokens", row[2]))
-                ttft_s.append(_seconds(where, "ttft_s", row[3]) if row[3] else math.nan)
-                tds.append(_speed(where, row[4]) if row[4] else math.nan)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error.reason}.") from error
-    if not arrival_s:
-        raise ValueError(f"{path} has a header but no requests.")
-    return (
-        np.frombuffer(arrival_s, dtype=np.float64),
-        np.frombuffer(prompt_tokens, dtype=np.int64),
-        np.frombuffer(output_tokens, dtype=np.int64),
-        np.frombuffer(ttft_s, dtype=np.float64),
-        np.frombuffer(tds, dtype=np.float64),
-    )
 
 
 def write_trace(requests: Requests, path: str | Path) -> None:
     """Write requests as a trace that :class:`Trace` reads back without loss."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    columns = [getattr(requests, name).tolist() for name in _COLUMNS]
-    with open(partial, "w", newline="", encoding="utf-8") as file:
+    names = list(REQUEST_FIELDS)
+    columns: list[Sequence[object]] = [getattr(requests, name).tolist() for name in names]
+    if (requests.prefix_of >= 0).any():
+        names += ["prefix_of", "prefix_tokens"]
+        columns += [
+            ["" if row < 0 else row for row in requests.prefix_of.tolist()],
+            requests.prefix_tokens.tolist(),
+        ]
+    with (
+        written_whole(path) as partial,
+        open(partial, "w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(_COLUMNS)
+        writer.writerow(names)
         writer.writerows(zip(*columns, strict=True))
-    partial.replace(path)
-
-
-def _rows(
-    path: str | Path, file: Iterable[str]
-) -> Iterator[tuple[str, tuple[str, str, str, str, str]]]:
-    """Place and cells (in the order of _COLUMNS, "" if absent) of each row."""
-    reader = csv.reader(file, skipinitialspace=True)
-    header: list[str] | None = None
-    try:
-        for raw in reader:
-            where = f"{path}, line {reader.line_num}"
-            cells = [cell.strip() for cell in raw]
-            if not any(cells) and len(cells) <= 1:
-                continue
-            if header is None:
-                header = cells
-                index = _column_index(where, header)
-                continue
-            if len(cells) != len(header):
-                at = f", column {header[len(cells)]}" if len(cells) < len(header) else ""
-                raise ValueError(
-                    f"{where}{at}: the row has {len(cells)} fields, the header {len(header)}."
-                )
-            a, p, o, f, s = (cells[i] if i is not None else "" for i in index)
-            yield where, (a, p, o, f, s)
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num} is not CSV: {error}.") from error
-    if header is None:
-        raise ValueError(f"{path} is empty; need a header with {', '.join(_REQUIRED)}.")
-
-
-def _column_index(where: str, header: list[str]) -> list[int | None]:
-    missing = [name for name in _REQUIRED if name not in header]
-    if missing:
-        found = ", ".join(header)
-        raise ValueError(f"{where} lacks column {', '.join(missing)}; found {found[:200]}.")
-    for name in _COLUMNS:
-        if header.count(name) > 1:
-            raise ValueError(f"{where} names column {name} {header.count(name)} times.")
-    return [header.index(name) if name in header else None for name in _COLUMNS]
-
-
-def _number(where: str, column: str, text: str, need: str) -> float:
-    try:
-        # Python reads 1_000 as a number; a CSV file that says so is more likely broken.
-        value = math.nan if "_" in text else float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"{where}, column {column}: {text[:40]!r} not understood: need {need}.")
-    return value
-
-
-def _seconds(where: str, column: str, text: str) -> float:
-    value = _number(where, column, text, "seconds >= 0")
-    if value < 0:
-        raise ValueError(f"{where}, column {column}: {text} < 0 not understood.")
-    return value
-
-
-def _speed(where: str, text: str) -> float:
-    value = _number(where, "tds", text, "tokens/s > 0")
-    if value <= 0:
-        raise ValueError(f"{where}, column tds: {text} <= 0 not understood.")
-    return value
-
-
-def _tokens(where: str, column: str, text: str) -> int:
-    value = _number(where, column, text, "a whole number >= 1")
-    if not 1 <= value <= _MOST_TOKENS or value != int(value):
-        raise ValueError(
-            f"{where}, column {column}: {text[:40]} not understood: need a whole number >= 1."
-        )
-    return int(value)

@@ -9,7 +9,7 @@ runs differ by what was changed, not by chance (common random numbers).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
@@ -20,6 +20,9 @@ from andes_opt.readers import Readers, reading
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+#: What every request has, in the order of :class:`Requests`; what prompts share comes after it.
+REQUEST_FIELDS = ("arrival_s", "prompt_tokens", "output_tokens", "ttft_s", "tds")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,6 +40,11 @@ class Requests:
         Seconds since its arrival at which a request's first token is expected, >= 0.
     tds
         Tokens/s at which its reply is read, > 0.
+    prefix_of
+        The earlier request with which the prompt begins, a place in these arrays; -1 if there is
+        none. None for prompts that share nothing. Engines without a prefix cache ignore it.
+    prefix_tokens
+        How many of the first tokens of that request's prompt and reply the prompt begins with.
 
     Raises
     ------
@@ -50,16 +58,21 @@ class Requests:
     output_tokens: NDArray[np.int64]
     ttft_s: NDArray[np.float64]
     tds: NDArray[np.float64]
+    prefix_of: NDArray[np.int64] = None  # type: ignore[assignment]  # an array from here on
+    prefix_tokens: NDArray[np.int64] = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         shape = np.shape(self.arrival_s)
         if len(shape) != 1:
             raise ValueError(f"arrival_s of shape {shape} not understood: need (n,).")
-        for name in ("arrival_s", "prompt_tokens", "output_tokens", "ttft_s", "tds"):
+        for name, absent in (("prefix_of", -1), ("prefix_tokens", 0)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, np.full(shape, absent))
+        for name in (*REQUEST_FIELDS, "prefix_of", "prefix_tokens"):
             raw = np.asarray(getattr(self, name))
             if raw.shape != shape:
                 raise ValueError(f"{name} has shape {raw.shape}, arrival_s {shape}.")
-            counts = name.endswith("_tokens")
+            counts = name.endswith("_tokens") or name == "prefix_of"
             if counts and raw.size and not np.issubdtype(raw.dtype, np.integer):
                 raise ValueError(f"{name} must be integers, not {raw.dtype}.")
             array = raw.astype(np.int64 if counts else np.float64)
@@ -76,6 +89,22 @@ class Requests:
             raise ValueError(
                 f"arrival_s must not fall; request {falls[0] + 1} arrives before its predecessor."
             )
+        self._check_prefixes()
+
+    def ending_at(self, output_tokens: NDArray[np.int64]) -> Requests:
+        """Returns the requests with replies of other lengths, (n,), and what is left to share."""
+        whole = (self.prompt_tokens + output_tokens)[self.prefix_of]
+        shared = np.where(self.prefix_of < 0, 0, np.minimum(self.prefix_tokens, whole))
+        return replace(self, output_tokens=output_tokens, prefix_tokens=shared)
+
+    def _check_prefixes(self) -> None:
+        parent, shared = self.prefix_of, self.prefix_tokens
+        earlier = (parent >= -1) & (parent < np.arange(parent.size))
+        _check_each("prefix_of", parent, earlier, "-1 or an earlier request")
+        whole = (self.prompt_tokens + self.output_tokens)[parent]
+        most = np.where(parent < 0, 0, np.minimum(self.prompt_tokens, whole))
+        need = ">= 0 and no more than the prompt and what it begins with have"
+        _check_each("prefix_tokens", shared, (shared >= 0) & (shared <= most), need)
 
     @property
     def num_requests(self) -> int:

@@ -27,6 +27,7 @@ import numpy as np
 import polars as pl
 
 from benchmarks.machine import headline
+from engine_adapter.clock import SystemClock
 from experiments.analysis.markdown import markdown
 from experiments.live.vllm_command import adapter_settings
 
@@ -39,14 +40,13 @@ PARTS = ("observe", "snapshot", "decide", "apply")
 _BLOCK_TOKENS = 32
 
 
-@dataclass(slots=True)
-class Clock:
-    """The engine's clock: 30 ms later after every iteration, and never in between."""
+class SteppedClock(SystemClock):
+    """The engine's time passes between iterations, and never within; work is measured."""
 
     now_s: float = 0.0
 
-    def __call__(self) -> float:
-        """Seconds."""
+    def monotonic_s(self) -> float:
+        """Returns the time that the benchmark has set."""
         return self.now_s
 
 
@@ -155,7 +155,7 @@ def measure(model: str, active: int, policy: str, solver: str, iterations: int) 
         asynchronous=True,
         additional_config={"andes_opt": settings},
     )
-    clock = Clock()
+    clock = SteppedClock()
     scheduler.andes.close()
     timed = TimedController(make_controller(scheduler, clock))
     scheduler.andes = timed

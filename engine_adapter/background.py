@@ -17,13 +17,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from andes_opt.worker_process import ONE_THREAD, WorkerError, WorkerProcess, pickled
-from engine_adapter.guard import check_decision
+from engine_adapter.clock import SystemClock
+from engine_adapter.guard import LOGGER, check_decision
 from engine_adapter.settings import instantiate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from andes_opt.snapshot import Decision, Snapshot
+    from engine_adapter.clock import Clock
     from engine_adapter.guard import Events
     from engine_adapter.settings import Background
 
@@ -52,6 +54,8 @@ class LatePlan:
         When the snapshot was taken, on the engine's clock.
     solve_s
         How long the policy took.
+    ready_s
+        When it was ready, on the engine's clock.
     """
 
     decision: Decision
@@ -59,6 +63,7 @@ class LatePlan:
     newest: int
     snapshot_s: float
     solve_s: float
+    ready_s: float
 
 
 class BackgroundPlanner:
@@ -72,7 +77,7 @@ class BackgroundPlanner:
     events
         Where failures are counted.
     clock
-        Seconds, monotonic.
+        For the deadline, the duty cycle and the age of plans; None for the machine's.
     practice
         Snapshots that a policy of its own decides about in every new process: back-ends are
         imported and code is compiled before plans have a deadline.
@@ -82,15 +87,16 @@ class BackgroundPlanner:
         self,
         settings: Background,
         events: Events,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock | None = None,
         practice: Sequence[Snapshot] = (),
     ) -> None:
         self._settings = settings
         self._events = events
-        self._clock = clock
+        self._clock: Clock = clock or SystemClock()
         self._practice = practice
         self._worker: WorkerProcess | None = None
         self._job: tuple[Snapshot, list[str], list[int]] | None = None
+        self._offered_s = 0.0
         self._result: LatePlan | None = None
         self._finished: list[int] = []
         self._told = 0  # number of the latest arrival that the process has heard of
@@ -105,8 +111,12 @@ class BackgroundPlanner:
     @property
     def wants_snapshot(self) -> bool:
         """True if the policy is there and idle, and its duty cycle allows another plan."""
+        self._wait_in_virtual_time(lambda: self._ready)
         return (
-            self._ready and not self._closed and self._job is None and self._clock() >= self._next_s
+            self._ready
+            and not self._closed
+            and self._job is None
+            and self._clock.monotonic_s() >= self._next_s
         )
 
     def offer(self, snapshot: Snapshot, keys: list[str]) -> None:
@@ -115,11 +125,16 @@ class BackgroundPlanner:
             self._job = (snapshot, keys, self._finished)
             self._finished = []
             self._told = snapshot.requests_seen
-            self._wake.notify()
+            self._offered_s = self._clock.monotonic_s()
+            self._wake.notify_all()
 
     def take(self) -> LatePlan | None:
         """A plan that arrived since the last call, if any."""
-        result, self._result = self._result, None
+        self._wait_in_virtual_time(lambda: self._job is None)
+        result = self._result
+        if result is None or self._clock.monotonic_s() < result.ready_s:
+            return None
+        self._result = None
         return result
 
     def finished(self, request_number: int) -> None:
@@ -132,8 +147,16 @@ class BackgroundPlanner:
         """End the process."""
         with self._wake:
             self._closed = True
-            self._wake.notify()
+            self._wake.notify_all()
         self._end()
+
+    def _wait_in_virtual_time(self, condition: Callable[[], bool]) -> None:
+        """Wait for the process on a clock that stands still while it works; else not at all."""
+        if self._clock.waits:
+            with self._wake:
+                self._wake.wait_for(
+                    lambda: condition() or self._closed or self._failures >= _MAX_FAILURES
+                )
 
     def _run(self) -> None:
         while not self._closed and self._failures < _MAX_FAILURES:
@@ -156,15 +179,23 @@ class BackgroundPlanner:
             self._end()
             raise RuntimeError("closed.")
         try:
-            worker.ready(time.perf_counter() + _START_S)
+            begun_s = time.perf_counter()
+            worker.ready(begun_s + _START_S)
+            LOGGER.info(
+                "The background planner is ready: its process took %.0f s to import and to compile",
+                time.perf_counter() - begun_s,
+            )
         except WorkerError as error:
             raise RuntimeError(f"its policy can't be built: {error}") from error
         return worker
 
     def _serve(self, worker: WorkerProcess) -> None:
         """Answer snapshots until closed, or until something fails."""
-        self._ready = True
-        limit_s = max(_FIRST_PLAN_S, self._settings.deadline_s)
+        with self._wake:
+            self._ready = True
+            self._wake.notify_all()
+        first_s = max(_FIRST_PLAN_S, self._settings.deadline_s)
+        limit_s = first_s
         while True:
             with self._wake:
                 self._wake.wait_for(lambda: self._job is not None or self._closed)
@@ -172,34 +203,45 @@ class BackgroundPlanner:
             if self._closed or job is None:
                 return
             snapshot, keys, finished = job
+            # The process works in real time. On a clock that waits for it, its deadline is
+            # what it is charged, and in real time it may only not hang.
             start_s = time.perf_counter()
-            answer = worker.ask(pickled((snapshot, finished)), start_s + limit_s)
-            decision = check_decision(answer, snapshot.num_requests)
-            solve_s = time.perf_counter() - start_s
-            self._result = LatePlan(
-                decision, keys, snapshot.requests_seen, snapshot.time_s, solve_s
-            )
-            self._failures = 0
+            real_limit_s = first_s if self._clock.waits else limit_s
+            answer = worker.ask(pickled((snapshot, finished)), start_s + real_limit_s)
+            decision = check_decision(answer, snapshot)
+            solve_s = self._clock.solve_s(time.perf_counter() - start_s)
+            if self._clock.waits and solve_s > limit_s:
+                raise TimeoutError("timed out")
+            ready_s = self._offered_s + solve_s
             limit_s = self._settings.deadline_s
-            self._next_s = self._clock() + solve_s * (1.0 / self._settings.duty_cycle - 1.0)
-            self._job = None
+            with self._wake:
+                self._result = LatePlan(
+                    decision, keys, snapshot.requests_seen, snapshot.time_s, solve_s, ready_s
+                )
+                self._failures = 0
+                self._next_s = ready_s + solve_s * (1.0 / self._settings.duty_cycle - 1.0)
+                self._job = None
+                self._wake.notify_all()
 
     def _rest(self, reason: str) -> None:
         """Count a failure, and wait so that restarts do not eat a core."""
-        self._ready = False
-        self._failures += 1
         self._events.record("background planner failed", reason)
         self._end()
         with self._wake:
+            self._ready = False
+            self._failures += 1
+            pause_s = 2.0**self._failures
+            self._next_s = self._clock.monotonic_s() + pause_s
             self._job = None
             # The next process knows no request.
             self._told = 0
             self._finished.clear()
+            self._wake.notify_all()
         if self._failures == _MAX_FAILURES:
             self._events.record("background planner given up", f"after {_MAX_FAILURES} failures")
-            return
-        with self._wake:
-            self._wake.wait_for(lambda: self._closed, timeout=2.0**self._failures)
+        elif not self._clock.waits:
+            with self._wake:
+                self._wake.wait_for(lambda: self._closed, timeout=pause_s)
 
     def _end(self) -> None:
         worker, self._worker = self._worker, None

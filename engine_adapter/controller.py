@@ -10,31 +10,32 @@ controller that does nothing leaves plain vLLM.
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from andes_opt.snapshot import NEVER
+from engine_adapter.clock import Stopwatch, SystemClock
 from engine_adapter.observer import Observer
 from engine_adapter.plan_in_force import PlanInForce, fit_to_now, plan_of
 from engine_adapter.queues import Queues
-from engine_adapter.report import Report, write_report
+from engine_adapter.report import Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from andes_opt.snapshot import Decision, Snapshot
     from engine_adapter.background import BackgroundPlanner, LatePlan
+    from engine_adapter.clock import Clock
     from engine_adapter.guard import Events, Guard
     from engine_adapter.internals import EngineView
     from engine_adapter.latency_learning import LatencyLearner
+    from engine_adapter.report_files import ReportFiles
     from engine_adapter.settings import Settings
 
 #: The last plan is followed for so long when there is no new decision.
 _STALE_S = 1.0
 #: Whatever the limit of the planning share: a plan of at most 5 ms every so many iterations.
 FAST_PLAN_EVERY, FAST_PLAN_S = 8, 0.005
+#: The counters are written so often while requests come.
+_REPORT_EVERY_S = 1.0
 #: Iterations for which the engine takes over when a plan moves nothing, at first and at most.
 _RESCUE, _RESCUE_MAX = 8, 256
 #: Iterations with work but without a token, beyond those that prompts need.
@@ -60,9 +61,9 @@ class StepController:
     background
         A slow policy in its own process, or None.
     clock
-        Seconds, monotonic: the engine's clock.
-    scratch_report
-        File for the counters while the engine lives, if the settings name none.
+        All that the adapter knows of time; None for the machine's.
+    files
+        Where the counters go, or None.
     """
 
     def __init__(
@@ -73,9 +74,9 @@ class StepController:
         learner: LatencyLearner,
         events: Events,
         background: BackgroundPlanner | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock | None = None,
         *,
-        scratch_report: str | None = None,
+        files: ReportFiles | None = None,
     ) -> None:
         self._engine = engine
         self._settings = settings
@@ -83,11 +84,13 @@ class StepController:
         self._learner = learner
         self._background = background
         self._late_s = 0.0 if settings.background is None else settings.background.max_age_s
-        self._clock = clock
+        clock = clock or SystemClock()
+        self._clock: Clock = clock
         self.events = events
         self.report = Report()
-        self._observer = Observer(engine, settings, learner, self.report, events)
-        self._queues = Queues(engine, self._observer, self.report, events)
+        self._watch = Stopwatch(clock, self.report.spend)
+        self._observer = Observer(engine, settings, learner, self.report, events, clock)
+        self._queues = Queues(engine, self._observer, self.report, events, clock)
 
         # The plan being followed (None: the engine's own order), and when to ask again.
         self._plan: PlanInForce | None = None
@@ -105,19 +108,21 @@ class StepController:
         self._last_rescue = 0  # iteration
 
         self._failed = False
-        self._own_s = 0.0
-        self._scratch_report = scratch_report
+        self._begun_s = 0.0  # on the stopwatch, when this iteration began
+        self._files = files if files is not None and files.wanted else None
         self._report_s = -float("inf")
+        self._shown_idle = True  # what was written last says that no request is here
+        self._write_report()
 
     def before(self) -> None:
         """Prepare the engine's queues; :meth:`restore` has to follow whatever happens."""
-        start_s = time.perf_counter()
-        now_s = self._clock()
+        watch = self._watch
+        watch.start()
+        self._begun_s = watch.total_s
+        now_s = self._clock.monotonic_s()
         self._observe(now_s)
-        observed_s = time.perf_counter()
-        self.report.observe_s += observed_s - start_s
+        watch.lap("observe")
 
-        planned_s = self.report.snapshot_s + self.report.decide_s
         self._iterations_since += 1
         if self._rescue_left > 0:
             self._rescue_left -= 1
@@ -129,23 +134,18 @@ class StepController:
             self._plan_if_due(now_s)
         self.report.passed_through += self._plan is None
         self._queues.hide(self._plan)
-        planned_s = self.report.snapshot_s + self.report.decide_s - planned_s
-
-        end_s = time.perf_counter()
-        self.report.apply_s += end_s - observed_s - planned_s
-        self._own_s = end_s - start_s
+        watch.lap("apply")
 
     def restore(self) -> None:
         """Put back everything that is hidden; harmless if nothing is."""
-        start_s = time.perf_counter()
+        self._watch.start()
         self._restored = self._queues.restore()
-        took_s = time.perf_counter() - start_s
-        self.report.apply_s += took_s
-        self._own_s += took_s
+        self._watch.lap("apply")
 
     def after(self, output: Any) -> None:
         """Learn from what the engine scheduled."""
-        start_s = time.perf_counter()
+        watch = self._watch
+        watch.start()
         engine, visible = self._engine, self._queues.visible
         scheduled = engine.scheduled_tokens(output)
         running = list(engine.running)
@@ -159,14 +159,12 @@ class StepController:
         self._observer.iteration_scheduled(running, admitted, scheduled)
         self._check_progress(bool(scheduled))
 
-        observed_s = time.perf_counter()
-        self.report.observe_s += observed_s - start_s
-        self.report.add_iteration(self._own_s + observed_s - start_s)
-        path = self._settings.report_path or self._scratch_report
-        if path is not None and start_s >= self._report_s + 1.0:
-            self._report_s = start_s
-            self._write_report(path)
-            self.report.add_to_iteration(time.perf_counter() - observed_s)
+        watch.lap("observe")
+        self.report.add_iteration(watch.total_s - self._begun_s)
+        if self._report_is_due():
+            self._write_report()
+            watch.lap("observe")
+            self.report.last_iteration(watch.total_s - self._begun_s)
 
     def failed(self, error: Exception) -> None:
         """Count an error of the adapter itself, and let the engine go on alone for a while."""
@@ -180,10 +178,11 @@ class StepController:
         self._observer.close()
         if self._background is not None:
             self._background.close()
-        if self._settings.report_path is not None:
-            self._write_report(self._settings.report_path)
-        elif self._scratch_report is not None:
-            Path(self._scratch_report).unlink(missing_ok=True)
+        if self._files is not None:
+            try:
+                self._files.close(self.summary)
+            except OSError as error:
+                self.events.record("report not written", str(error))
 
     def summary(self) -> dict[str, Any]:
         """Returns counters, events and the latency model as learnt, ready for JSON."""
@@ -238,10 +237,11 @@ class StepController:
             self._replan(now_s)
 
     def _replan(self, now_s: float) -> None:
-        start_s = time.perf_counter()
+        watch = self._watch
+        begun_s = watch.total_s
         snapshot, keys = self._snapshot(now_s)
         decision = self._guard.decide(snapshot)
-        self.report.decide_s += self._guard.decide_s
+        watch.timed("decide", self._guard.decide_s)
         self._iterations_since = 0
         self._changed = self._observer.unblocked = False
         if decision is None:
@@ -249,7 +249,8 @@ class StepController:
             self._keep_last_good(now_s, short=False)
         else:
             self._follow(decision, keys, snapshot.requests_seen, now_s)
-        self._plan_cost_s = time.perf_counter() - start_s
+        watch.lap("apply")
+        self._plan_cost_s = watch.total_s - begun_s
         self.report.planning_s += self._plan_cost_s
         limit = self._settings.planning_share_limit
         self._next_plan_s = now_s + self._plan_cost_s / limit if limit < 1.0 else now_s
@@ -297,9 +298,8 @@ class StepController:
             self._plan = None
 
     def _snapshot(self, now_s: float) -> tuple[Snapshot, list[str]]:
-        start_s = time.perf_counter()
         snapshot = self._observer.snapshot(now_s, self._queues.held)
-        self.report.snapshot_s += time.perf_counter() - start_s
+        self._watch.lap("snapshot")
         return snapshot
 
     def _check_progress(self, scheduled: bool) -> None:
@@ -320,8 +320,22 @@ class StepController:
         self.report.rescues += 1
         self.events.record("plan moved nothing", "the engine's own order takes over for a while")
 
-    def _write_report(self, path: str) -> None:
+    def _report_is_due(self) -> bool:
+        """Returns whether a second is over, or the last request has left: no call may follow."""
+        if self._files is None:
+            return False
+        idle = len(self._observer.tracker) == 0
+        if idle and not self._shown_idle:
+            return True
+        self._shown_idle &= idle
+        return self._clock.monotonic_s() >= self._report_s + _REPORT_EVERY_S
+
+    def _write_report(self) -> None:
+        if self._files is None:
+            return
+        self._report_s = self._clock.monotonic_s()
+        self._shown_idle = len(self._observer.tracker) == 0
         try:
-            write_report(path, self.summary())
+            self._files.write(self.summary())
         except OSError as error:
             self.events.record("report not written", str(error))

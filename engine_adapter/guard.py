@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from andes_opt.snapshot import Action, Decision
+from andes_opt.snapshot import Action, Decision, check_places
+from engine_adapter.clock import SystemClock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from andes_opt.snapshot import Policy, Snapshot
+    from engine_adapter.clock import Clock
 
 #: Loggers below "vllm" are set up by the engine and print to its log.
 LOGGER = logging.getLogger("vllm.andes_opt")
@@ -71,7 +70,7 @@ class Guard:
     max_failures
         Failures in a row after which the policy is left alone for a while, >= 1.
     clock
-        Seconds, monotonic.
+        Times decisions, and pauses after failures.
 
     Attributes
     ----------
@@ -86,13 +85,13 @@ class Guard:
         *,
         slow_s: float = 0.02,
         max_failures: int = 3,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock | None = None,
     ) -> None:
         self._policy = policy
         self._events = events
         self._slow_s = slow_s
         self._max_failures = max_failures
-        self._clock = clock
+        self._clock: Clock = clock or SystemClock()
         self._failures = 0
         self._retry_s = -math.inf
         self.decide_s = 0.0
@@ -100,7 +99,7 @@ class Guard:
     @property
     def available(self) -> bool:
         """False while the policy is left alone after failures."""
-        return self._clock() >= self._retry_s
+        return self._clock.monotonic_s() >= self._retry_s
 
     def decide(self, snapshot: Snapshot) -> Decision | None:
         """
@@ -117,14 +116,14 @@ class Guard:
             A decision that passes :func:`check_decision`, every request in its order; None
             if there is none.
         """
-        start_s = time.perf_counter()
+        start_s = self._clock.cost_s("")
         try:
-            decision = check_decision(self._policy.decide(snapshot), snapshot.num_requests)
+            decision = check_decision(self._policy.decide(snapshot), snapshot)
         except Exception as error:
-            self.decide_s = time.perf_counter() - start_s
+            self.decide_s = self._clock.cost_s("decide") - start_s
             self.failed("planner failed", f"{type(error).__name__}: {error}")
             return None
-        self.decide_s = time.perf_counter() - start_s
+        self.decide_s = self._clock.cost_s("decide") - start_s
         self._failures = 0
         if self.decide_s > self._slow_s:
             self._events.record("planner slow", f"a decision took {self.decide_s:.3f} s")
@@ -143,10 +142,10 @@ class Guard:
         self._failures += 1
         excess = self._failures - self._max_failures
         if excess >= 0:
-            self._retry_s = self._clock() + min(60.0, 2.0 ** min(excess, 6))
+            self._retry_s = self._clock.monotonic_s() + min(60.0, 2.0 ** min(excess, 6))
 
 
-def check_decision(decision: object, requests: int) -> Decision:
+def check_decision(decision: object, snapshot: Snapshot) -> Decision:
     """
     A decision with nothing left to trust.
 
@@ -154,8 +153,8 @@ def check_decision(decision: object, requests: int) -> Decision:
     ----------
     decision
         What a policy answered.
-    requests
-        Requests in the snapshot.
+    snapshot
+        What the policy was shown.
 
     Returns
     -------
@@ -165,8 +164,10 @@ def check_decision(decision: object, requests: int) -> Decision:
     Raises
     ------
     ValueError
-        If it is no decision, or a shape, a type or a value in it is wrong.
+        If it is no decision, a shape, a type or a value in it is wrong, or it serves and
+        holds more requests than the batch has places.
     """
+    requests = snapshot.num_requests
     if not isinstance(decision, Decision):
         raise ValueError(f"{type(decision).__name__} is not a Decision.")
     replan_after = decision.replan_after
@@ -187,6 +188,7 @@ def check_decision(decision: object, requests: int) -> Decision:
         raise ValueError(
             f"actions from {action.min()} to {action.max()} not understood: need WAIT, SERVE, HOLD."
         )
+    check_places(action, snapshot.max_batch)
     order = np.asarray(decision.order)
     if order.size == 0:
         order = np.empty(0, dtype=np.int64)

@@ -9,6 +9,8 @@ and wrapped by :class:`EngineView`; nothing else in the package knows these name
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
 from collections import deque
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from engine_adapter.probe import Requirement, classes_in, missing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 #: vLLM versions on which live tests of this project have run: on a GPU, and without one.
 TESTED_VERSIONS = ("0.25.1", "0.32.0")
@@ -106,12 +108,64 @@ def installed_version() -> str:
 
 def instance_of(vllm_config: Any) -> str:
     """vLLM's name of an instance, the same in all of its processes; empty if it has none."""
-    return str(getattr(vllm_config, "instance_id", ""))
+    # Engines that Ray starts have their number in it.
+    return re.sub(r"_dp\d+$", "", str(getattr(vllm_config, "instance_id", "")))
+
+
+def engine_number(vllm_config: Any) -> int:
+    """The number of an engine among the data-parallel ones of an instance, from 0."""
+    parallel = getattr(vllm_config, "parallel_config", None)
+    # The rank of an engine that shares no experts with the others is 0; its index is not.
+    index = getattr(parallel, "data_parallel_index", None)
+    return int(index if index is not None else getattr(parallel, "data_parallel_rank", 0))
 
 
 def shows_metrics(scheduler: Any) -> bool:
     """Whether anybody may ask for this engine's metrics."""
     return bool(getattr(scheduler, "log_stats", False))
+
+
+def order_complaint(policy: str) -> str | None:
+    """A sentence if the queue of this ``--scheduling-policy`` can't be ordered by the adapter."""
+    if policy == "fcfs":
+        return None
+    return (
+        f"--scheduling-policy {policy} not understood: the adapter orders requests itself and "
+        "needs fcfs."
+    )
+
+
+def serve_command() -> tuple[Any, Callable[[Any], None]]:
+    """
+    vLLM's own ``serve``, as ``vllm serve`` would run it.
+
+    Returns
+    -------
+    tuple[Any, Callable]
+        The words of ``sys.argv`` parsed and checked by vLLM, and what runs them.
+
+    Raises
+    ------
+    SystemExit, ValueError, TypeError
+        From vLLM, if they are wrong; after its help.
+    """
+    # As vLLM's command line does it: a forked child can't use some accelerators.
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    from vllm import logger
+    from vllm.entrypoints.cli.serve import cmd_init
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = FlexibleArgumentParser(prog="andes-opt", description="vLLM's server.")
+    subparsers = parser.add_subparsers(required=True, dest="subparser")
+    (serve,) = (command for command in cmd_init() if command.name == "serve")
+    serve.subparser_init(subparsers)
+    arguments = parser.parse_args()
+    configure = getattr(logger, "configure_logging_from_args", None)
+    if configure is not None:  # recent versions only
+        configure(arguments)
+    serve.validate(arguments)
+    run: Callable[[Any], None] = serve.cmd
+    return arguments, run
 
 
 def check_installed() -> str | None:
@@ -203,11 +257,11 @@ class EngineView:
     def __init__(self, scheduler: Any) -> None:
         from vllm.v1.request import RequestStatus
 
-        if not isinstance(scheduler.waiting, deque):
-            raise Incompatible(
-                f"scheduling policy {scheduler.scheduler_config.policy!r} not understood: the "
-                "adapter orders requests itself and needs 'fcfs'."
-            )
+        complaint = order_complaint(scheduler.scheduler_config.policy)
+        if complaint is None and not isinstance(scheduler.waiting, deque):
+            complaint = f"{type(scheduler.waiting).__name__} not understood: need a deque."
+        if complaint is not None:
+            raise Incompatible(complaint)
         self._scheduler = scheduler
         self._waiting_status = RequestStatus.WAITING
         self._preempted_status = RequestStatus.PREEMPTED

@@ -4,7 +4,8 @@ The engine's latency, learnt while it serves.
 Recursive least squares with exponential forgetting (Haykin, Adaptive Filter Theory, ch. 9) in
 information form: the forgotten sums of x x^T and x y, and a fixed pull towards the seed
 profile, which keeps coefficients that the traffic does not excite where the profile puts them.
-The four coefficients are solved for under the constraint that none is negative.
+Iterations with and without prefill have a base and a time per request of their own; none of the six
+coefficients is negative (:mod:`andes_opt.calibration`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ from andes_opt.latency import LatencyModel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+#: From the six coefficients to those of a :class:`LatencyModel`, whose last two are differences.
+_DIFFERENCES = np.eye(6) - np.eye(6, k=-4)
 
 
 class LatencyLearner:
@@ -65,11 +70,11 @@ class LatencyLearner:
         self._learn = learn
         self._forget = math.exp(-1.0 / memory_iterations)
         self._seed = np.array(astuple(seed))
-        # Columns in units of a typical iteration, so that one weight fits all four.
-        self._scale = np.array([1.0, 16.0, 8000.0, 256.0])
+        # Columns in units of a typical iteration, so that one weight fits all.
+        self._scale = np.array([1.0, 16.0, 8000.0, 256.0, 1.0, 16.0])
         self._pull = seed_weight
-        self._outer = np.zeros((4, 4))
-        self._cross = np.zeros(4)
+        self._outer = np.zeros((6, 6))
+        self._cross = np.zeros(6)
         self._count = 0.0  # iterations, the forgotten ones less
         self._model = seed
         self._fresh = True
@@ -100,7 +105,9 @@ class LatencyLearner:
                 self._in_a_row = self.samples = 0
             return
         self._in_a_row = 0
-        features = np.array([1.0, batch, context, prefill]) / self._scale
+        mixed = prefill > 0
+        own = (0.0, 0.0, context, prefill, 1.0, batch) if mixed else (1.0, batch, context, 0, 0, 0)
+        features = np.array(own) / self._scale
         # Relative errors count, so that a few long prefills do not drown the decodes.
         _accumulate(self._outer, self._cross, features, duration_s, self._forget)
         self._count = self._forget * self._count + 1.0
@@ -123,9 +130,10 @@ class LatencyLearner:
                 self._outer, self._cross, self._count, self._seed * self._scale, self._pull
             )
             coefficients = scaled / self._scale
-            base_s = max(float(coefficients[0]), 1e-6)
+            coefficients[[0, 4]] = np.maximum(coefficients[[0, 4]], 1e-6)  # seconds of a base
             if np.isfinite(coefficients).all():
-                self._model = LatencyModel(base_s, *coefficients[1:].tolist())
+                coefficients[4:] -= coefficients[:2]
+                self._model = LatencyModel(*coefficients.tolist())
             self._fresh = True
         return self._model
 
@@ -139,9 +147,9 @@ def _accumulate(
     forget: float,
 ) -> None:
     weight = 1.0 / (duration_s * duration_s)
-    for i in range(4):
+    for i in range(features.size):
         cross[i] = forget * cross[i] + weight * features[i] * duration_s
-        for j in range(4):
+        for j in range(features.size):
             outer[i, j] = forget * outer[i, j] + weight * features[i] * features[j]
 
 
@@ -153,9 +161,11 @@ def _solve_non_negative(
     pull: float,
 ) -> NDArray[np.float64]:
     """Least squares and the pull to the seed, as a non-negative least-squares problem."""
-    # The first feature is 1, so this is `pull` iterations of average weight.
-    strength = pull * outer[0, 0] / count
-    root = np.linalg.cholesky(outer + strength * np.eye(4))
-    target = solve_triangular(root, cross + strength * seed, lower=True)
+    # One of these two features is 1, so this is `pull` iterations of average weight.
+    strength = pull * (outer[0, 0] + outer[4, 4]) / count
+    # What prefill adds is pulled to what it adds in the seed, not to the seed's own times: before
+    # any prompt has come, an engine that is slower than the seed is slower with prompts, too.
+    root = np.linalg.cholesky(outer + strength * _DIFFERENCES.T @ _DIFFERENCES)
+    target = solve_triangular(root, cross + strength * _DIFFERENCES.T @ seed, lower=True)
     solution: NDArray[np.float64] = nnls(root.T, target)[0]
     return solution

@@ -3,13 +3,12 @@ vLLM's plug-in for the server's ``/metrics``: entry point ``vllm.stat_logger_plu
 
 vLLM loads it in every server of an environment that has andes-opt, so it does nothing where our
 scheduler does not run, and never fails. The adapter lives in the engine's process and this in
-the server's; the counters come by the adapter's file, which is at most a second old.
+the server's; the counters come by a file of each engine, which is at most a second old.
 """
 
 from __future__ import annotations
 
 import atexit
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,8 @@ from vllm.v1.metrics.loggers import AggregateStatLoggerBase
 from engine_adapter.guard import LOGGER
 from engine_adapter.internals import instance_of
 from engine_adapter.metrics import metric_families
-from engine_adapter.report import read_report, scratch_report
+from engine_adapter.report import read_report
+from engine_adapter.report_files import numbered, scratch_report, shared_folder
 from engine_adapter.settings import KEY, read_settings
 
 if TYPE_CHECKING:
@@ -35,26 +35,27 @@ _registered: list[ReportCollector] = []
 
 class ReportCollector(Collector):
     """
-    Shows what a report says whenever it is asked.
+    Shows what reports say whenever it is asked.
 
     Parameters
     ----------
-    path
-        The adapter's file.
+    paths
+        The engine's number to its adapter's file.
     """
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, paths: Mapping[int, str]) -> None:
+        self._paths = dict(paths)
 
     def describe(self) -> list[Metric]:
         """Nothing before the engine has served."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """All metrics of the report; none if there is no report."""
-        report = read_report(self._path)
-        if report is not None:
-            yield from metric_families(report)
+        """All metrics of the engines that have a report."""
+        reports = {engine: read_report(path) for engine, path in self._paths.items()}
+        found = {engine: report for engine, report in reports.items() if report is not None}
+        if found:
+            yield from metric_families(found)
 
 
 class AndesStatLogger(AggregateStatLoggerBase):
@@ -66,21 +67,24 @@ class AndesStatLogger(AggregateStatLoggerBase):
     vllm_config
         vLLM's configuration.
     engine_indexes
-        Numbers of the engines; the metrics are those of the one that wrote last.
+        Numbers of the engines, each of which has its own series.
     """
 
     def __init__(self, vllm_config: Any, engine_indexes: list[int]) -> None:
-        del engine_indexes
-        if not _is_ours(vllm_config):
+        # With several API servers the engines write where all of the servers read.
+        if not _is_ours(vllm_config) or shared_folder() is not None:
             return
         try:
             settings = read_settings(vllm_config.additional_config)
-            path = settings.report_path
-            if path is None:
-                path = scratch_report(instance_of(vllm_config))
+            paths = {}
+            for engine in engine_indexes:
+                if settings.report_path is not None:
+                    paths[engine] = numbered(settings.report_path, engine)
+                    continue
+                paths[engine] = scratch_report(instance_of(vllm_config), engine)
                 # The engine's process may be ended before it can tidy up, this one ends last.
-                atexit.register(Path(path).unlink, missing_ok=True)
-            register(path)
+                atexit.register(Path(paths[engine]).unlink, missing_ok=True)
+            register(paths)
         except Exception as error:
             LOGGER.warning("No andes_opt metrics: %s", error)
 
@@ -98,13 +102,10 @@ def _is_ours(vllm_config: Any) -> bool:
     return (isinstance(config, Mapping) and KEY in config) or "engine_adapter" in str(scheduler)
 
 
-def register(path: str) -> None:
-    """Show the report at ``path`` at ``/metrics``, in place of an earlier one."""
-    if os.environ.get("PROMETHEUS_MULTIPROC_DIR") is not None:
-        LOGGER.warning("No andes_opt metrics with several API servers: run one.")
-        return
+def register(paths: Mapping[int, str]) -> None:
+    """Show the engines' reports at ``/metrics``, in place of earlier ones."""
     while _registered:
         REGISTRY.unregister(_registered.pop())
-    collector = ReportCollector(path)
+    collector = ReportCollector(paths)
     REGISTRY.register(collector)
     _registered.append(collector)

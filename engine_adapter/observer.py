@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from andes_opt.snapshot import Snapshot
+    from engine_adapter.clock import Clock
     from engine_adapter.guard import Events
     from engine_adapter.internals import EngineView
     from engine_adapter.latency_learning import LatencyLearner
@@ -46,6 +46,8 @@ class Observer:
         Counts readers and the engine's time.
     events
         Where targets that are not understood are counted.
+    clock
+        Tells how old a request is when it arrives.
 
     Attributes
     ----------
@@ -68,7 +70,9 @@ class Observer:
         learner: LatencyLearner,
         report: Report,
         events: Events,
+        clock: Clock,
     ) -> None:
+        self._clock = clock
         self._engine = engine
         self._settings = settings
         self._learner = learner
@@ -246,12 +250,15 @@ class Observer:
         block = engine.block_tokens
         if not self._prompt_tokens and not engine.lookahead_tokens:
             return sum(done % block == 0 for done in engine.computed_tokens(running)) > free
-        need = 0
+        need, budget = 0, engine.token_budget
         for done, context in zip(
             engine.computed_tokens(running), engine.context_tokens(running), strict=True
         ):
-            goal = max(done + 1, min(context, done + engine.token_budget))
-            need += -(-(goal + engine.lookahead_tokens) // block) - -(-done // block)
+            if budget <= 0:
+                break
+            chunk = max(1, min(context - done, budget))
+            budget -= chunk
+            need += -(-(done + chunk + engine.lookahead_tokens) // block) - -(-done // block)
         return need > free
 
     def _time_iteration(self, now_s: float) -> None:
@@ -300,7 +307,7 @@ class Observer:
             if request.request_id in tracker:
                 break
             new.append(request)
-        wall_s = time.time()
+        wall_s = self._clock.time_s()
         for request in reversed(new):
             # The request carries the wall clock of its front-end.
             age_s = wall_s - request.arrival_time

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections import deque
 
+    from engine_adapter.clock import Clock
     from engine_adapter.guard import Events
     from engine_adapter.internals import EngineView
     from engine_adapter.observer import Observer
@@ -29,6 +29,8 @@ class Queues:
         Counts evictions and holds.
     events
         Where evictions that fail are counted.
+    clock
+        Dates evictions.
 
     Attributes
     ----------
@@ -39,8 +41,14 @@ class Queues:
     """
 
     def __init__(
-        self, engine: EngineView, observer: Observer, report: Report, events: Events
+        self,
+        engine: EngineView,
+        observer: Observer,
+        report: Report,
+        events: Events,
+        clock: Clock,
     ) -> None:
+        self._clock = clock
         self._engine = engine
         self._observer = observer
         self._report = report
@@ -95,6 +103,20 @@ class Queues:
         order = sorted(range(len(running)), key=urgency.__getitem__)
         engine.running = [running[i] for i in order]
 
+    def _order_resumed(self) -> None:
+        """In the engine's own order, who was held comes last: the oldest first, prompts behind."""
+        engine, running = self._engine, self._engine.running
+        held = [request for request in running if request.request_id in self.held]
+        places = [
+            (context - computed > 1, self._observer.tracker.number(request.request_id))
+            for request, context, computed in zip(
+                held, engine.context_tokens(held), engine.computed_tokens(held), strict=True
+            )
+        ]
+        order = sorted(range(len(held)), key=places.__getitem__)
+        others = [request for request in running if request.request_id not in self.held]
+        engine.running = others + [held[i] for i in order]
+
     def _order_waiting(self, plan: PlanInForce) -> None:
         engine = self._engine
         outside, served, rest = [], [], []
@@ -134,6 +156,8 @@ class Queues:
         """
         engine = self._engine
         hold = plan.hold if plan is not None else set()
+        if plan is None and self.held:
+            self._order_resumed()
         if hold or self.held:
             # A token in flight when the hold began must arrive before the request goes on:
             # the engine's workers get its reply anew and would miss it.
@@ -177,7 +201,7 @@ class Queues:
         if not victims:
             return
         engine.running = [r for r in engine.running if r.request_id not in plan.wait]
-        now_s = time.monotonic()
+        now_s = self._clock.monotonic_s()
         for request in victims:
             try:
                 engine.evict(request, now_s)

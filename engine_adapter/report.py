@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
 #: Iterations over which percentiles of the adapter's own time are taken.
@@ -84,6 +85,11 @@ class Report:
         """All time that the adapter has taken on the engine's thread."""
         return self.observe_s + self.snapshot_s + self.decide_s + self.apply_s
 
+    def spend(self, part: str, took_s: float) -> None:
+        """Add to the time of a part: ``"observe"``, ``"snapshot"``, ``"decide"``, ``"apply"``."""
+        name = f"{part}_s"
+        setattr(self, name, getattr(self, name) + took_s)
+
     def add_reader(self, qoe_area: float) -> None:
         """Count a reader who left with a QoE in [0, 1]."""
         self.finished += 1
@@ -95,10 +101,9 @@ class Report:
         self._recent_s[self.iterations % _RECENT] = own_s
         self.iterations += 1
 
-    def add_to_iteration(self, own_s: float) -> None:
-        """Count what the adapter took at the end of the iteration counted last."""
-        self._recent_s[(self.iterations - 1) % _RECENT] += own_s
-        self.observe_s += own_s
+    def last_iteration(self, own_s: float) -> None:
+        """Correct what the adapter took in the iteration that was counted last."""
+        self._recent_s[(self.iterations - 1) % _RECENT] = own_s
 
     def summary(self) -> dict[str, Any]:
         """Returns the counters, and what follows from them, ready for JSON."""
@@ -116,27 +121,12 @@ class Report:
         return values
 
 
-def write_report(path: str, values: dict[str, Any]) -> None:
+def write_report(path: str, values: Mapping[str, Any]) -> None:
     """Write values as JSON, so that a reader never sees half of them."""
     target = Path(path)
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    partial.write_text(json.dumps(dict(values), indent=1) + "\n", encoding="utf-8")
     partial.replace(target)
-
-
-def scratch_report(instance: str) -> str:
-    """
-    Returns where an engine's counters are written, unless its settings say.
-
-    The engine and the server that shows its metrics are two processes; both know the
-    instance's name.
-
-    Parameters
-    ----------
-    instance
-        vLLM's name of the instance.
-    """
-    return str(Path(tempfile.gettempdir()) / f"andes_opt-{instance}.json")
 
 
 def read_report(path: str) -> dict[str, Any] | None:

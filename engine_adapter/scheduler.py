@@ -9,7 +9,9 @@ Both only wrap ``schedule()``. Everything else is vLLM's own.
 
 from __future__ import annotations
 
-import time
+import threading
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
@@ -19,26 +21,29 @@ from andes_opt.latency import LatencyModel
 from andes_opt.qoe import QoETarget
 from andes_opt.snapshot import State
 from engine_adapter.background import BackgroundPlanner
+from engine_adapter.clock import SystemClock
 from engine_adapter.controller import StepController
 from engine_adapter.guard import LOGGER, Events, Guard
 from engine_adapter.internals import (
     EngineView,
     Incompatible,
     check_installed,
+    engine_number,
     instance_of,
     shows_metrics,
 )
 from engine_adapter.latency_learning import LatencyLearner
-from engine_adapter.report import scratch_report
-from engine_adapter.settings import instantiate, read_settings
+from engine_adapter.report_files import ReportFiles, numbered
+from engine_adapter.settings import describe, instantiate, read_settings
 from engine_adapter.tracker import ReaderTracker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from vllm.v1.core.sched.output import SchedulerOutput
 
     from andes_opt.snapshot import Snapshot
+    from engine_adapter.clock import Clock
     from engine_adapter.settings import Settings
 
 #: Errors of the adapter itself after which it leaves the engine alone for good.
@@ -48,9 +53,12 @@ _MAX_ERRORS = 10
 class _Steered:
     """What both schedulers share: ``schedule()`` under a controller, which ends with them."""
 
+    #: The clock; None for the machine's. A subclass for an engine in virtual time has its own.
+    andes_clock: Clock | None = None
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.andes = make_controller(self)
+        self.andes = make_controller(self, self.andes_clock)
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         """Schedule one iteration: vLLM's own, after the policy has arranged the queues."""
@@ -122,9 +130,7 @@ def steer(
     return output
 
 
-def make_controller(
-    scheduler: Any, clock: Callable[[], float] = time.monotonic
-) -> StepController | None:
+def make_controller(scheduler: Any, clock: Clock | None = None) -> StepController | None:
     """
     Returns the controller that a scheduler's configuration asks for.
 
@@ -133,7 +139,9 @@ def make_controller(
     scheduler
         A vLLM scheduler, constructed.
     clock
-        Seconds, monotonic.
+        All that the adapter knows of time; None for the machine's. An engine in virtual time
+        has a class of its own, whose :attr:`AndesScheduler.andes_clock` is its clock, or makes
+        the controller itself.
 
     Returns
     -------
@@ -147,6 +155,7 @@ def make_controller(
     ValueError
         If the settings are wrong.
     """
+    clock = clock or SystemClock()
     settings = read_settings(scheduler.vllm_config.additional_config)
     try:
         remark = check_installed()
@@ -161,16 +170,20 @@ def make_controller(
 
     events = Events()
     policy = instantiate(settings.policy)
-    practice = _practice(settings, engine)
+    with said_if_slow():
+        practice = _practice(settings, engine)
     background = None
     if settings.background is not None:
         background = BackgroundPlanner(settings.background, events, clock, practice)
-    # Compile before the first request comes, without touching the real policy's state.
-    practising = Guard(instantiate(settings.policy), events, slow_s=float("inf"))
-    for snapshot in practice:
-        practising.decide(snapshot)
+    with said_if_slow():
+        _compile(settings, practice, events)
+    number = engine_number(scheduler.vllm_config)
     instance = instance_of(scheduler.vllm_config) if shows_metrics(scheduler) else ""
-    LOGGER.info("Scheduling by %s", settings.policy.get("_target_"))
+    if settings.iterations_path is not None:
+        settings = replace(settings, iterations_path=numbered(settings.iterations_path, number))
+    LOGGER.info("Scheduling by %s", describe(settings.policy))
+    if settings.background is not None:
+        LOGGER.info("Planning in the background by %s", describe(settings.background.policy))
     return StepController(
         engine,
         settings,
@@ -179,8 +192,31 @@ def make_controller(
         events,
         background,
         clock,
-        scratch_report=scratch_report(instance) if instance else None,
+        files=ReportFiles(settings.report_path, number, instance),
     )
+
+
+@contextmanager
+def said_if_slow(after_s: float = 2.0) -> Iterator[None]:
+    """Say that code is being compiled, if the block takes longer than ``after_s`` seconds."""
+    timer = threading.Timer(
+        after_s,
+        LOGGER.info,
+        ("Compiling the policy, first start only: a minute or two. Later starts load the code.",),
+    )
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _compile(settings: Settings, practice: Sequence[Snapshot], events: Events) -> None:
+    """Compile before the first request comes, without touching the real policy's state."""
+    practising = Guard(instantiate(settings.policy), events, slow_s=float("inf"))
+    for snapshot in practice:
+        practising.decide(snapshot)
 
 
 def _practice(settings: Settings, engine: EngineView) -> list[Snapshot]:

@@ -86,9 +86,11 @@ class Settings:
         With a vLLM that lacks what the adapter touches: ``"refuse"`` to start, or
         ``"fall_back"`` to vLLM's own scheduling.
     report_path
-        File to write counters to, once a second (JSON); None for none.
+        File to write counters to, once a second and when the last request leaves (JSON); None
+        for none. Data-parallel engines but the first add their number to its name.
     iterations_path
         File to write every timed iteration to (CSV, for ``andes-opt calibrate``); None for none.
+        Data-parallel engines as above.
     """
 
     policy: Mapping[str, Any] = field(default_factory=_default_policy)
@@ -176,6 +178,15 @@ def read_settings(additional_config: Any) -> Settings:
             del values[name]
     settings: Settings = _build(KEY, Settings, values)
     return settings
+
+
+def describe(spec: Any) -> str:
+    """Returns a mapping with ``_target_`` in words: its name, and the names of its parts."""
+    if not isinstance(spec, Mapping) or "_target_" not in spec:
+        return ""
+    parts = {name: describe(value) for name, value in spec.items()}
+    named = ", ".join(f"{name} {part}" for name, part in parts.items() if part)
+    return f"{spec['_target_']} ({named})" if named else str(spec["_target_"])
 
 
 def instantiate(spec: Any) -> Any:

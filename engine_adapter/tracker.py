@@ -17,16 +17,19 @@ import numpy as np
 from andes_opt.compilation import jit
 from andes_opt.request_state import (
     PREEMPTED,
+    RUNNING,
     WAITING,
     RequestState,
     area_scores,
     blocks_for,
     columns,
     deliver,
+    prompt_s,
     read_on,
     records,
     show,
     snapshot_of,
+    to_restore,
 )
 
 if TYPE_CHECKING:
@@ -286,7 +289,8 @@ class ReaderTracker:
             self.block_tokens,
             self.lookahead_tokens,
             capacity_tokens,
-            latency.per_prefill_token_s,
+            token_budget,
+            (latency.per_prefill_token_s, latency.mixed_base_s, latency.mixed_per_request_s),
             cached_share,
             integers,
             reals,
@@ -390,12 +394,16 @@ def _describe(
     block_tokens: int,
     lookahead_tokens: int,
     capacity_tokens: int,
-    per_token_s: float,
+    token_budget: int,
+    prompt_costs_s: tuple[float, float, float],
     cached_share: tuple[float, float],
     integers: NDArray[np.int64],
     reals: NDArray[np.float64],
 ) -> None:
     """Bring readers up to date, and fill the columns of a snapshot."""
+    running = 0
+    for place in places:
+        running += requests[place].state == RUNNING
     for k in range(places.size):
         request = requests[places[k]]
         read_on(request, now_s - request.arrival_s)
@@ -407,11 +415,10 @@ def _describe(
         # A request that fills the KV on its own still has to be served one day.
         need_tokens = max(1, min(blocks * block_tokens, capacity_tokens))
         lacking = request.context_tokens - request.computed_tokens
+        tokens = float(to_restore(lacking, request.generated_tokens))
         if request.state == WAITING:
-            restore_s = lacking * (per_token_s * (1.0 - cached_share[0]))
+            tokens *= 1.0 - cached_share[0]
         elif request.state == PREEMPTED:
-            restore_s = lacking * (per_token_s * (1.0 - cached_share[1]))
-        else:
-            # A normal iteration computes one token.
-            restore_s = max(0, lacking - 1) * per_token_s
+            tokens *= 1.0 - cached_share[1]
+        restore_s = prompt_s(tokens, token_budget, running, *prompt_costs_s)
         show(request, block_tokens, need_tokens, restore_s, k, integers, reals)

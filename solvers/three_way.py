@@ -130,8 +130,8 @@ class ThreeWayHighs:
         exponent = scale_exponent(columns.profits)
         unit = min(float(columns.weights.max()), _LARGEST_ROW_SCALE)
         first, second = columns.pairs
-        # Rows: memory, slots, then one choice per request that has two.
-        entries = [columns.weights / unit, columns.served.astype(np.float64)]
+        # Rows: memory, slots, places, then one choice per request that has two.
+        entries = [columns.weights / unit, columns.served.astype(np.float64), np.ones(size)]
         choice = csr_matrix(
             (
                 np.ones(2 * first.size),
@@ -141,7 +141,7 @@ class ThreeWayHighs:
         )
         constraints = [
             optimize.LinearConstraint(
-                np.vstack(entries), -np.inf, [step.capacity / unit, step.slots]
+                np.vstack(entries), -np.inf, [step.capacity / unit, step.slots, step.places]
             )
         ]
         if first.size:
@@ -241,6 +241,10 @@ class ThreeWayCpSat:
         slots.vars.extend(served)
         slots.coeffs.extend([1] * len(served))
         slots.domain.extend([0, step.slots])
+        places = proto.constraints.add().linear
+        places.vars.extend(indices)
+        places.coeffs.extend([1] * size)
+        places.domain.extend([0, step.places])
         for one, other in zip(*columns.pairs, strict=True):
             proto.constraints.add().at_most_one.literals.extend([int(one), int(other)])
         proto.objective.vars.extend(indices)
@@ -392,4 +396,5 @@ def _step(instance: ThreeWayInstance, first: int, last: int) -> ThreeWayStep:
         hold_weights=np.where(instance.resident, instance.hold_weights, 1),
         capacity=instance.capacity,
         slots=min(last, instance.num_requests),
+        places=min(instance.max_batch, instance.num_requests),
     )

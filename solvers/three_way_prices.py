@@ -9,7 +9,8 @@ for gains g, h and weights w, v of serving and holding: with prices each request
 (the multiple-choice knapsack's Lagrangian; Kellerer, Pferschy, Pisinger, *Knapsack Problems*,
 Springer 2004, section 11.2). For given lambda a request prefers serving to its next best choice
 by d_i, and the best mu is the B-th largest d_i; in lambda the bound is convex and piecewise
-linear, so intersecting the best line on either side ends at the minimum.
+linear, so intersecting the best line on either side ends at the minimum. The limit on served and
+held requests together has no price: the bound holds without it, and rounding respects it.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ class ThreeWayStep:
         Gains, (n,); -inf where the choice is not allowed.
     serve_weights, hold_weights
         KV tokens, (n,).
-    capacity, slots
-        KV tokens there are, and the most requests to serve.
+    capacity, slots, places
+        KV tokens there are, the most requests to serve, and the most to serve or hold.
     """
 
     serve_gains: NDArray[np.float64]
@@ -54,6 +55,7 @@ class ThreeWayStep:
     hold_weights: NDArray[np.int64]
     capacity: int
     slots: int
+    places: int
 
     def used(self, action: NDArray[np.int8]) -> int:
         """KV tokens that actions (n,) need."""
@@ -61,9 +63,10 @@ class ThreeWayStep:
         return int(self.serve_weights[served].sum() + self.hold_weights[held].sum())
 
     def fits(self, action: NDArray[np.int8]) -> bool:
-        """Whether actions (n,) respect memory and slots."""
+        """Whether actions (n,) respect memory, slots and places."""
         served = int((action == Action.SERVE).sum())
-        return served <= self.slots and self.used(action) <= self.capacity
+        taken = int(np.count_nonzero(action))
+        return served <= self.slots and taken <= self.places and self.used(action) <= self.capacity
 
     def value(self, action: NDArray[np.int8]) -> float:
         """Sum of the gains of actions, (n,)."""
@@ -92,8 +95,8 @@ class Prices:
     memory_price, slot_price
         lambda and mu.
     light, heavy
-        Actions, (n,), at the end of the search: a choice that fits, and one that does not
-        (the same if the memory does not bind).
+        Actions, (n,), at the end of the search: a choice that fits memory and slots, and one
+        that does not fit memory (the same if the memory does not bind).
     """
 
     bound: float
@@ -171,19 +174,21 @@ def repair(
     served = action == Action.SERVE
     excess = step.used(action) - step.capacity
     too_many = int(served.sum()) - step.slots
-    if excess > 0 or too_many > 0:
+    crowd = int(np.count_nonzero(action)) - step.places
+    if excess > 0 or too_many > 0 or crowd > 0:
         # Give up what is worth least at these prices until the rest fits.
         gains = np.where(served, step.serve_gains, step.hold_gains)
         weights = np.where(served, step.serve_weights, step.hold_weights)
         worth = gains - memory_price * weights - slot_price * served
         taken = np.flatnonzero(action != Action.WAIT)
         for request in taken[np.argsort(worth[taken], kind="stable")].tolist():
-            if excess <= 0 and too_many <= 0:
+            if excess <= 0 and too_many <= 0 and crowd <= 0:
                 break
-            if excess > 0 or served[request]:
+            if excess > 0 or crowd > 0 or served[request]:
                 action[request] = Action.WAIT
                 excess -= int(weights[request])
                 too_many -= int(served[request])
+                crowd -= 1
     _fill(step, action, memory_price, slot_price)
     if _exchange(step, action, memory_price, slot_price):
         _fill(step, action, memory_price, slot_price)
@@ -305,30 +310,48 @@ def _bound(
     return base + total + UNIT_ROUNDOFF * (n + 8) * size
 
 
-def _moves(
-    step: ThreeWayStep, action: NDArray[np.int8]
-) -> tuple[
-    NDArray[np.int64], NDArray[np.int8], NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]
-]:
-    """Every change of one request: request, new action, change of value, tokens and slots."""
-    n = action.size
-    requests = np.arange(n)
-    gains = np.stack([np.zeros(n), step.serve_gains, step.hold_gains])
-    weights = np.stack([np.zeros(n, dtype=np.int64), step.serve_weights, step.hold_weights])
-    value, tokens, slot = gains[action, requests], weights[action, requests], action == Action.SERVE
-    found = []
-    for new in (Action.WAIT, Action.SERVE, Action.HOLD):
-        who = np.flatnonzero((action != new) & np.isfinite(gains[new]))
-        found.append(
-            (
-                who,
-                np.full(who.size, new, dtype=np.int8),
-                gains[new][who] - value[who],
-                weights[new][who] - tokens[who],
-                int(new == Action.SERVE) - slot[who].astype(np.int64),
+class _Moves(NamedTuple):
+    """Changes of one request each, (m,): the request, its new action, and what that changes."""
+
+    requests: NDArray[np.int64]
+    new: NDArray[np.int8]
+    gain: NDArray[np.float64]
+    tokens: NDArray[np.int64]
+    slots: NDArray[np.int64]
+    places: NDArray[np.int64]
+
+    @classmethod
+    def all(cls, step: ThreeWayStep, action: NDArray[np.int8]) -> _Moves:
+        """Every possible change of one request."""
+        n = action.size
+        requests = np.arange(n)
+        gains = np.stack([np.zeros(n), step.serve_gains, step.hold_gains])
+        weights = np.stack([np.zeros(n, dtype=np.int64), step.serve_weights, step.hold_weights])
+        value, tokens = gains[action, requests], weights[action, requests]
+        served, taken = (action == Action.SERVE).astype(np.int64), (action != Action.WAIT)
+        found = []
+        for new in (Action.WAIT, Action.SERVE, Action.HOLD):
+            who = np.flatnonzero((action != new) & np.isfinite(gains[new]))
+            found.append(
+                (
+                    who,
+                    np.full(who.size, new, dtype=np.int8),
+                    gains[new][who] - value[who],
+                    weights[new][who] - tokens[who],
+                    int(new == Action.SERVE) - served[who],
+                    int(new != Action.WAIT) - taken[who].astype(np.int64),
+                )
             )
-        )
-    return tuple(np.concatenate(column) for column in zip(*found, strict=True))  # type: ignore[return-value]
+        return cls(*(np.concatenate(column) for column in zip(*found, strict=True)))
+
+
+def _room(step: ThreeWayStep, action: NDArray[np.int8]) -> tuple[int, int, int]:
+    """Tokens, slots and places that are free."""
+    return (
+        step.capacity - step.used(action),
+        step.slots - int((action == Action.SERVE).sum()),
+        step.places - int(np.count_nonzero(action)),
+    )
 
 
 def _fill(
@@ -336,50 +359,56 @@ def _fill(
 ) -> None:
     """Single moves that gain and fit, the most worthwhile at the prices first."""
     while True:
-        requests, new, gain, tokens, slots = _moves(step, action)
-        free = step.capacity - step.used(action)
-        open_slots = step.slots - int((action == Action.SERVE).sum())
-        useful = np.flatnonzero((gain > 0) & (tokens <= free) & (slots <= open_slots))
+        moves = _Moves.all(step, action)
+        free, open_slots, open_places = _room(step, action)
+        useful = np.flatnonzero(
+            (moves.gain > 0)
+            & (moves.tokens <= free)
+            & (moves.slots <= open_slots)
+            & (moves.places <= open_places)
+        )
         if useful.size == 0:
             return
-        worth = gain - memory_price * tokens - slot_price * slots
+        worth = moves.gain - memory_price * moves.tokens - slot_price * moves.slots
         useful = useful[np.argsort(-worth[useful], kind="stable")]
         touched = set()
-        for request, choice, move_tokens, move_slots in zip(
-            requests[useful].tolist(),
-            new[useful].tolist(),
-            tokens[useful].tolist(),
-            slots[useful].tolist(),
+        for request, choice, tokens, slots, places in zip(
+            moves.requests[useful].tolist(),
+            moves.new[useful].tolist(),
+            moves.tokens[useful].tolist(),
+            moves.slots[useful].tolist(),
+            moves.places[useful].tolist(),
             strict=True,
         ):
-            if move_tokens <= free and move_slots <= open_slots and request not in touched:
+            fits = tokens <= free and slots <= open_slots and places <= open_places
+            if fits and request not in touched:
                 action[request] = choice
                 touched.add(request)
-                free -= move_tokens
-                open_slots -= move_slots
+                free -= tokens
+                open_slots -= slots
+                open_places -= places
 
 
 def _exchange(
     step: ThreeWayStep, action: NDArray[np.int8], memory_price: float, slot_price: float
 ) -> bool:
     """The best pair of moves of two requests, one that gains and one that gives room."""
-    requests, new, gain, tokens, slots = _moves(step, action)
-    free = step.capacity - step.used(action)
-    open_slots = step.slots - int((action == Action.SERVE).sum())
-    worth = gain - memory_price * tokens - slot_price * slots
+    moves = _Moves.all(step, action)
+    requests, gain = moves.requests, moves.gain
+    worth = gain - memory_price * moves.tokens - slot_price * moves.slots
     order = np.argsort(-worth, kind="stable")
+    gives = (moves.tokens < 0) | (moves.slots < 0) | (moves.places < 0)
     ups = order[gain[order] > 0][:_EXCHANGED]
-    downs = order[(gain[order] <= 0) & ((tokens[order] < 0) | (slots[order] < 0))][:_EXCHANGED]
+    downs = order[(gain[order] <= 0) & gives[order]][:_EXCHANGED]
     total = gain[ups][:, None] + gain[downs][None, :]
-    possible = (
-        (tokens[ups][:, None] + tokens[downs][None, :] <= free)
-        & (slots[ups][:, None] + slots[downs][None, :] <= open_slots)
-        & (requests[ups][:, None] != requests[downs][None, :])
-        & (total > 0)
-    )
+    possible = (requests[ups][:, None] != requests[downs][None, :]) & (total > 0)
+    for taken, room in zip(
+        (moves.tokens, moves.slots, moves.places), _room(step, action), strict=True
+    ):
+        possible &= taken[ups][:, None] + taken[downs][None, :] <= room
     if not possible.any():
         return False
     up, down = np.unravel_index(np.argmax(np.where(possible, total, -np.inf)), total.shape)
     for move in (ups[up], downs[down]):
-        action[requests[move]] = new[move]
+        action[requests[move]] = moves.new[move]
     return True

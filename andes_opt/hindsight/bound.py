@@ -9,7 +9,8 @@ that is worth most to it at these prices.
 **Work.** An iteration of :math:`\tau` seconds that serves the requests S takes
 :math:`\tau \ge base + \sum_{i \in S} c_i`, where :math:`c_i` is what the request's own
 tokens cost (a decoded token: per_request + per_context * context; a prompt:
-per_prefill * tokens). The KV of S fits, :math:`\sum_S m_i \le M` in whole blocks; S has at
+per_prefill * tokens; base and per_request without what prefill beside decodes adds, and less what
+it saves). The KV of S fits, :math:`\sum_S m_i \le M` in whole blocks; S has at
 most max_batch requests and computes at most token_budget tokens. So with any weights
 :math:`\sigma_1 + \sigma_2 + \sigma_3 = 1, \sigma \ge 0`
 
@@ -64,6 +65,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from andes_opt import checks
+from andes_opt.engine import as_served
 from andes_opt.hindsight.dp import most_profits
 from andes_opt.hindsight.lp import fluid_prices
 from andes_opt.workload import Requests
@@ -268,9 +270,7 @@ class _Problem:
     def of(cls, requests: Requests, engine: EngineProfile) -> _Problem:
         if requests.num_requests == 0:
             raise ValueError("a bound on the mean QoE of no requests is not understood.")
-        total = requests.prompt_tokens + requests.output_tokens
-        blocks = -(-total // engine.block_tokens)
-        rejected = (blocks > engine.num_blocks) | (total > engine.max_context_tokens)
+        requests, rejected = as_served(requests, engine)
         kept = ~rejected
         served = Requests(
             arrival_s=requests.arrival_s[kept],
@@ -317,7 +317,7 @@ def _token_work(
     latency, block, budget = engine.latency, engine.block_tokens, engine.token_budget
     context = prompt + np.arange(output)
     own_s = np.asarray(
-        latency.per_request_s + latency.per_context_token_s * context, dtype=np.float64
+        latency.least_per_request_s + latency.per_context_token_s * context, dtype=np.float64
     )
     if engine.preemption == "recompute":
         cached = np.floor(engine.recompute_hit_share * (context - 1))
@@ -333,12 +333,12 @@ def _token_work(
     slots[0] = chunks
     computed = np.ones(output)
     computed[0] = prompt
-    base_shares_s: NDArray[np.float64] = latency.base_s * np.stack(
+    base_shares_s: NDArray[np.float64] = latency.least_base_s * np.stack(
         [kv_blocks / engine.num_blocks, slots / engine.max_batch, computed / budget]
     )
 
-    iteration_s = latency.base_s + own_s
-    iteration_s[0] = chunks * latency.base_s + own_s[0]
+    iteration_s = latency.least_base_s + own_s
+    iteration_s[0] = chunks * latency.least_base_s + own_s[0]
     return own_s, base_shares_s, np.cumsum(iteration_s)
 
 

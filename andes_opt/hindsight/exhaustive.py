@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from andes_opt import qoe
-from andes_opt.engine import EngineProfile
+from andes_opt.engine import EngineProfile, as_served
 from andes_opt.latency import LatencyModel
 from andes_opt.snapshot import Action, Decision
 from andes_opt.workload import Requests
@@ -71,13 +71,12 @@ def optimum(requests: Requests, engine: EngineProfile) -> Optimum:
         If there is no request, one that can never fit, or more prompt and reply tokens than
         an iteration's token budget, where the rules of the search would not be the engine's.
     """
+    requests, refused = as_served(requests, engine)
     total = requests.prompt_tokens + requests.output_tokens
     if total.size == 0:
         raise ValueError("the best schedule of no requests is not understood.")
-    if total.max() > engine.num_blocks * engine.block_tokens or (
-        total.max() > engine.max_context_tokens
-    ):
-        raise ValueError(f"a request of {total.max()} tokens can never fit.")
+    if refused.any():
+        raise ValueError(f"a request of {total[refused].max()} tokens can never fit.")
     if total.sum() > engine.token_budget or total.size > engine.max_batch:
         raise ValueError(
             f"{total.sum()} tokens of {total.size} requests not understood: need all of them to "
@@ -86,6 +85,10 @@ def optimum(requests: Requests, engine: EngineProfile) -> Optimum:
     if engine.preemption == "recompute" and engine.recompute_hit_share > 0:
         raise ValueError(
             "recompute_hit_share > 0 not understood: the search knows no prefix cache."
+        )
+    if engine.watermark_blocks > 0:
+        raise ValueError(
+            f"watermark = {engine.watermark} not understood: the search fills the KV cache."
         )
     search = _Search(requests, engine)
     n = requests.num_requests
@@ -224,7 +227,7 @@ class _Search:
             begun_s = m.begun_s[i]
             age_s = max(0.0, m.now_s - float(self._requests.arrival_s[i]))
             for _ in range(m.generated[i], int(self._requests.output_tokens[i])):
-                age_s += self._engine.latency.base_s
+                age_s += self._engine.latency.least_base_s
                 begun_s = self._begin(i, age_s, begun_s)
                 total += self._token_value(i, begun_s)
         return total

@@ -11,6 +11,7 @@ from andes_opt import checks
 from andes_opt.formulation import step_instance
 from andes_opt.plan import Status
 from andes_opt.policy.packing import limit_evictions
+from andes_opt.policy.prefill_share import PrefillShare
 from andes_opt.snapshot import Action, Decision, State
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ class Andes:
     replan_every
         Iterations between solves under pressure, >= 1; arrivals, finishes and KV shortages
         solve sooner.
+    prefill_share
+        Whether token rates are lessened by the share of time that goes into prompts, measured from
+        snapshots (:mod:`andes_opt.policy.prefill_share`).
     time_limit_s
         Wall-clock limit of each solve; None for none.
 
@@ -66,6 +70,7 @@ class Andes:
         preemption_cap: float | None = 1.0,
         prune_batch: bool = True,
         replan_every: int = 1,
+        prefill_share: bool = False,
         time_limit_s: float | None = None,
     ) -> None:
         checks.share("kv_pressure", kv_pressure)
@@ -81,10 +86,13 @@ class Andes:
         self._preemption_cap = preemption_cap
         self._prune_batch = prune_batch
         self._replan_every = replan_every
+        self._prefill_share = PrefillShare() if prefill_share else None
         self._time_limit_s = time_limit_s
 
     def decide(self, snapshot: Snapshot) -> Decision:
         """Pass through without pressure; else serve the solver's plan, within the cap."""
+        if self._prefill_share is not None:
+            snapshot = self._prefill_share.slowed(snapshot)
         if self._selective and (calm := calm_iterations(snapshot, self._kv_pressure)) > 0:
             return Decision(replan_after=calm)
 

@@ -101,7 +101,8 @@ class Paced:
         outside = outside[~held[outside]]
         known = outside[rank[outside] < newest][: max(0, self._size - inside.size)]
         candidates = np.concatenate((inside, known, outside[rank[outside] == newest]))
-        serve = fits_in_order(candidates, snapshot.need_tokens, room, snapshot.max_batch)
+        places = max(0, snapshot.max_batch - int(held.sum()))  # held requests keep theirs
+        serve = fits_in_order(candidates, snapshot.need_tokens, room, places)
         if not serve.any() or not serve[running].all():
             return None
         action = np.full(n, Action.WAIT, dtype=np.int8)

@@ -60,7 +60,8 @@ def limit_evictions(
     Change a plan so that it evicts at most ``allowed`` resident requests.
 
     The least urgent resident requests are evicted, as many as are allowed; the others stay
-    served. The plan's new requests are admitted by urgency into what is left.
+    served. The plan's new requests are admitted by urgency into what is left. Residents beyond
+    ``slots`` are evicted in any case.
 
     Parameters
     ----------
@@ -83,6 +84,7 @@ def limit_evictions(
     evictions = 0
     for i in range(serve.size):
         evictions += resident[i] and not serve[i]
+    allowed = max(allowed, resident.sum() - slots)
     kept = serve.copy()
     if evictions <= allowed:
         return kept

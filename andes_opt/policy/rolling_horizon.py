@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix, hstack, identity, kron, vstack
 from andes_opt import checks
 from andes_opt.policy.andes import calm_iterations
 from andes_opt.policy.packing import slack_s
+from andes_opt.policy.prefill_share import PrefillShare
 from andes_opt.policy.survival import FIRST_TOKENS, ReplyLengths
 from andes_opt.snapshot import Action, Decision, State
 
@@ -55,6 +56,9 @@ class RollingHorizon:
         Share of the KV cache below which everybody is served, as in Andes, in (0, 1].
     prior_tokens
         Mean reply length to assume before any reply is seen, > 0.
+    prefill_share
+        Whether token rates are lessened by the share of time that goes into prompts, measured from
+        snapshots (:mod:`andes_opt.policy.prefill_share`).
 
     Raises
     ------
@@ -74,6 +78,7 @@ class RollingHorizon:
         nodes: int = 50,
         kv_pressure: float = 0.9,
         prior_tokens: float = 300.0,
+        prefill_share: bool = False,
     ) -> None:
         for name, value in (("slot_s", slot_s), ("replan_s", replan_s)):
             checks.positive(name, value)
@@ -91,6 +96,7 @@ class RollingHorizon:
         self._nodes = nodes
         self._kv_pressure = kv_pressure
         self._replies = ReplyLengths(prior_tokens)
+        self._prefill_share = PrefillShare() if prefill_share else None
 
         self._wanted: set[int] = set()  # who the plan serves now
         self._solved_s = -float("inf")
@@ -101,6 +107,8 @@ class RollingHorizon:
     def decide(self, snapshot: Snapshot) -> Decision:
         """Pass through without pressure; else follow the plan, made again when it is due."""
         self._ids, self._generated = snapshot.request_id, snapshot.generated_tokens
+        if self._prefill_share is not None:
+            snapshot = self._prefill_share.slowed(snapshot)
         if (calm := calm_iterations(snapshot, self._kv_pressure)) > 0:
             self._solved_s = -float("inf")
             # Seldom enough to cost nothing, often enough to see how long replies get.

@@ -15,6 +15,7 @@ from andes_opt.formulation import most_that_fit
 from andes_opt.gains import COSTED, FormulaGains, rate_scalars, token_rate
 from andes_opt.instance import Instance
 from andes_opt.policy.andes import calm_iterations
+from andes_opt.policy.prefill_share import PrefillShare
 from andes_opt.policy.stakes import fill_stakes
 from andes_opt.policy.survival import FIRST_TOKENS, ReplyLengths
 from andes_opt.snapshot import Action, Decision, State
@@ -58,11 +59,12 @@ class Thrift:
        ``growth_s`` seconds. A batch that fills the cache completely evicts a request at once.
     5. What the solver leaves free goes to resident requests first. Others come in only if
        ``reserve`` of the cache stays free. Resident requests that are not served are held, not
-       evicted, while there is room beside the ``reserve``.
+       evicted, while the batch has places for them and the cache room beside the ``reserve``.
 
-    While the KV cache has room for all requests, only places in the batch are scarce. No request
-    is evicted then: staying gains nothing, KV tokens don't count, and a stake looks only
-    ``turn_s`` ahead, because taking turns is free.
+    While cache and batch have room for all requests, only time is scarce: an iteration with all of
+    them is too slow. No request is evicted then: staying gains nothing, KV tokens don't count, and
+    a stake looks only ``turn_s`` ahead, because taking turns is free. Where only places in the
+    batch are scarce, KV tokens don't count either, but who leaves the batch is evicted.
 
     If an iteration with all that fits is slower than the fastest reader, there are two solves. The
     first settles the batch size, without the gain for staying, which would inflate it. The second
@@ -77,7 +79,7 @@ class Thrift:
     horizon_s
         Seconds of waiting that a stake is about, > 0.
     turn_s
-        The same while the KV cache has room for everybody, > 0; at most ``horizon_s``
+        The same while cache and batch have room for everybody, > 0; at most ``horizon_s``
         counts.
     lateness
         How much of a reader's delay counts against it, in [0, 1].
@@ -97,6 +99,9 @@ class Thrift:
         Mean reply length to assume before any reply is seen, > 0.
     oracle
         Whether to use true reply lengths; the run has to tell them.
+    prefill_share
+        Whether token rates are lessened by the share of time that goes into prompts, measured from
+        snapshots (:mod:`andes_opt.policy.prefill_share`).
     time_limit_s
         Wall-clock limit of each solve; None for none.
 
@@ -124,6 +129,7 @@ class Thrift:
         kv_pressure: float = 0.9,
         prior_tokens: float = 300.0,
         oracle: bool = False,
+        prefill_share: bool = False,
         time_limit_s: float | None = None,
     ) -> None:
         checks.positive("horizon_s", horizon_s)
@@ -150,6 +156,7 @@ class Thrift:
         self._objective = objective
         self._horizon_s = horizon_s
         self._shape = (horizon_s, lateness, work_power, weight_power)
+        self._batch_bound_shape = (horizon_s, lateness, work_power, 0.0)
         self._roomy_shape = (min(turn_s, horizon_s), lateness, work_power, 0.0)
         self._inertia = inertia
         self._readmission = readmission
@@ -158,6 +165,7 @@ class Thrift:
         self._kv_pressure = kv_pressure
         self._growth_s = growth_s
         self._oracle = oracle
+        self._prefill_share = PrefillShare() if prefill_share else None
         self._time_limit_s = time_limit_s
 
         self._replies = ReplyLengths(prior_tokens)
@@ -177,6 +185,8 @@ class Thrift:
             If true reply lengths are asked for and the snapshot has none.
         """
         self._ids, self._generated = snapshot.request_id, snapshot.generated_tokens
+        if self._prefill_share is not None:
+            snapshot = self._prefill_share.slowed(snapshot)
         if (calm := calm_iterations(snapshot, self._kv_pressure)) > 0:
             # Seldom enough to cost nothing, often enough to see how long replies get.
             return Decision(replan_after=min(calm, FIRST_TOKENS))
@@ -211,7 +221,8 @@ class Thrift:
         self._price = max(0.0, float(((gained - charge) * per_second)[plan.serve].sum()))
         order = np.argsort(-gained / weights, kind="stable")
         reserve = int(self._reserve * capacity)
-        action = _fill_up(plan.serve, resident, order, weights, capacity, slots, reserve)
+        room = capacity, slots, snapshot.max_batch
+        action = _fill_up(plan.serve, resident, order, weights, room, reserve)
         return Decision(action=action, order=order, plan=plan, replan_after=1)
 
     def finished(self, request_id: int) -> None:
@@ -266,10 +277,16 @@ class Thrift:
             lengths,
             self._edges,
             self._share,
-            *(self._shape if _crowded(snapshot) else self._roomy_shape),
+            *self._shape_for(snapshot),
             params,
         )
         return params
+
+    def _shape_for(self, snapshot: Snapshot) -> tuple[float, float, float, float]:
+        """Horizon, lateness and powers of the stakes, by what is scarce."""
+        if _short_of_memory(snapshot):
+            return self._shape
+        return self._batch_bound_shape if _crowded(snapshot) else self._roomy_shape
 
     def _preemption_charges(
         self, snapshot: Snapshot
@@ -342,6 +359,10 @@ def _charged_stakes(
 
 def _crowded(snapshot: Snapshot) -> bool:
     """False if no request has to be evicted: those that are not served are held at no cost."""
+    return snapshot.num_requests > snapshot.max_batch or _short_of_memory(snapshot)
+
+
+def _short_of_memory(snapshot: Snapshot) -> bool:
     return bool(snapshot.need_tokens.sum() > snapshot.capacity_tokens)
 
 
@@ -401,28 +422,33 @@ def _fill_up(
     resident: NDArray[np.bool_],
     order: NDArray[np.int64],
     weights: NDArray[np.int64],
-    capacity: int,
-    slots: int,
+    room: tuple[int, int, int],
     reserve: int,
 ) -> NDArray[np.int8]:
-    # Serve the plan and, up to `slots`, residents and then others; hold what still fits.
+    # Serve the plan and, up to the slots, residents and then others; hold what still fits. The
+    # room is KV tokens, slots (requests that compute), and places (those that compute or are held).
+    capacity, slots, places = room
     action = np.zeros(serve.size, dtype=np.int8)
     for i in range(serve.size):
         if serve[i]:
             action[i] = Action.SERVE
             capacity -= weights[i]
             slots -= 1
+            places -= 1
     for i in order:
         if action[i] == Action.WAIT and resident[i] and weights[i] <= capacity and slots > 0:
             action[i] = Action.SERVE
             capacity -= weights[i]
             slots -= 1
+            places -= 1
     for i in order:
         idle = action[i] == Action.WAIT and resident[i]
-        if idle and weights[i] + reserve <= capacity:
+        if idle and weights[i] + reserve <= capacity and places > 0:
             action[i] = Action.HOLD
             capacity -= weights[i]
+            places -= 1
     empty = not action.any()
+    slots = min(slots, places)
     for i in order:
         spare = 0 if empty else reserve
         if action[i] == Action.WAIT and weights[i] + spare <= capacity and slots > 0:

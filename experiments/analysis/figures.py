@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +15,11 @@ import matplotlib.pyplot as plt
 import polars as pl
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from experiments.runs.files import write_atomically
+from experiments.configuration.errors import one_line
+from experiments.runs.files import printable, write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -48,6 +51,47 @@ STYLE: dict[Any, Any] = {
 GAP_FLOOR_PERCENT = 1e-5
 #: Solvers at the floor are drawn above one another by this factor, to keep them apart.
 _FLOOR_STEP = 1.5
+
+
+@contextmanager
+def style(more: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """
+    Draw in the block as every figure is drawn, whatever the user's matplotlibrc says.
+
+    Parameters
+    ----------
+    more
+        More of matplotlib's settings.
+    """
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(STYLE | dict(more or {}))
+        yield
+
+
+def drawn(path: Path, draw: Callable[[], object]) -> bool:
+    """
+    Draw a figure, or say on standard error why it could not be drawn: no run is lost for that.
+
+    Parameters
+    ----------
+    path
+        The file.
+    draw
+        Draws and writes it.
+
+    Returns
+    -------
+    bool
+        Whether it is there.
+    """
+    try:
+        draw()
+    except Exception as error:
+        why = f"{type(error).__name__}: {one_line(error)}"
+        print(f"{printable(path)} can't be drawn: {why}", file=sys.stderr)
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +139,7 @@ def gap_against_time(rows: pl.DataFrame, path: Path) -> None:
     path
         The PNG file to write.
     """
-    with mpl.rc_context(STYLE):
+    with style():
         save(draw_gap_against_time(rows), path)
 
 
@@ -103,7 +147,7 @@ def draw_gap_against_time(rows: pl.DataFrame) -> Figure:
     """Return the figure of :func:`gap_against_time`."""
     points = gap_points(rows)
     instances = rows.select("source", "instance").n_unique()
-    with mpl.rc_context(STYLE):
+    with style():
         figure, axes = plt.subplots(figsize=(6.0, 3.8), layout="constrained")
         optimal = 0
         for k, point in enumerate(points.iter_rows(named=True)):
@@ -203,7 +247,7 @@ def qoe_against_rate(rows: pl.DataFrame, path: Path) -> None:
         .agg(pl.col(*definitions).mean())
         .sort("rate", maintain_order=True)
     )
-    with mpl.rc_context(STYLE):
+    with style():
         figure, panels = plt.subplots(1, 3, figsize=(7.4, 2.9), sharey=True, layout="constrained")
         for panel, definition in zip(panels, definitions, strict=True):
             _lines(panel, means, definition)
@@ -247,5 +291,7 @@ def legend(figure: Figure, panel: Axes, columns: int | None = 4) -> None:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure to a file, whole or not at all, and close it."""
-    write_atomically(path, lambda partial: figure.savefig(partial))
-    plt.close(figure)
+    try:
+        write_atomically(path, lambda partial: figure.savefig(partial))
+    finally:
+        plt.close(figure)

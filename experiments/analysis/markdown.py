@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from experiments.configuration.output import visible
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -25,16 +27,17 @@ def markdown(table: pl.DataFrame, decimals: dict[str, int]) -> str:
         [_cell(value, decimals.get(name)) for name, value in zip(table.columns, row, strict=True)]
         for row in table.iter_rows()
     ]
+    names = [_cell(name, None) for name in table.columns]
     right = [dtype.is_numeric() for dtype in table.dtypes]
     widths = [
         max(3, len(name), *(len(row[k]) for row in cells)) if cells else max(3, len(name))
-        for k, name in enumerate(table.columns)
+        for k, name in enumerate(names)
     ]
     rule = [
         "-" * (width - 1) + ":" if is_right else "-" * width
         for width, is_right in zip(widths, right, strict=True)
     ]
-    lines = [_line(table.columns, widths, right), _line(rule, widths, right)]
+    lines = [_line(names, widths, right), _line(rule, widths, right)]
     lines += [_line(row, widths, right) for row in cells]
     return "\n".join(lines)
 
@@ -52,4 +55,5 @@ def _cell(value: Any, decimals: int | None) -> str:
         return "-"
     if decimals is not None:
         return f"{value:.{decimals}f}"
-    return str(value)
+    # A cell is one line, and a bar in it would end it.
+    return visible(" ".join(str(value).split("\n"))).replace("|", "\\|")

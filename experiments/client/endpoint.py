@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from experiments.client.prompts import token_ids, words
 
@@ -75,8 +75,7 @@ class Endpoint:
     api_key_variable: str = "OPENAI_API_KEY"
 
     def __post_init__(self) -> None:
-        if not self.url.startswith(("http://", "https://")):
-            raise ValueError(f"url = {self.url!r} not understood: need http:// or https://.")
+        self._check_url()
         for name, choices in (
             ("api", tuple(APIS)),
             ("reply_length", REPLY_LENGTHS),
@@ -96,15 +95,37 @@ class Endpoint:
                     f"token_ids = {list(self.token_ids)} not understood: need [first, end]."
                 )
 
+    def _check_url(self) -> None:
+        need = "need http:// or https://, a host, and no blanks"
+        try:
+            parts = urlsplit(self.url)
+            valid = parts.scheme in ("http", "https") and bool(parts.hostname)
+            valid &= parts.port != 0 and self.url.isprintable() and " " not in self.url
+        except ValueError as error:  # brackets without an address, a port that is no number
+            need, valid = str(error), False
+        if not valid:
+            raise ValueError(f"url = {self.url!r} not understood: {need}.")
+
     @property
     def stream_url(self) -> str:
         """Where requests are posted."""
-        return self.url.rstrip("/") + APIS[self.api]
+        return self._below(APIS[self.api])
 
     @property
     def models_url(self) -> str:
         """Where the server lists its models."""
-        return self.url.rstrip("/") + "/models"
+        return self._below("/models")
+
+    def _below(self, path: str) -> str:
+        """A path below the URL's own; what follows a ``?`` there stays at the end."""
+        parts = urlsplit(self.url)
+        return urlunsplit(parts._replace(path=parts.path.rstrip("/") + path))
+
+    @property
+    def choices(self) -> int:
+        """How many choices are asked for: ``n`` of the body."""
+        n = self.body.get("n")
+        return n if isinstance(n, int) and n > 0 else 1
 
     @property
     def is_local(self) -> bool:
@@ -116,10 +137,22 @@ class Endpoint:
         return host == "localhost"
 
     def headers(self) -> dict[str, str]:
-        """Headers of every request; the API key is never kept anywhere else."""
+        """
+        Headers of every request; the API key is never kept anywhere else.
+
+        Raises
+        ------
+        ValueError
+            If the API key can't be in a header; the sentence names its variable, not the key.
+        """
         # Compressed streams come in lumps, whose times say nothing about tokens.
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         key = os.environ.get(self.api_key_variable)
+        if key is not None and not (key.isprintable() and key.isascii()):
+            raise ValueError(
+                f"environment variable {self.api_key_variable} holds no API key: it has a line "
+                "end or another character that no header can have; set it again without."
+            )
         return headers | {"Authorization": f"Bearer {key}"} if key else headers
 
     def request_body(

@@ -203,9 +203,7 @@ def summary(measured: Measured, log: ClientLog) -> dict[str, float]:
 
     gaps_s = [np.diff(t) for t, done in zip(measured.token_times_s, complete, strict=True) if done]
     itl_s = np.concatenate(gaps_s) if gaps_s else np.empty(0)
-    tpot = measured.tpot_s[complete & np.isfinite(measured.tpot_s)]
     for percent in _PERCENTILES:
-        values[f"tpot_p{percent}_s"] = percentile(tpot, percent)
         values[f"itl_p{percent}_s"] = percentile(itl_s, percent)
     values["itl_max_s"] = float(itl_s.max()) if itl_s.size else math.nan
 

@@ -14,6 +14,8 @@ import asyncio
 import contextlib
 import json
 import math
+import signal
+import threading
 import time
 from array import array
 from dataclasses import dataclass, field
@@ -25,12 +27,14 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 import numpy as np
 
+from andes_opt import checks
 from andes_opt.qoe import QoETarget
 from experiments.client.reply import ReplyReader, error_message
 from experiments.configuration.errors import UsageError
+from experiments.configuration.output import visible
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -43,6 +47,10 @@ _RETRY_EVERY_S = 0.25
 #: A server that takes longer to say which models it has is gone.
 _ANSWER_WITHIN_S = 10.0
 _MOST_AT_ONCE = 32
+#: How long to wait for counts after the reply's end, on a connection that stays open.
+_COUNTS_WITHIN_S = 1.0
+#: What proxies answer for a server that is gone; any other answer is one's own.
+_GONE = (502, 503, 504)
 _MOST_ERROR_BYTES = 4096
 
 
@@ -139,8 +147,8 @@ def replay(
     """
     Send requests at their times, and log what comes back.
 
-    Ctrl-C stops the run: what streams is hung up, which ends it at the server too, and the log
-    says so. A second one stops without a log.
+    Ctrl-C or SIGTERM stops the run: what streams is hung up, which ends it at the server too, and
+    the log says so. A second one stops without a log.
 
     Parameters
     ----------
@@ -167,8 +175,43 @@ def replay(
     ------
     UsageError
         If no server answers, or it has not got the model.
+    ValueError
+        If ``wait_s`` or ``timeout_s`` is out of range.
+    KeyboardInterrupt
+        If the run was stopped before anything was sent.
     """
-    return asyncio.run(_replay(requests, endpoint, seed, timeout_s, wait_s, finished))
+    checks.non_negative("wait_s", wait_s)
+    if timeout_s is not None:
+        checks.positive("timeout_s", timeout_s)
+    try:
+        return asyncio.run(_stoppable(requests, endpoint, seed, timeout_s, wait_s, finished))
+    except asyncio.CancelledError:  # by SIGTERM, before anything was sent
+        raise KeyboardInterrupt from None
+
+
+async def _stoppable(*arguments: Any) -> ClientLog:
+    with _stopped_by_sigterm():
+        return await _replay(*arguments)
+
+
+@contextlib.contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """Let a first SIGTERM cancel the running task, as asyncio lets a first Ctrl-C."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    if task is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    earlier = signal.getsignal(signal.SIGTERM)
+
+    def stop(_number: int, _frame: object) -> None:
+        signal.signal(signal.SIGTERM, earlier)
+        loop.call_soon_threadsafe(task.cancel)
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
 
 
 async def _replay(
@@ -193,7 +236,7 @@ async def _replay(
             in_flight -= 1
             finished()
 
-        interrupted = False
+        interrupted = gone = False
         cpu_s, began_s = time.process_time(), loop.time()
         start_s = began_s - float(requests.arrival_s[0])  # zero of the workload's clock
         try:
@@ -205,7 +248,10 @@ async def _replay(
                 # the streams be read between.
                 if early_s > 0 or i % _MOST_AT_ONCE == 0:
                     await asyncio.sleep(max(0.0, early_s))
-                stream = loop.create_task(_stream(session, endpoint, body, start_s, timeout_s))
+                wanted_tokens = int(requests.output_tokens[i])
+                stream = loop.create_task(
+                    _stream(session, endpoint, body, wanted_tokens, start_s, timeout_s)
+                )
                 stream.add_done_callback(ended)
                 streams.append(stream)
                 in_flight += 1
@@ -215,11 +261,15 @@ async def _replay(
             interrupted = True
             for stream in streams:
                 stream.cancel()
-        results = await asyncio.gather(*streams, return_exceptions=True)
-        probe.cancel()
+            await asyncio.gather(*streams, return_exceptions=True)
         wall_s, cpu_s = loop.time() - began_s, time.process_time() - cpu_s
-        replies = tuple(_reply_of(result) for result in results)
-        incomplete = any(reply.outcome is not Outcome.COMPLETED for reply in replies)
+        probe.cancel()
+        replies = tuple(_reply_of(stream) for stream in streams)
+        if not interrupted and any(reply.outcome is not Outcome.COMPLETED for reply in replies):
+            try:
+                gone = not await _answers(session, endpoint)
+            except asyncio.CancelledError:
+                interrupted = True
         return ClientLog(
             requests=requests,
             replies=replies,
@@ -228,7 +278,7 @@ async def _replay(
             wall_s=wall_s,
             cpu_s=cpu_s,
             interrupted=interrupted,
-            server_gone=incomplete and not interrupted and not await _answers(session, endpoint),
+            server_gone=gone,
         )
 
 
@@ -236,12 +286,13 @@ async def _stream(
     session: aiohttp.ClientSession,
     endpoint: Endpoint,
     body: bytes,
+    wanted_tokens: int,
     start_s: float,
     timeout_s: float | None,
 ) -> Reply:
     """Post one request and read its reply to the end, whatever that is."""
     loop = asyncio.get_running_loop()
-    reader, wire = ReplyReader(), _Wire()
+    reader, wire = ReplyReader(endpoint.choices), _Wire()
     sent_s = loop.time()
     outcome, error = Outcome.FAILED, ""
     try:
@@ -255,25 +306,22 @@ async def _stream(
             elif response.content_type != "text/event-stream":
                 error = f"{response.content_type} is no event stream: {await _beginning(response)}"
             else:
-                async for chunk in response.content.iter_any():
-                    reader.feed(chunk, loop.time() - start_s)
-                    if reader.done:
-                        break
+                await _read(response.content, reader, start_s)
                 outcome, error = _verdict(reader)
-    except TimeoutError:
-        outcome, error = Outcome.TIMED_OUT, f"not complete after {timeout_s} s."
-    except (aiohttp.ClientError, OSError) as broken:
-        outcome, error = _verdict(reader)
-        if outcome is not Outcome.COMPLETED:
-            error = " ".join(f"{type(broken).__name__}: {broken}".split())
     except asyncio.CancelledError:
-        outcome, error = Outcome.INTERRUPTED, "the run was stopped."
+        outcome, error = _verdict(reader, Outcome.INTERRUPTED, "the run was stopped.")
+    except TimeoutError:
+        late = f"not complete after {timeout_s} s."
+        outcome, error = _verdict(reader, Outcome.TIMED_OUT, late)
+    except Exception as broken:  # whatever it is, it is this request's, and no other's
+        outcome, error = _verdict(reader, Outcome.FAILED, f"{type(broken).__name__}: {broken}")
     times_s, estimated = reader.token_times_s()
-    if outcome is Outcome.COMPLETED and times_s.size == 0:
-        outcome, error = Outcome.FAILED, "the reply is empty."
+    if outcome is Outcome.COMPLETED:
+        error = _shortfall(reader, endpoint, times_s.size, wanted_tokens)
+        outcome = Outcome.FAILED if error else outcome
     return Reply(
         outcome=outcome,
-        error=error,
+        error=visible(" ".join(error.split())),
         sent_s=sent_s - start_s,
         connect_s=wire.reached_s - sent_s,
         token_times_s=times_s,
@@ -284,24 +332,58 @@ async def _stream(
     )
 
 
-def _verdict(reader: ReplyReader) -> tuple[Outcome, str]:
-    """How a stream that came to its end has ended."""
+async def _read(content: aiohttp.StreamReader, reader: ReplyReader, start_s: float) -> None:
+    """Read a stream to its end: of the reply and its counts, or of the connection."""
+    loop = asyncio.get_running_loop()
+    while not reader.done:
+        try:
+            async with asyncio.timeout(_COUNTS_WITHIN_S if reader.finished else None):
+                chunk = await content.readany()
+        except TimeoutError:
+            return
+        if not chunk:
+            return
+        reader.feed(chunk, loop.time() - start_s)
+
+
+def _verdict(
+    reader: ReplyReader, outcome: Outcome = Outcome.FAILED, error: str = ""
+) -> tuple[Outcome, str]:
+    """
+    Tell how a stream has ended.
+
+    Parameters
+    ----------
+    reader
+        What came.
+    outcome, error
+        How its reading ended, and why; what counts if the reply was not complete by then.
+    """
+    reader.end()
     if reader.error is not None:
         return Outcome.FAILED, reader.error
-    if not reader.finished:
-        return Outcome.FAILED, "the stream broke off."
-    return Outcome.COMPLETED, ""
+    if reader.finished:
+        return Outcome.COMPLETED, ""
+    return outcome, error or reader.what_is_missing()
 
 
-def _reply_of(result: Reply | BaseException) -> Reply:
+def _shortfall(reader: ReplyReader, endpoint: Endpoint, tokens: int, wanted_tokens: int) -> str:
+    """Why a reply that says that it is complete is not; empty if it is."""
+    if tokens == 0:
+        return "the reply is empty."
+    exact = endpoint.reply_length != "at_most" and reader.counted
+    if exact and not reader.gives_reasons and tokens < wanted_tokens:
+        return f"it ended after {tokens} of {wanted_tokens} tokens without a finish_reason."
+    return ""
+
+
+def _reply_of(stream: asyncio.Task[Reply]) -> Reply:
     """A task's result; one that was stopped before it began has sent nothing."""
-    if isinstance(result, asyncio.CancelledError):
+    if stream.cancelled():
         nothing = np.empty(0)
         message = "the run was stopped."
         return Reply(Outcome.INTERRUPTED, message, math.nan, math.nan, nothing, False, 0, 0, None)
-    if isinstance(result, BaseException):
-        raise result
-    return result
+    return stream.result()
 
 
 def _body(endpoint: Endpoint, model: str, seed: int, requests: Requests, i: int) -> bytes:
@@ -374,7 +456,7 @@ async def _answers(session: aiohttp.ClientSession, endpoint: Endpoint) -> bool:
             asyncio.timeout(_ANSWER_WITHIN_S),
             session.get(endpoint.models_url) as response,
         ):
-            return response.status < 500
+            return response.status not in _GONE
     except (aiohttp.ClientError, OSError, TimeoutError):
         return False
 
@@ -387,12 +469,14 @@ async def _find_model(session: aiohttp.ClientSession, endpoint: Endpoint, wait_s
         try:
             async with asyncio.timeout(max(_ANSWER_WITHIN_S, wait_s)):
                 async with session.get(endpoint.models_url) as response:
-                    text = await response.text()
-            if response.status < 500 or loop.time() >= give_up_s:
+                    text = (await response.read()).decode(errors="replace")
+            named = endpoint.model is not None and response.status not in _GONE
+            if named or response.status < 500 or loop.time() >= give_up_s:
                 break
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             if loop.time() >= give_up_s:
-                raise UsageError(f"no server answers at {endpoint.url}: {error}.") from error
+                why = visible(str(error) or type(error).__name__)
+                raise UsageError(f"no server answers at {endpoint.url}: {why}.") from error
         await asyncio.sleep(_RETRY_EVERY_S)
     if endpoint.model is not None:
         return endpoint.model

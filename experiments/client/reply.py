@@ -1,13 +1,13 @@
 """
-One streamed reply, as server-sent events bring it: when did which token come?
+One streamed reply of a language model: when did which token come, and is it complete?
 
 Servers stream chunks of text, not tokens: a chunk may carry none (the first of a chat names
 the role), one, or several (vLLM joins what piles up while the client or the server is busy).
 Tokens are counted by the best that the server says:
 
-1. a count of tokens so far in every event (vLLM's ``continuous_usage_stats``);
+1. a count in every event (:mod:`experiments.client.token_counts`);
 2. lists of token ids or of log-probabilities in the event;
-3. else one token per event with text.
+3. else one token for each choice with text in the event.
 
 A count of 0 says nothing: some servers send it with every event. All tokens of an event came
 when it did. A reply that ends by itself may be counted with its end-of-text token, which has no
@@ -15,107 +15,130 @@ text and came with the word of the end. If the count at the end disagrees with t
 token j of n is placed in the event that brings the text to j/n of its characters, and the reply
 says that its times are estimates. Thoughts that a server counts but keeps to itself are left out.
 
-Server-sent events: https://html.spec.whatwg.org/multipage/server-sent-events.html.
+Text is whatever a chunk has of it, in whichever field: content, thoughts, refusals, arguments of
+calls. A field that is not what it should be (a count that is no number, say) is passed over, and
+the rest of its event counts.
+
+A reply is complete when each of its choices has a reason for its end, and one of those that
+complete replies have: ``"abort"``, ``"error"`` and whatever is no text are none. Where a server
+gives no reasons at all, its ``[DONE]`` has to do.
 """
 
 from __future__ import annotations
 
 import json
-from array import array
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
+from experiments.client.event_stream import EventStream, Mark
+from experiments.client.token_counts import Piece, tokens_of
+from experiments.configuration.output import visible
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
+    from experiments.client.event_stream import Event
+
+#: Why complete replies end, by servers of OpenAI's protocol (vLLM, SGLang, TGI, llama.cpp, Mistral,
+#: and proxies for Anthropic's, Google's and Cohere's models). Those that come of the model itself
+#: may be counted with an end-of-text token; those of a limit are not.
+_BY_ITSELF = frozenset(
+    [
+        "stop",
+        "eos",
+        "eos_token",
+        "stop_sequence",
+        "end_turn",
+        "tool_calls",
+        "tool_call",
+        "tool_use",
+        "function_call",
+        "content_filter",
+        "refusal",
+        "complete",
+        "completed",
+        "repetition",
+    ]
+)
+_BY_LIMIT = frozenset(["length", "max_tokens", "model_length", "limit"])
+
+#: Fields of a delta that hold no text of the reply.
+_NO_TEXT = frozenset(
+    ["role", "name", "id", "type", "object", "index", "format", "signature", "tool_call_id"]
+)
+#: Names that servers give thoughts; some send the same under several.
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking", "reasoning_details")
+
+#: Counts beyond are nonsense.
+_MOST_TOKENS = 10_000_000
 _MOST_ERROR_CHARACTERS = 200
-
-
-class EventSplitter:
-    """Cuts a byte stream, in chunks of any size, into the data of its events."""
-
-    __slots__ = ("_data", "_rest")
-
-    def __init__(self) -> None:
-        self._rest = b""
-        self._data: list[bytes] = []
-
-    def feed(self, chunk: bytes) -> list[bytes]:
-        """
-        The data of the events that a chunk completes.
-
-        Parameters
-        ----------
-        chunk
-            The next bytes of the stream.
-        """
-        *lines, self._rest = (self._rest + chunk).split(b"\n")
-        events = []
-        for raw in lines:
-            line = raw.removesuffix(b"\r")
-            if line.startswith(b"data:"):
-                self._data.append(line[5:].removeprefix(b" "))
-            elif not line and self._data:
-                events.append(b"\n".join(self._data))
-                self._data.clear()
-            # Comments (keep-alives) and other fields say nothing about tokens.
-        return events
+_BEGINNING_BYTES = 80
 
 
 class ReplyReader:
     """
     Reads a reply's events as they come.
 
+    Parameters
+    ----------
+    choices
+        How many choices (``n``) were asked for.
+
     Attributes
     ----------
-    finished
-        Whether the server said that the reply is complete.
     done
-        Whether the stream itself is over; counts may come between the two.
+        Whether the stream itself is over; counts may come between the end and this.
     error
         What the server said went wrong, or None.
     malformed
-        Events that made no sense, and were passed over.
+        Events that made no sense, wholly or in part.
     prompt_tokens
         Length of the prompt as the server counted it, or None.
+    counted
+        Whether the server, not the number of events, says how many tokens there are.
     """
 
-    __slots__ = (
-        "_characters",
-        "_counted",
-        "_counts",
-        "_ended_s",
-        "_reported",
-        "_splitter",
-        "_thought",
-        "_times_s",
-        "done",
-        "error",
-        "finished",
-        "malformed",
-        "prompt_tokens",
-    )
-
-    def __init__(self) -> None:
-        self.finished = False
+    def __init__(self, choices: int = 1) -> None:
         self.done = False
         self.error: str | None = None
         self.malformed = 0
         self.prompt_tokens: int | None = None
-        self._splitter = EventSplitter()
-        self._times_s = array("d")  # of each event with tokens or text
-        self._counts = array("q")  # its tokens
-        self._characters = array("q")
-        self._counted = 0  # sum of _counts
-        self._reported = 0  # tokens so far by the server's count; 0 if it said nothing
+        self.counted = False
+        self._stream = EventStream()
+        self._pieces: list[Piece] = []
+        self._wanted_choices = choices
+        self._seen: set[int] = set()
+        self._ended: set[int] = set()
         self._ended_s: float | None = None  # when it ended by itself, in an event without tokens
+        self._last_s = 0.0
         self._thought = False  # whether it showed its thoughts
+        self._understood = False  # whether there was any event
+        self._beginning = b""
+
+    @property
+    def gives_reasons(self) -> bool:
+        """Whether the server says why choices end."""
+        return bool(self._ended)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the server said that the reply is complete."""
+        choices = max(self._wanted_choices, len(self._seen))
+        if self._ended:
+            return len(self._ended) >= choices
+        return self.done and len(self._seen) >= choices
 
     @property
     def events(self) -> int:
         """Events with tokens or text."""
-        return len(self._times_s)
+        counts, _ = tokens_of(self._pieces)
+        return sum(
+            bool(count or piece.characters)
+            for count, piece in zip(counts, self._pieces, strict=True)
+        )
 
     def feed(self, chunk: bytes, time_s: float) -> None:
         """
@@ -128,16 +151,23 @@ class ReplyReader:
         time_s
             When they came, not before the last ones.
         """
-        for data in self._splitter.feed(chunk):
-            if data == b"[DONE]":
-                self.finished = self.done = True
-                continue
-            try:
-                self._event(json.loads(data.decode()), time_s)
-            except (ValueError, TypeError, AttributeError, LookupError):
-                # Not JSON, or not of the shape of an event. A count in a later event makes
-                # up for the tokens that this one may have carried.
-                self.malformed += 1
+        if len(self._beginning) < _BEGINNING_BYTES:
+            self._beginning += chunk[:_BEGINNING_BYTES]
+        self._last_s = time_s
+        self._read(self._stream.feed(chunk))
+
+    def end(self) -> None:
+        """Read what the end of the stream completes."""
+        self._read(self._stream.end())
+
+    def what_is_missing(self) -> str:
+        """Return why a reply that ended without an error is not complete."""
+        if self._beginning and not self._understood:
+            return f"no event of a stream; it begins with {self._beginning[:_BEGINNING_BYTES]!r}."
+        if self._ended:
+            choices = max(self._wanted_choices, len(self._seen))
+            return f"the stream broke off: {len(self._ended)} of {choices} choices ended."
+        return "the stream broke off."
 
     def token_times_s(self) -> tuple[NDArray[np.float64], bool]:
         """
@@ -148,89 +178,163 @@ class ReplyReader:
         tuple[NDArray[float64], bool]
             (n,), on the clock of :meth:`feed`, non-decreasing.
         """
-        times_s = np.array(self._times_s, dtype=np.float64)
-        counts = np.array(self._counts, dtype=np.int64)
-        if self._reported in (0, self._counted) or times_s.size == 0:
+        counts, total = tokens_of(self._pieces)
+        times_s = np.array([piece.time_s for piece in self._pieces], dtype=np.float64)
+        lengths = np.array([piece.characters for piece in self._pieces], dtype=np.float64)
+        brought = (counts > 0) | (lengths > 0)
+        times_s, counts, lengths = times_s[brought], counts[brought], lengths[brought]
+        counted = int(counts.sum())
+        if total in (0, counted):
             return np.repeat(times_s, counts), False
-        if self._reported == self._counted + 1 and self._ended_s is not None:
+        if times_s.size == 0:  # counted, and never shown
+            return np.full(total, self._last_s), True
+        if total == counted + 1 and self._ended_s is not None:
             return np.append(np.repeat(times_s, counts), self._ended_s), False
-        characters = np.cumsum(np.array(self._characters, dtype=np.float64))
+        characters = np.cumsum(lengths)
         if characters[-1] == 0:
             characters = np.arange(1.0, times_s.size + 1)
-        share = np.arange(1, self._reported + 1) / self._reported
+        share = np.arange(1, total + 1) / total
         # A little less, since j/n of the characters is often a whole number but for rounding.
         places = np.searchsorted(characters, share * characters[-1] * (1 - 1e-12))
         return times_s[places], True
 
-    def _event(self, event: dict[str, Any], time_s: float) -> None:
-        if event.get("error") or event.get("object") == "error":
-            self.error = _message(event.get("error") or event)
-            return
-        choices = event.get("choices") or []
-        characters, listed, reason = 0, None, None
-        for choice in choices:
-            text, thoughts, listed = _content(choice)
-            characters += len(text) + len(thoughts)
-            self._thought |= bool(thoughts)
-            reason = choice.get("finish_reason") or reason
-        self.finished |= reason is not None
+    def _read(self, events: Iterable[Event]) -> None:
+        for event in events:
+            if event.data is Mark.DONE:
+                self.done = self._understood = True
+            elif event.kind == "error":
+                self._fail(event.data if event.data is not Mark.NONSENSE else "error")
+            elif isinstance(event.data, dict):
+                self._understood = True
+                self.malformed += not self._event(event.data)
+            else:
+                # A count in a later event makes up for the tokens that this one may have carried.
+                self.malformed += 1
 
-        tokens = listed if listed is not None else int(characters > 0)
-        so_far = self._count(event.get("usage"))
-        if so_far:
-            # Counts from the first event on tell what each brought. A count that comes with
-            # the last text only is the sum, which says nothing about that event.
-            if choices and (self._reported or not self._times_s):
-                tokens = max(0, so_far - self._counted)
-            self._reported = so_far
-        if reason not in (None, "length") and not tokens:
-            self._ended_s = time_s
-        if tokens or characters:
-            self._counted += tokens
-            self._times_s.append(time_s)
-            self._counts.append(tokens)
-            self._characters.append(characters)
+    def _event(self, event: dict[str, Any]) -> bool:
+        """Read an event; whether all of it made sense."""
+        if event.get("error") or "error" in (event.get("object"), event.get("type")):
+            self._fail(event.get("error") or event)
+            return True
+        choices = event.get("choices")
+        sensible = choices is None or isinstance(choices, list)
+        characters = tokens = 0
+        numbers = []
+        by_itself = False
+        for place, choice in enumerate(choices if isinstance(choices, list) else []):
+            if not isinstance(choice, dict):
+                sensible = False
+                continue
+            index = choice.get("index")
+            number = int(index) if _is_count(index) else place
+            numbers.append(number)
+            found, listed, understood = self._content(choice)
+            characters += found
+            tokens += int(found > 0) if listed is None else listed
+            self.counted |= listed is not None
+            by_itself |= self._end_of(number, choice.get("finish_reason"))
+            sensible &= understood
+        self._seen.update(numbers)
+        reported, understood = self._count(event.get("usage"))
+        if by_itself and not tokens:
+            self._ended_s = self._last_s
+        if tokens or characters or reported:
+            piece = Piece(self._last_s, tokens, characters, reported, tuple(sorted(numbers)))
+            self._pieces.append(piece)
+        return sensible and understood
 
-    def _count(self, usage: dict[str, Any] | None) -> int:
-        """Tokens of the reply so far, by an event's usage; 0 if that says nothing."""
-        if not usage:
-            return 0
-        prompt_tokens = int(usage["prompt_tokens"])
-        if prompt_tokens > 0:
-            self.prompt_tokens = prompt_tokens
-        details = usage.get("completion_tokens_details") or {}
-        hidden = 0 if self._thought else int(details.get("reasoning_tokens") or 0)
-        return max(0, int(usage["completion_tokens"]) - hidden)
+    def _end_of(self, number: int, reason: Any) -> bool:
+        """Note why a choice ended, if it did; whether it ended by itself."""
+        if reason is None or reason is False or reason == "":
+            return False
+        word = reason.casefold() if isinstance(reason, str) else ""
+        if word not in _BY_ITSELF | _BY_LIMIT:
+            self._fail(f"the server ended it with finish_reason {json.dumps(reason)}.")
+        self._ended.add(number)
+        return word in _BY_ITSELF
+
+    def _content(self, choice: dict[str, Any]) -> tuple[int, int | None, bool]:
+        """Characters of a choice, its tokens if they are listed, whether it made sense."""
+        if choice.get("error"):
+            self._fail(choice["error"])
+        content = choice.get("delta") if "delta" in choice else choice.get("message")
+        sensible = content is None or isinstance(content, dict)
+        fields = dict(content) if isinstance(content, dict) else {}
+        thoughts = 0
+        for name in _THOUGHTS:
+            thoughts = _characters(fields.pop(name, None)) or thoughts
+        self._thought |= thoughts > 0
+        characters = _characters(choice.get("text")) + _characters(fields) + thoughts
+
+        listed = choice.get("token_ids")
+        if listed is None:
+            logprobs = choice.get("logprobs") or {}
+            known = isinstance(logprobs, dict)
+            listed = (logprobs.get("content") or logprobs.get("tokens")) if known else logprobs
+        if listed is None:
+            return characters, None, sensible
+        if not isinstance(listed, list):
+            return characters, None, False
+        return characters, len(listed), sensible
+
+    def _count(self, usage: Any) -> tuple[int, bool]:
+        """Tokens by an event's usage, 0 if it gives none; whether it made sense."""
+        if usage is None:
+            return 0, True
+        if not isinstance(usage, dict):
+            return 0, False
+        details = usage.get("completion_tokens_details")
+        details = {} if details is None else details
+        sensible = isinstance(details, dict)
+        reasoning = details.get("reasoning_tokens") if sensible else None
+        given = (usage.get("prompt_tokens"), usage.get("completion_tokens"), reasoning)
+        sensible &= all(count is None or _is_count(count) for count in given)
+        prompt, completion, thoughts = (int(count) if _is_count(count) else 0 for count in given)
+        if prompt > 0:
+            self.prompt_tokens = prompt
+        counted = max(0, completion - (0 if self._thought else thoughts))
+        self.counted |= counted > 0
+        return counted, sensible
+
+    def _fail(self, error: Any) -> None:
+        """Note the first of the reply's errors."""
+        self._understood = True
+        if self.error is None:
+            self.error = _message(error) or "an error without words."
 
 
-def _content(choice: dict[str, Any]) -> tuple[str, str, int | None]:
-    """The text and the thoughts that a choice brings, and its tokens if they are listed."""
-    text, thoughts = choice.get("text") or "", ""
-    delta = choice.get("delta")
-    if delta:
-        text = delta.get("content") or ""
-        # Thoughts and the arguments of a call are tokens that somebody waits for, too.
-        thoughts = delta.get("reasoning_content") or delta.get("reasoning") or ""
-        for call in delta.get("tool_calls") or []:
-            text += (call.get("function") or {}).get("arguments") or ""
-    if choice.get("token_ids") is not None:
-        return text, thoughts, len(choice["token_ids"])
-    logprobs = choice.get("logprobs") or {}
-    tokens = logprobs.get("content") or logprobs.get("tokens")
-    return text, thoughts, None if tokens is None else len(tokens)
+def _is_count(value: Any) -> TypeGuard[float]:
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    return whole and not isinstance(value, bool) and 0 <= value <= _MOST_TOKENS
+
+
+def _characters(value: Any) -> int:
+    """Characters of text in a field, whatever its shape."""
+    waiting, count = [value], 0
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, str):
+            count += len(part)
+        elif isinstance(part, list):
+            waiting += part
+        elif isinstance(part, dict):
+            waiting += [inner for name, inner in part.items() if name not in _NO_TEXT]
+    return count
 
 
 def _message(error: Any) -> str:
-    """An error object's own sentence, cut to a readable length."""
-    text = error.get("message") if isinstance(error, dict) else error
-    return " ".join(str(text or error).split())[:_MOST_ERROR_CHARACTERS]
+    """An error object's own sentence, cut to a readable length, fit to be printed."""
+    text = error
+    if isinstance(error, dict):
+        text = error.get("message") or error.get("detail") or error
+    return visible(" ".join(str(text or error).split()))[:_MOST_ERROR_CHARACTERS]
 
 
 def error_message(body: str) -> str:
     """The sentence in the body of an answer that is no stream, JSON or not."""
     try:
         answer = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return _message(body)
     if isinstance(answer, dict):
         # OpenAI: {"error": {...}}; FastAPI: {"detail": ...}.

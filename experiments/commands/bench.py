@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 
+from andes_opt.checks import non_negative, whole
 from experiments.configuration.compose import build
 from experiments.configuration.errors import UsageError, require
 from experiments.runs.columns import frame
-from experiments.runs.files import ROWS, TOKENS, write_atomically, write_json
+from experiments.runs.files import TOKENS, write_atomically, write_json
 from experiments.runs.progress import bar
 from experiments.runs.records import recorded_run
-from experiments.runs.resume import resumable, say
+from experiments.runs.resume import resumable, said
 from experiments.runs.run_columns import columns_of
 
 if TYPE_CHECKING:
@@ -86,8 +87,10 @@ def run(config: DictConfig) -> dict[str, float]:
     """
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
-    prompt_seed = secrets.randbits(32) if config.prompt_seed is None else config.prompt_seed
     with recorded_run(folder) as record:
+        prompt_seed = secrets.randbits(32) if config.prompt_seed is None else config.prompt_seed
+        whole("prompt_seed", prompt_seed, 0)
+        non_negative("idle_cost", config.idle_cost)
         (folder / INCOMPLETE_SUMMARY).unlink(missing_ok=True)
         log = bench(config, prompt_seed)
         if not log.replies:
@@ -103,18 +106,17 @@ def run(config: DictConfig) -> dict[str, float]:
         measured = measure(log, config.idle_cost)
         values = summary(measured, log)
         rows = frame(row_columns(measured), **_columns(config, hydra_config))
-        if config.tokens:
-            tokens = token_rows(measured)
-            write_atomically(folder / TOKENS, tokens.write_parquet)
         why = most_common_error(measured)
-        say(sentence(values, why), folder)
-        if log.interrupted or log.server_gone or nothing_completed(log):
-            write_atomically(folder / ROWS, rows.write_parquet)
-            write_json(folder / INCOMPLETE_SUMMARY, values)
-            if log.interrupted:
-                raise KeyboardInterrupt
-            what = "the server is gone" if log.server_gone else "no request was completed"
-            raise UsageError(f"{what}; most often: {why}")
-        record = replace(record, environment={**record.environment, "prompt_seed": prompt_seed})
-        record.finish(rows, values)
+        with said(sentence(values, why), folder):
+            record.keep(rows)
+            if config.tokens:
+                write_atomically(folder / TOKENS, token_rows(measured).write_parquet)
+            if log.interrupted or log.server_gone or nothing_completed(log):
+                write_json(folder / INCOMPLETE_SUMMARY, values)
+                if log.interrupted:
+                    raise KeyboardInterrupt
+                what = "the server is gone" if log.server_gone else "no request was completed"
+                raise UsageError(f"{what}; most often: {why}")
+            seeded = {**record.environment, "prompt_seed": prompt_seed}
+            replace(record, environment=seeded).finish(None, values)
     return values

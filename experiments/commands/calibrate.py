@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, cast
 import matplotlib.pyplot as plt
 import polars as pl
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
 from andes_opt.calibration import COEFFICIENTS, COLUMNS, fit_latency, read_iterations
 from experiments.analysis import figures
 from experiments.analysis.markdown import markdown
 from experiments.configuration.compose import build
 from experiments.configuration.errors import UsageError
-from experiments.runs.files import printable, write_atomically, write_text
+from experiments.runs.files import write_atomically, write_text
 from experiments.runs.records import recorded_run
+from experiments.runs.resume import said
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -30,6 +31,8 @@ _MEANING = {
     "per_request_s": "s per decoding request",
     "per_context_token_s": "s per KV token attended to",
     "per_prefill_token_s": "s per prompt token",
+    "mixed_base_s": "s more per iteration with prefill",
+    "mixed_per_request_s": "s more per decoding request, with prefill",
 }
 
 
@@ -40,38 +43,47 @@ def run(config: DictConfig) -> dict[str, float]:
         _check_name(config.name)
         if config.iterations is None:
             raise UsageError(f"iterations=FILE is needed: a CSV with {', '.join(COLUMNS)}.")
-        path = Path(config.iterations)
-        if not path.is_file():
+        path = Path(config.iterations).expanduser()
+        if not path.exists():
             raise UsageError(
                 f"iterations={config.iterations}: no such file; andes-opt live writes one with "
                 "iterations=true."
             )
         iterations = read_iterations(path)
-        fit = fit_latency(iterations, weighting=config.weighting)
+        fit = fit_latency(iterations, weighting=config.weighting, mixed=config.mixed)
         profile = folder / "engine" / f"{config.name}.yaml"
-        profile.parent.mkdir(exist_ok=True)
-        text = profile_text(config, fit, config.source or f"fit to {path.name}")
-        write_text(profile, text)
-        build(cast("DictConfig", OmegaConf.load(profile)))  # what is handed out can be made
-        residuals = residual_table(iterations, fit)
-        write_atomically(folder / "residuals.csv", residuals.write_csv)
-        draw(residuals, fit, folder / "residuals.png")
         summary = fit.summary()
-        record.finish(None, summary)
-    print(markdown(coefficient_table(fit), {}))
-    print(
-        f"{iterations.count} iterations: R2 {summary['r2']:.4f}; residuals "
-        f"{1000 * summary['residual_rms_s']:.3g} ms root mean square, "
-        f"{1000 * summary['residual_max_s']:.3g} ms at most; relative error "
-        f"{100 * summary['relative_error_mean']:.2g} % on average, "
-        f"{100 * summary['relative_error_p95']:.2g} % at the 95th percentile."
-    )
-    for name in fit.undetermined:
-        print(f"{name} is 0 because nothing was measured that it multiplies.")
-    place = shlex.quote(str(folder))
-    print(f"Try it: andes-opt simulate --config-dir {place} engine={config.name}")
-    print(printable(folder))
+        residuals = residual_table(iterations, fit)
+        with said(_text(fit, config, folder), folder):
+            profile.parent.mkdir(exist_ok=True)
+            text = profile_text(config, fit, config.source or f"fit to {path.name}")
+            write_text(profile, text)
+            build(cast("DictConfig", OmegaConf.load(profile)))  # what is handed out can be made
+            write_atomically(folder / "residuals.csv", residuals.write_csv)
+            record.finish(None, summary)
+    picture = folder / "residuals.png"
+    figures.drawn(picture, lambda: draw(residuals, fit, picture))
     return summary
+
+
+def _text(fit: Fit, config: DictConfig, folder: Path) -> str:
+    summary = fit.summary()
+    place = shlex.quote(str(folder))
+    return "\n".join(
+        [
+            markdown(coefficient_table(fit), {}),
+            f"{summary['iterations']:.0f} iterations: R2 {summary['r2']:.4f}; residuals "
+            f"{1000 * summary['residual_rms_s']:.3g} ms root mean square, "
+            f"{1000 * summary['residual_max_s']:.3g} ms at most; relative error "
+            f"{100 * summary['relative_error_mean']:.2g} % on average, "
+            f"{100 * summary['relative_error_p95']:.2g} % at the 95th percentile.",
+            *(
+                f"{name} is 0 because nothing was measured that tells it."
+                for name in fit.undetermined
+            ),
+            f"Try it: andes-opt simulate --config-dir {place} engine={config.name}",
+        ]
+    )
 
 
 def profile_text(config: DictConfig, fit: Fit, source: str) -> str:
@@ -90,9 +102,13 @@ def profile_text(config: DictConfig, fit: Fit, source: str) -> str:
     engine = config.engine.copy()
     engine.name = config.name
     engine.source = source
-    for name in COEFFICIENTS:
-        # Six digits: more than any measurement has, and 4.00000000001e-07 reads badly.
-        engine.latency[name] = float(f"{getattr(fit.latency, name):.6g}")
+    # Six digits: more than any measurement has, and 4.00000000001e-07 reads badly.
+    rounded = {name: float(f"{getattr(fit.latency, name):.6g}") for name in COEFFICIENTS}
+    # Where decoding beside a prompt costs nothing, not less than nothing for the rounding.
+    least = -rounded["per_request_s"]
+    rounded["mixed_per_request_s"] = max(least, rounded["mixed_per_request_s"])
+    with open_dict(engine):
+        engine.latency.update(rounded)
     numbers = fit.summary()
     lines = [
         f"# {config.name}: latency fitted to {int(numbers['iterations'])} measured iterations",
@@ -142,7 +158,7 @@ def draw(residuals: pl.DataFrame, fit: Fit, path: Path) -> None:
         "decode only": milliseconds.filter(pl.col("prefill_tokens") == 0),
         "with prefill": milliseconds.filter(pl.col("prefill_tokens") > 0),
     }
-    with plt.rc_context(figures.STYLE):
+    with figures.style():
         figure, (left, right) = plt.subplots(1, 2, figsize=(7.4, 3.1), layout="constrained")
         for k, (label, rows) in enumerate(kinds.items()):
             look = {"s": 12, "color": figures.COLOURS[k], "marker": figures.MARKERS[k]}

@@ -21,7 +21,7 @@ def run(config: DictConfig) -> dict[str, float]:
     folder = Path(HydraConfig.get().runtime.output_dir)
     with recorded_run(folder) as record:
         sample = instances.captured(config, config.capture)
-        target = folder if config.corpus is None else Path(config.corpus)
+        target = folder if config.corpus is None else Path(config.corpus).expanduser()
         # Those of an earlier capture must not be taken for this one's.
         for old in target.glob(f"{instances.CAPTURED}*.npz"):
             old.unlink()

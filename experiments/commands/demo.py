@@ -123,14 +123,10 @@ def run(config: DictConfig) -> dict[str, float]:
         refuse_unread(HydraConfig.get().overrides.task, _UNREAD)
         with jit_seconds() as jit:
             solver_rows = compare_solvers(config)
+            solver_table = compare.table(solver_rows)
+            write_atomically(folder / "solver_rows.parquet", solver_rows.write_parquet)
+            write_atomically(folder / "solver_table.csv", solver_table.write_csv)
             rows, qoe_table, metrics = compare_policies(config)
-        solver_table = compare.table(solver_rows)
-
-        write_atomically(folder / "solver_rows.parquet", solver_rows.write_parquet)
-        write_atomically(folder / "solver_table.csv", solver_table.write_csv)
-        write_atomically(folder / "qoe_table.csv", qoe_table.write_csv)
-        figures.gap_against_time(solver_rows, folder / "gap_vs_time.png")
-        figures.qoe_against_rate(rows, folder / "qoe_vs_rate.png")
         wall_s = time.perf_counter() - started
         summary = {
             "wall_s": wall_s,
@@ -138,15 +134,25 @@ def run(config: DictConfig) -> dict[str, float]:
             **compare.summarise(solver_rows),
             **metrics,
         }
-        record.finish(rows, summary)
-
-    print(f"\nSolver quality: {config.capture} instances that Andes solved, {config.engine.name}\n")
-    print(markdown(solver_table, compare.TABLE_DECIMALS))
-    print(f"\nQoE: {config.requests} requests per row, mean over requests\n")
-    print(markdown(qoe_table, _QOE_DECIMALS))
+        try:
+            record.keep(rows)
+            write_atomically(folder / "qoe_table.csv", qoe_table.write_csv)
+            record.finish(None, summary)
+        finally:
+            _print_tables(config, solver_table, qoe_table)
+    gaps, curves = folder / "gap_vs_time.png", folder / "qoe_vs_rate.png"
+    figures.drawn(gaps, lambda: figures.gap_against_time(solver_rows, gaps))
+    figures.drawn(curves, lambda: figures.qoe_against_rate(rows, curves))
     print(f"\n{listed(folder)}")
     print(
         f"\n{wall_s:.0f} s, of which the JIT compiled for {jit.value:.0f} s "
         f"({100 * jit.value / wall_s:.0f} %)."
     )
     return summary
+
+
+def _print_tables(config: DictConfig, solver_table: pl.DataFrame, qoe_table: pl.DataFrame) -> None:
+    print(f"\nSolver quality: {config.capture} instances that Andes solved, {config.engine.name}\n")
+    print(markdown(solver_table, compare.TABLE_DECIMALS))
+    print(f"\nQoE: {config.requests} requests per row, mean over requests\n")
+    print(markdown(qoe_table, _QOE_DECIMALS))

@@ -14,10 +14,10 @@ from experiments.analysis.markdown import markdown
 from experiments.configuration.compose import build, load_choice
 from experiments.configuration.errors import UsageError
 from experiments.configuration.overrides import refuse_unread
-from experiments.runs.files import printable, write_atomically
+from experiments.runs.files import write_atomically
 from experiments.runs.progress import bar, jit_seconds
 from experiments.runs.records import recorded_run
-from experiments.runs.resume import resumable
+from experiments.runs.resume import resumable, said
 from experiments.runs.run_columns import run_columns
 from experiments.runs.simulation import request_rows, run_simulation
 
@@ -93,7 +93,8 @@ def run(config: DictConfig) -> dict[str, float]:
         rows: list[pl.DataFrame] = []
         lines: list[dict[str, Any]] = []
         summary: dict[str, float] = {}
-        with jit_seconds() as jit, bar(len(arms), "bounding") as progress:
+        so_far = record.keeping(lambda: pl.concat(rows) if rows else None)
+        with jit_seconds() as jit, so_far, bar(len(arms), "bounding") as progress:
             for arm in arms:
                 rate = arm.workload.get("rate")
                 found = bound(arm)
@@ -111,10 +112,11 @@ def run(config: DictConfig) -> dict[str, float]:
                     summary[f"{name}_at_{rate}_gap_points"] = lines[-1]["gap points"]
                 progress.update()
         table = pl.DataFrame(lines)
-        write_atomically(folder / "table.csv", table.write_csv)
-        record.finish(pl.concat(rows) if rows else None, {"jit_s": jit.value, **summary})
-    print(markdown(table, _DECIMALS))
-    print(printable(folder))
+        with said(markdown(table, _DECIMALS), folder):
+            if rows:
+                record.keep(pl.concat(rows))
+            write_atomically(folder / "table.csv", table.write_csv)
+            record.finish(None, {"jit_s": jit.value, **summary})
     return summary
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 
@@ -12,10 +13,10 @@ from andes_opt.checks import non_negative, whole
 from experiments.analysis import figures
 from experiments.analysis.markdown import markdown
 from experiments.configuration.overrides import refuse_unread
-from experiments.runs.files import ROWS, write_atomically
+from experiments.runs.files import write_atomically
 from experiments.runs.progress import jit_seconds
 from experiments.runs.records import recorded_run
-from experiments.runs.resume import resumable, say
+from experiments.runs.resume import resumable, said
 from experiments.solver_comparison import instances
 from experiments.solver_comparison.compare import (
     TABLE_DECIMALS,
@@ -23,11 +24,16 @@ from experiments.solver_comparison.compare import (
     build_solvers,
     compare,
     contradictions,
+    first_failure,
     summarise,
     table,
+    with_references,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import polars as pl
     from omegaconf import DictConfig
 
 
@@ -55,28 +61,41 @@ def run(config: DictConfig) -> dict[str, float]:
         solvers = build_solvers(config.solvers, config.options)
         with jit_seconds() as jit:
             problems = instances.collect(config)
-            answers = compare(
-                problems, solvers, time_limit_s=config.time_limit_s, repeats=config.repeats
-            )
-        hydra_config = HydraConfig.get()
-        rows = as_rows(
-            answers,
-            command=hydra_config.job.name,
-            seed=config.seed,
-            overrides=shlex.join(hydra_config.overrides.task),
-        )
+            so_far: list[dict[str, Any]] = []
+            with record.keeping(lambda: _rows(with_references(so_far), config) if so_far else None):
+                answers = compare(
+                    problems,
+                    solvers,
+                    time_limit_s=config.time_limit_s,
+                    repeats=config.repeats,
+                    so_far=so_far,
+                )
+        rows = _rows(answers, config)
         shown = table(rows)
-        write_atomically(folder / "table.csv", shown.write_csv)
-        figures.gap_against_time(rows, folder / "gap_vs_time.png")
-        if (count := contradictions(answers)) > 0:
-            write_atomically(folder / ROWS, rows.write_parquet)
-            raise RuntimeError(f"{count} plans beat a bound called proven.")
-        summary = {
-            "instances": len(problems),
-            "contradictions": 0,
-            "jit_s": jit.value,
-            **summarise(rows),
-        }
-        record.finish(rows, summary)
-    say(markdown(shown, TABLE_DECIMALS), folder)
+        with said(markdown(shown, TABLE_DECIMALS), folder):
+            record.keep(rows)
+            write_atomically(folder / "table.csv", shown.write_csv)
+            if (count := contradictions(answers)) > 0:
+                raise RuntimeError(f"{count} plans beat a bound called proven.")
+            summary = {
+                "instances": len(problems),
+                "contradictions": 0,
+                "jit_s": jit.value,
+                **summarise(rows),
+            }
+            record.finish(None, summary)
+    picture = folder / "gap_vs_time.png"
+    figures.drawn(picture, lambda: figures.gap_against_time(rows, picture))
+    if failure := first_failure(answers):
+        print(failure, file=sys.stderr)
     return summary
+
+
+def _rows(answers: Sequence[Mapping[str, Any]], config: DictConfig) -> pl.DataFrame:
+    hydra_config = HydraConfig.get()
+    return as_rows(
+        answers,
+        command=hydra_config.job.name,
+        seed=config.seed,
+        overrides=shlex.join(hydra_config.overrides.task),
+    )

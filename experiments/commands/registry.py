@@ -23,6 +23,9 @@ COMMANDS = {
     "simulate": Command(
         "serve a workload on a simulated engine under a policy", "experiments.commands.simulate"
     ),
+    "emulate": Command(
+        "serve a workload by vLLM's own scheduler in virtual time", "experiments.commands.emulate"
+    ),
     "quality": Command(
         "compare solvers on instances: gap, certificate, time", "experiments.commands.quality"
     ),

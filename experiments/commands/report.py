@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from experiments.configuration.errors import RunsFailed
 from experiments.configuration.plain_arguments import PlainParser
-from experiments.report.document import USUAL_BASELINE, USUAL_SOLVER, report
+from experiments.report.document import USUAL_BASELINE, USUAL_SOLVER, write_report
+from experiments.report.reading import read
 from experiments.runs.files import printable
 
 if TYPE_CHECKING:
@@ -50,10 +52,14 @@ def main(words: Sequence[str]) -> None:
     Raises
     ------
     UsageError, FileNotFoundError, ValueError
-        As :func:`report`.
+        As :func:`experiments.report.document.report`.
+    RunsFailed
+        If some runs could not be read, after the report on the others.
     """
     arguments = _arguments(words)
-    text = report(
+    results = read(arguments.folders)
+    text = write_report(
+        results,
         arguments.folders,
         arguments.output,
         baseline=arguments.baseline,
@@ -64,3 +70,7 @@ def main(words: Sequence[str]) -> None:
     for path in sorted(arguments.output.iterdir()):
         if path.is_file() and not path.name.startswith("."):
             print(printable(path))
+    if results.unreadable:
+        count = len(results.unreadable)
+        runs = "a run is" if count == 1 else f"{count} runs are"
+        raise RunsFailed(f"{runs} left out: {' '.join(results.unreadable)}")

@@ -23,7 +23,8 @@ usage: andes-opt serve MODEL [policy=NAME] [solver=NAME] [objective=NAME] [live=
 
 Start vLLM's OpenAI server for a model with our scheduler in it, until Ctrl-C. What holds an =
 and names one of the groups is ours (andes-opt list policies, solvers, objectives, live);
-everything else, and all that follows a --, goes to vLLM as it is.
+everything else, and all that follows a --, goes to `vllm serve` as it is: --api-server-count,
+--headless, --data-parallel-size and --shutdown-timeout, too. A second Ctrl-C ends it at once.
 
 live=background plans in a process of its own, with any solver however slow.
 
@@ -90,7 +91,11 @@ def main(arguments: Sequence[str]) -> None:
     model, overrides, flags = split_arguments(arguments)
     command = server_command(model, adapter_settings(overrides), flags)
     require_vllm()
-    with exit_on_signals(), process_group(command, env=users_environment()) as server:
+    # vLLM has a limit of its own, --shutdown-timeout.
+    with (
+        exit_on_signals(),
+        process_group(command, grace_s=None, env=users_environment()) as server,
+    ):
         status = server.wait()
     if status:
         raise SystemExit(status if status > 0 else 128 - status)

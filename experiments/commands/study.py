@@ -10,12 +10,8 @@ from experiments.configuration.compose import CONF_DIR
 from experiments.configuration.errors import UsageError, not_understood
 from experiments.configuration.experiment import experiments, studies
 from experiments.configuration.hydra_run import run_by_hydra
-from experiments.configuration.overrides import (
-    beside_overrides,
-    config_folders,
-    hydra_options,
-    quoted,
-)
+from experiments.configuration.overrides import beside_overrides, config_folders, hydra_options
+from experiments.configuration.values import quoted
 from experiments.runs.resume import resumable
 
 if TYPE_CHECKING:

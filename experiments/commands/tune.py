@@ -227,6 +227,7 @@ def run(config: DictConfig) -> dict[str, float]:
         )
 
         rows = _report(config, bench, report_at, best)
+        record.keep(rows)
         shown = _metrics(config)
         levels, paired = over_seeds(rows, shown), against(rows, UNTUNED, DIFFERENCE, shown)
         table = levels.pivot("arm", index=["variant", "at", "metric"], values="mean")
@@ -237,7 +238,7 @@ def run(config: DictConfig) -> dict[str, float]:
             f"search_{config.tuning.metric}": float(best.user_attrs[METRICS][config.tuning.metric]),
             **_overall(rows, config.tuning.metric),
         }
-        record.finish(rows, summary)
+        record.finish(None, summary)
     finished = len(search.finished())
     print(_text(best, finished, search.importances(), table, gains, config, folder))
     return summary

@@ -21,6 +21,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from experiments import ROOT
 from experiments.configuration.errors import UsageError, not_understood, one_line
+from experiments.configuration.values import all_taken
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -59,7 +60,8 @@ def groups(conf_dirs: Sequence[Path] = (CONF_DIR,)) -> dict[str, list[str]]:
 
 def first_comment(path: Path) -> str:
     """Return a YAML file's first comment, Hydra's ``@package`` aside; empty if it has none."""
-    with open(path, encoding="utf-8") as file:
+    # A file of the user's that is no UTF-8 is refused where it is used, not where it is listed.
+    with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
             if not line.startswith("#"):
                 break
@@ -79,7 +81,7 @@ def load(command: str, overrides: Iterable[str] = ()) -> DictConfig:
     overrides
         As on the command line, ``policy=fcfs`` say.
     """
-    return _composed(command, own_classes(command, list(overrides)))
+    return _composed(command, understood(command, all_taken(overrides)))
 
 
 def _composed(command: str, overrides: list[str], *, hydra: bool = False) -> DictConfig:
@@ -104,6 +106,39 @@ def command_groups(command: str, overrides: Iterable[str] = ()) -> list[str]:
     config = _composed(command, list(overrides), hydra=True)
     names = {str(group).partition("@")[0] for group in config.hydra.runtime.choices}
     return sorted(name for name in names if name.partition("/")[0] not in _INTERNAL_GROUPS)
+
+
+def understood(command: str, overrides: Sequence[str]) -> list[str]:
+    """
+    Return overrides as Hydra takes them: see :func:`own_classes` and :func:`open_nodes`.
+
+    Parameters
+    ----------
+    command
+        The command.
+    overrides
+        As on the command line; what is no override is passed on.
+    """
+    return _added_to(open_nodes(command), own_classes(command, overrides))
+
+
+def open_nodes(command: str) -> list[str]:
+    """
+    Return the nodes of a command's configuration that take options of any name.
+
+    Its file has them empty: what they are about has options of its own, as vLLM has.
+    """
+    path = CONF_DIR / f"{command}.yaml"
+    if not path.is_file():
+        return []
+    config: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    return [name for name, node in config.items() if node == {}]
+
+
+def _added_to(nodes: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """Return overrides with Hydra's ``++`` before the options of open nodes."""
+    places = tuple(f"{name}." for name in nodes)
+    return [f"++{text}" if places and text.startswith(places) else text for text in overrides]
 
 
 def own_classes(command: str, overrides: Sequence[str]) -> list[str]:
@@ -223,6 +258,28 @@ def _parsed(overrides: Iterable[str]) -> dict[str, Override]:
             override = grammar.parse_override(text)
             parsed[override.key_or_group] = override
     return parsed
+
+
+def is_open(config: DictConfig, path: Sequence[str]) -> bool:
+    """
+    Return whether a node takes any field: its constructor wants a mapping there.
+
+    Parameters
+    ----------
+    config
+        A configuration.
+    path
+        Where the node is.
+    """
+    if not path:
+        return False
+    parent = OmegaConf.select(config, ".".join(path[:-1])) if path[:-1] else config
+    target = parent.get("_target_") if isinstance(parent, DictConfig) else None
+    try:
+        parameter = signature(resolve_name(str(target))).parameters[path[-1]]
+    except Exception:  # as above: no such class or parameter
+        return False
+    return str(parameter.annotation).startswith(("Mapping[", "dict["))
 
 
 def _parameters(target: str) -> set[str] | None:

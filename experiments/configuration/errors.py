@@ -6,6 +6,8 @@ import difflib
 import importlib
 from typing import TYPE_CHECKING
 
+from experiments.configuration.output import visible
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -28,6 +30,10 @@ class RunsFailed(BaseException):
 
     No Exception, since Hydra turns one that a callback raises into a warning.
     """
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which stops what Ctrl-C stops and keeps what that keeps."""
 
 
 def is_user_error(error: BaseException) -> bool:
@@ -105,11 +111,11 @@ def unknown_key(key: str, choices: Iterable[str], elsewhere: Iterable[str] = ())
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's message in one line."""
+    """Return an error's message in one line, fit for a terminal whatever it quotes."""
     from omegaconf.errors import MissingMandatoryValue
 
     if isinstance(error, MissingMandatoryValue) and error.full_key:
         key = error.full_key
         return f"{key} is missing: this choice needs {key}=VALUE."
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines) if lines else type(error).__name__
+    return visible(" ".join(lines)) if lines else type(error).__name__

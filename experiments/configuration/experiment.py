@@ -76,7 +76,7 @@ def studies() -> dict[str, str]:
 
 
 def _node(name: str, paths: Mapping[str, Path]) -> str:
-    text = paths[name].read_text(encoding="utf-8")
+    text = paths[name].read_text(encoding="utf-8", errors="replace")
     if found := _STUDY.search(text):
         return found[1] or "study"
     bases = [base for base in _BASE.findall(text) if base in paths and base != name]

@@ -42,18 +42,18 @@ def run_by_hydra(
     """
     import hydra
 
-    from experiments.configuration.compose import CONF_DIR, own_classes, see_current_folder
+    from experiments.configuration.compose import CONF_DIR, see_current_folder, understood
     from experiments.configuration.overrides import (
         beside_overrides,
         check_overrides,
+        for_hydra,
         help_template,
         hydra_options,
-        multirun_first,
-        quoted,
     )
+    from experiments.configuration.values import quoted
 
     see_current_folder()
-    words = multirun_first(own_classes(command, arguments))
+    words = understood(command, for_hydra(arguments))
     check_overrides(command, words)
     if (options := hydra_options(words)).help:
         study = any(word.startswith("experiment=") for word in options.overrides)

@@ -11,10 +11,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from experiments.configuration.compose import CONF_DIR, command_groups, groups, load
+from experiments.configuration.compose import CONF_DIR, command_groups, groups, is_open, load
 from experiments.configuration.errors import UsageError, not_understood, one_line, unknown_key
 from experiments.configuration.experiment import experiments
 from experiments.configuration.launchers import check_launcher
+from experiments.configuration.output import visible
+from experiments.configuration.own_files import check_file, check_files
+from experiments.configuration.values import advice, all_taken, quoted
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -52,13 +55,11 @@ def check_overrides(command: str, arguments: Sequence[str]) -> None:
 
     parsed = []
     grammar = OverridesParser.create()
-    for text in options.overrides:
+    for text in all_taken(options.overrides):
         try:
             parsed.append(grammar.parse_override(text))
         except HydraException as error:
-            raise UsageError(
-                f"{text!r} not understood: need key=value, or 'key=[a,b]' for a list."
-            ) from error
+            raise UsageError(f"{visible(text)!r} not understood: {advice(text)}") from error
 
     sweeps = options.multirun or _mode_is_multirun(parsed)
     _check(command, parsed, sweeps, config_folders(options))
@@ -75,12 +76,25 @@ def hydra_options(arguments: Sequence[str]) -> Namespace:
     """
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[assignment, method-assign]  # one line rather than the usage text
-    return parser.parse_args(multirun_first(arguments))
+    return parser.parse_intermixed_args(arguments)
 
 
-def multirun_first(arguments: Sequence[str]) -> list[str]:
-    """Return the same arguments as Hydra's parser takes them: options not among overrides."""
-    return sorted(arguments, key=lambda word: word not in ("--multirun", "-m"))
+def for_hydra(arguments: Sequence[str]) -> list[str]:
+    """
+    Return the same arguments as Hydra takes them.
+
+    Its parser wants no options among overrides, and its grammar quotes around some values.
+
+    Raises
+    ------
+    UsageError
+        If there is no such option.
+    """
+    overrides = hydra_options(arguments).overrides
+    options = list(arguments)
+    for word in overrides:
+        options.remove(word)
+    return [*options, *all_taken(overrides)]
 
 
 def config_folders(options: Namespace) -> list[Path]:
@@ -128,21 +142,25 @@ def _check(
                 f"or write '{override.key_or_group}=[...]' for a list."
             )
         if override.key_or_group in known_groups and not override.is_delete():
-            choices = known_groups[override.key_or_group]
-            for value in _values(override):
-                for name in value if isinstance(value, list) else [value]:
-                    if name is not None and str(name) not in choices:
-                        raise not_understood(override.key_or_group, name, choices)
-                    if _names_experiment(override) and name is not None:
-                        _check_experiment(command, str(name))
+            _check_choices(command, override, known_groups[override.key_or_group], extra_dirs)
 
     chosen = [_single(o) for o in overrides if o.key_or_group in known_groups]
-    defaults = _compose(command, [*chosen, *search])
+    try:
+        defaults = load(command, [*chosen, *search])
+    except Exception as error:
+        check_files(extra_dirs)  # a file that others build on
+        if not isinstance(error, HydraException):
+            raise
+        raise UsageError(one_line(error)) from error
     for override in overrides:
         key = override.key_or_group
-        if key in known_groups or key.startswith(("hydra.", "hydra/")) or override.is_add():
+        if key in known_groups:
+            _check_target(defaults, override, extra_dirs)
+        if key in known_groups or key.startswith(("hydra.", "hydra/")):
             continue
-        _check_key(defaults, key)
+        if override.is_add() or override.is_force_add():
+            continue
+        _check_key(defaults, key, str(override.input_line))
         if not override.is_delete():
             for value in _values(override):
                 _check_type(defaults, key, value)
@@ -221,10 +239,37 @@ def refuse_unread(words: Iterable[str], unread: Mapping[str, str]) -> None:
                 raise UsageError(f"{word} has no effect: {why}.")
 
 
-def quoted(text: str) -> str:
-    """Return a text quoted for Hydra's grammar, whatever is in it."""
-    escaped = text.replace("\\'", "\\\\'").replace("'", "\\'")
-    return f"'{escaped}'"
+def _check_choices(
+    command: str, override: Override, choices: Sequence[str], extra_dirs: Sequence[Path]
+) -> None:
+    """Refuse a name that no file has, and a file of the user's that can't be read."""
+    for value in _values(override):
+        for name in value if isinstance(value, list) else [value]:
+            if name is None:
+                continue
+            if str(name) not in choices:
+                raise not_understood(override.key_or_group, name, choices)
+            if _names_experiment(override):
+                _check_experiment(command, str(name))
+            for path in _own_files(override, name, extra_dirs):
+                check_file(path)
+
+
+def _own_files(override: Override, name: object, extra_dirs: Sequence[Path]) -> list[Path]:
+    paths = [folder / override.key_or_group / f"{name}.yaml" for folder in extra_dirs]
+    return [path for path in paths if path.exists()]
+
+
+def _check_target(defaults: DictConfig, override: Override, extra_dirs: Sequence[Path]) -> None:
+    """Refuse a file of the user's that names no class, where all of ours do."""
+    group = override.key_or_group
+    node = defaults.get(group)
+    for name in _values(override):
+        for path in _own_files(override, name, extra_dirs):
+            ours = [OmegaConf.load(file) for file in (CONF_DIR / group).glob("*.yaml")]
+            classes = bool(ours) and all("_target_" in choice for choice in ours)
+            if classes and isinstance(node, DictConfig) and "_target_" not in node:
+                raise UsageError(f"{path} has no _target_, the class that it configures.")
 
 
 def _check_experiment(command: str, name: str) -> None:
@@ -233,14 +278,6 @@ def _check_experiment(command: str, name: str) -> None:
     if known is not None and known.command not in ("", command):
         owner = f"study {name}" if known.is_study else known.command
         raise UsageError(f"experiment={name} is for andes-opt {owner}, not {command}.")
-
-
-def _compose(command: str, overrides: Sequence[str]) -> DictConfig:
-    """Compose the command's configuration under the chosen group files."""
-    try:
-        return load(command, overrides)
-    except HydraException as error:
-        raise UsageError(one_line(error)) from error
 
 
 def _values(override: Override) -> list[Any]:
@@ -258,13 +295,15 @@ def _single(override: Override) -> str:
     return f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
 
 
-def _check_key(defaults: DictConfig, key: str) -> None:
+def _check_key(defaults: DictConfig, key: str, line: str) -> None:
     node: Any = defaults
     path: list[str] = []
     for part in key.split("."):
         if not isinstance(node, DictConfig):
             return  # an element of a list, or below an interpolation: Hydra knows better
         names = [str(name) for name in node]
+        if part not in names and is_open(defaults, path):
+            raise UsageError(f"option {key} is not there yet: write +{line} to add it.")
         if part not in names:
             raise unknown_key(".".join([*path, part]), names, _options(defaults))
         path.append(part)

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from experiments.configuration.compose import load_choice
 from experiments.configuration.errors import UsageError, require
 from experiments.live.server import Server, address, free_port, running
-from experiments.live.vllm_command import require_vllm, server_command
+from experiments.live.vllm_command import require_vllm, server_command, server_flags
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -114,8 +114,7 @@ class LiveEngine:
             if value is not True:
                 flags.append(str(value))
         if self.server:
-            command = server_command(self.name, settings, flags)
-            return [*self.server, *command[command.index("--model") :]]
+            return [*self.server, "--model", self.name, *server_flags(settings, flags)]
         require_vllm()
         return server_command(self.model.folder(Path(self.models)), settings, flags)
 

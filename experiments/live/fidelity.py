@@ -344,7 +344,9 @@ def _facts(
     return [
         f"Iteration = {1e3 * latency.base_s:.2f} ms + {1e3 * latency.per_request_s:.3f} ms a "
         f"request + {1e6 * latency.per_context_token_s:.3f} us a context token + "
-        f"{1e3 * latency.per_prefill_token_s:.3f} ms a prompt token: R2 {fit.r2:.3f}, mean "
+        f"{1e3 * latency.per_prefill_token_s:.3f} ms a prompt token; with prefill "
+        f"{1e3 * latency.mixed_base_s:+.2f} ms {1e3 * latency.mixed_per_request_s:+.3f} ms a "
+        f"request: R2 {fit.r2:.3f}, mean "
         f"relative error {100 * numbers['relative_error_mean']:.1f} %, "
         f"{numbers['iterations']:.0f} iterations.",
         f"Load 1 = {saturated:.0f} tokens/s of stock vLLM.",

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
 
-from experiments.analysis.figures import COLOURS, MARKERS, STYLE, legend, save
+from experiments.analysis.figures import COLOURS, MARKERS, legend, save, style
 from experiments.analysis.statistics import means
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def draw(rows: pl.DataFrame, path: Path) -> None:
     """
     arms = rows["arm"].unique(maintain_order=True).to_list()
     as_lines = len(arms) <= _MOST_LINES and rows["load"].n_unique() > 1
-    with plt.rc_context(STYLE):
+    with style():
         save(_lines(rows, arms) if as_lines else _dots(rows, arms), path)
 
 

@@ -19,7 +19,7 @@ GRACE_S = 20.0
 
 @contextlib.contextmanager
 def process_group(
-    command: Sequence[str], *, grace_s: float = GRACE_S, **options: Any
+    command: Sequence[str], *, grace_s: float | None = GRACE_S, **options: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
     """
     Run a command in a process group of its own, which ends with the block, whatever happens.
@@ -32,7 +32,8 @@ def process_group(
     command
         Program and arguments.
     grace_s
-        Seconds to end by itself.
+        Seconds to end by itself; None for as long as it takes, or until this process is told
+        again to end.
     **options
         For :class:`subprocess.Popen`.
     """

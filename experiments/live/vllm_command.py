@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 SCHEDULER = "engine_adapter.scheduler.AndesScheduler"
-_MODULE = "vllm.entrypoints.openai.api_server"
+#: vLLM's ``serve`` by way of ours; -P, so that folders of the user's never hide the packages of
+#: that name.
+_SERVE = (sys.executable, "-P", "-m", "engine_adapter.serve")
 
 #: Modules of the extra live that a run imports.
 _CLIENT = ("aiohttp", "filelock", "prometheus_client")
@@ -82,6 +84,18 @@ def server_command(model: str, settings: dict[str, Any] | None, flags: Sequence[
     ----------
     model
         Name or folder.
+    settings, flags
+        As for :func:`server_flags`.
+    """
+    return [*_SERVE, model, *server_flags(settings, flags)]
+
+
+def server_flags(settings: dict[str, Any] | None, flags: Sequence[str]) -> list[str]:
+    """
+    The flags of a server with our scheduler in it.
+
+    Parameters
+    ----------
     settings
         As :func:`adapter_settings` makes them; None for plain vLLM, with its own scheduler.
     flags
@@ -92,17 +106,15 @@ def server_command(model: str, settings: dict[str, Any] | None, flags: Sequence[
     UsageError
         If the flags choose a scheduler, or an ``--additional-config`` that can't be read.
     """
-    # `python -m`, since `vllm serve` looks for a distribution that is named vllm, which the CPU
-    # wheel's is not; -P, so that folders of the user's never hide the packages of that name.
-    command = [sys.executable, "-P", "-m", _MODULE, "--model", model]
     if settings is None:
-        return [*command, *flags]
+        return list(flags)
 
     from engine_adapter.settings import KEY
 
     chosen, rest = take_flag(flags, "--scheduler-cls")
     if chosen is not None:
         raise UsageError(f"--scheduler-cls {chosen} not understood: serve brings its own.")
+    _check_file(take_flag(rest, "--config")[0])
     text, rest = take_flag(rest, "--additional-config")
     dotted = [flag for flag in rest if _dashed(flag).startswith("--additional-config.")]
     if dotted:
@@ -117,7 +129,21 @@ def server_command(model: str, settings: dict[str, Any] | None, flags: Sequence[
             "which policy=, solver=, objective= and live= make."
         )
     config = json.dumps({**additional, KEY: settings})
-    return [*command, "--scheduler-cls", SCHEDULER, "--additional-config", config, *rest]
+    return ["--scheduler-cls", SCHEDULER, "--additional-config", config, *rest]
+
+
+def _check_file(path: str | None) -> None:
+    """Refuse a file of vLLM's flags that chooses what serve chooses: ours would hide it."""
+    if path is None:
+        return
+    try:
+        loaded = OmegaConf.load(path)
+    except Exception as error:  # whatever is wrong in a file
+        raise UsageError(f"--config {path} can't be read: {str(error).splitlines()[0]}") from error
+    names = [_dashed("--" + str(name)) for name in loaded] if OmegaConf.is_dict(loaded) else []
+    for flag in ("--scheduler-cls", "--additional-config"):
+        if any(name.split(".")[0] == flag for name in names):
+            raise UsageError(f"{flag} in {path} not understood: write it on the command line.")
 
 
 def require_vllm() -> None:

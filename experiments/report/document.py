@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shlex
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from experiments.analysis.document import bullets, paragraphs, section, write
-from experiments.analysis.figures import looks
+from experiments.analysis.figures import drawn, looks
 from experiments.analysis.markdown import markdown
 from experiments.configuration.errors import UsageError, not_understood
 from experiments.report import studies
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from experiments.report.reading import Results, ServedRun
-    from experiments.report.sections import Section
+    from experiments.report.sections import Section, View
 
 #: What others are compared with unless somebody says otherwise.
 USUAL_BASELINE, USUAL_SOLVER = "fcfs", "greedy"
@@ -38,13 +38,7 @@ USUAL_BASELINE, USUAL_SOLVER = "fcfs", "greedy"
 _LONG_TABLE = 40
 
 
-def report(
-    folders: Sequence[Path],
-    output: Path,
-    *,
-    baseline: str | None = None,
-    request: int | None = None,
-) -> str:
+def report(folders: Sequence[Path], output: Path, **options: Any) -> str:
     """
     Read runs, compare them, and write the report.
 
@@ -52,6 +46,36 @@ def report(
     ----------
     folders
         Folders of runs or of sweeps.
+    output, **options
+        As for :func:`write_report`.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As :func:`experiments.report.reading.read`.
+    UsageError
+        As :func:`write_report`.
+    """
+    return write_report(read(folders), folders, output, **options)
+
+
+def write_report(
+    results: Results,
+    folders: Sequence[Path],
+    output: Path,
+    *,
+    baseline: str | None = None,
+    request: int | None = None,
+) -> str:
+    """
+    Compare the runs that were read, and write the report.
+
+    Parameters
+    ----------
+    results
+        What was read.
+    folders
+        From which folders.
     output
         Where ``report.html``, ``report.md``, CSV files and ``figures/`` go.
     baseline
@@ -67,12 +91,9 @@ def report(
 
     Raises
     ------
-    FileNotFoundError, ValueError
-        As :func:`experiments.report.reading.read`.
     UsageError
         If nothing is named like the baseline, or the request has no timeline.
     """
-    results = read(folders)
     arms = sorted({run.arm for run in results.runs})
     solvers = sorted(set(results.answers["solver"])) if results.answers.height else []
     studied = list(studies.arms(results.measured))
@@ -111,7 +132,7 @@ def report(
 
     data = SectionData(results, comparison, look, looks(solvers), base, request)
     made, missing = sections(data)
-    drawn = _draw(made, output / "figures")
+    pictures = _draw(made, output / "figures")
     sentences = _sentences(results, base, base_solver)
     used = dict(zip(compared, (base, base_solver, base_study), strict=True))
     if baseline in arms or baseline in studied:
@@ -123,7 +144,7 @@ def report(
         for kind, name in used.items()
         if baseline is not None and name not in (None, baseline)
     ]
-    text = _markdown_report(folders, sentences, tables, drawn, missing)
+    text = _markdown_report(folders, sentences, tables, pictures, missing)
     write(text, output / "report.md")
     opening = _opening(folders, sentences, tables, missing)
     html = page("andes-opt report", opening, look, made)
@@ -177,17 +198,22 @@ def _policy_tables(comparison: pl.DataFrame, baseline: str) -> dict[str, pl.Data
 
 def _draw(made: Sequence[Section], folder: Path) -> list[tuple[str, str]]:
     """Draw what is printed, as PNG and PDF; titles and names of the PNG files."""
-    drawn = []
+    pictures = []
     with bar(sum(view.printed for each in made for view in each.views), "drawing") as progress:
         for each in made:
             views = [view for view in each.views if view.printed]
             for k, view in enumerate(views, start=1):
                 stem = each.key if len(views) == 1 else f"{each.key}_{k}"
-                save_for_print(view.draw(), folder / stem)
-                title = f"{each.title}: {view.label}" if view.label else each.title
-                drawn.append((title, f"{stem}.png"))
+                name = f"{stem}.png"
+
+                def draw(view: View = view, stem: str = stem) -> None:
+                    save_for_print(view.draw(), folder / stem)
+
+                if drawn(folder / name, draw):
+                    title = f"{each.title}: {view.label}" if view.label else each.title
+                    pictures.append((title, name))
                 progress.update()
-    return drawn
+    return pictures
 
 
 def _write_csv(output: Path, tables: Mapping[str, pl.DataFrame]) -> None:
@@ -237,7 +263,7 @@ def _markdown_report(
     folders: Sequence[Path],
     sentences: Sequence[str],
     tables: Mapping[str, pl.DataFrame],
-    drawn: Sequence[tuple[str, str]],
+    pictures: Sequence[tuple[str, str]],
     missing: Sequence[str],
 ) -> str:
     return paragraphs(
@@ -245,7 +271,7 @@ def _markdown_report(
         f"`{_command(folders)}`",
         bullets(sentences),
         *(section(name, markdown(table, {})) for name, table in tables.items()),
-        *(section(title, f"![{title}](figures/{name})") for title, name in drawn),
+        *(section(title, f"![{title}](figures/{name})") for title, name in pictures),
         section("Left out for want of data", bullets(missing)) if missing else "",
     )
 

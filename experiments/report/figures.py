@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import polars as pl
 
 from experiments.analysis import figures
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from experiments.report.series import Curve, Occupancy, Reading
 
 #: Text in PDF files stays text.
-_STYLE: dict[Any, Any] = {**figures.STYLE, "pdf.fonttype": 42}
+_PRINT = {"pdf.fonttype": 42}
 _WIDTH = 7.4
 
 
@@ -40,7 +39,7 @@ def save_for_print(figure: Figure, path: Path) -> None:
     path
         The file's path without its suffix.
     """
-    with mpl.rc_context(_STYLE):
+    with figures.style(_PRINT):
         for suffix in (".png", ".pdf"):
             figures.save(figure, path.with_name(path.name + suffix))
             figure.set_layout_engine("none")  # keeps the layout, which takes long to find
@@ -57,7 +56,7 @@ def qoe_against_rate(table: pl.DataFrame, look: Mapping[str, Look]) -> Figure:
     look
         Arm -> how it is drawn.
     """
-    with mpl.rc_context(_STYLE):
+    with figures.style(_PRINT):
         figure, panels = plt.subplots(
             1, 3, figsize=(_WIDTH, 2.9), sharey=True, layout="constrained"
         )
@@ -91,7 +90,7 @@ def distributions(rows: Mapping[str, pl.DataFrame], look: Mapping[str, Look]) ->
     look
         Arm -> how it is drawn.
     """
-    with mpl.rc_context(_STYLE):
+    with figures.style(_PRINT):
         figure, panels = plt.subplots(
             2, 3, figsize=(_WIDTH, 4.6), sharey=True, layout="constrained"
         )
@@ -127,7 +126,7 @@ def one_request(found: Reading, look: Mapping[str, Look]) -> Figure:
     arms = [arm for arm in look if arm in found.delivered]
     columns = min(3, len(arms))
     rows = math.ceil(len(arms) / columns)
-    with mpl.rc_context(_STYLE):
+    with figures.style(_PRINT):
         figure, panels = plt.subplots(
             rows,
             columns,
@@ -163,7 +162,7 @@ def occupancy(found: Occupancy, look: Mapping[str, Look]) -> Figure:
     look
         Arm -> how it is drawn.
     """
-    with mpl.rc_context(_STYLE):
+    with figures.style(_PRINT):
         figure, panels = plt.subplots(
             3, 1, figsize=(_WIDTH, 5.2), sharex=True, layout="constrained"
         )

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from experiments.analysis.statistics import PLACE, placed
+from experiments.configuration.errors import one_line
 from experiments.runs.columns import REQUEST_COLUMNS, RUN_COLUMNS
-from experiments.runs.files import ERROR, ROWS, SUMMARY, printable
+from experiments.runs.files import ERROR, ROWS, SUMMARY, TIMELINE, TOKENS, printable, read_table
 from experiments.runs.progress import bar
 from experiments.runs.records import complete_runs, read_environment, read_run
 
@@ -40,6 +41,7 @@ _SAID_ELSEWHERE = {
     "live_engine",
     "live_engine.saturated_tokens_per_s",
     "stock",
+    "scheduler_cls",
     "seed",
     "tokens",
     "timeline",
@@ -59,6 +61,8 @@ _SETTING_GROUPS = ("workload", "engine", "lengths", "readers", "endpoint", "expe
 _NO_INSTANCE = ("solvers", "options", "time_limit_s", "repeats", "seed")
 #: Files of rows that commands write beside the main one.
 _MORE_ROWS = "*_rows.parquet"
+#: Columns that plots need of the other tables.
+_OF_TOKENS, _OF_TIMELINE = ("request", "time_s"), ("time_s", "decoding", "waiting", "kv_tokens")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,6 +116,8 @@ class Results:
         Sentences about what was found: runs left out, versions mixed.
     environments
         ``env.json`` of every run.
+    unreadable
+        Why runs that should be complete could not be read, a sentence each, with the file.
     """
 
     runs: Sequence[ServedRun]
@@ -119,6 +125,7 @@ class Results:
     measured: pl.DataFrame
     notes: Sequence[str]
     environments: Sequence[dict[str, Any]]
+    unreadable: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,7 +140,7 @@ class _Part:
 
 def read(folders: Sequence[Path]) -> Results:
     """
-    Read every complete run below some folders.
+    Read every complete run below some folders; those with a file that can't be read are left out.
 
     Parameters
     ----------
@@ -145,26 +152,47 @@ def read(folders: Sequence[Path]) -> Results:
     FileNotFoundError
         If a folder does not exist, or none holds a complete run.
     ValueError
-        If rows have another schema, or runs that should be one differ.
+        If no run can be read, or runs that should be one differ.
     """
     parts: list[_Part] = []
     answers: list[pl.DataFrame] = []
     measured: list[tuple[Path, pl.DataFrame]] = []
+    environments: list[dict[str, Any]] = []
+    unreadable: list[str] = []
     complete = complete_runs(*folders)
     with bar(len(complete), "reading") as progress:
         for folder in complete:
-            names = [ROWS, *sorted(path.name for path in folder.glob(_MORE_ROWS))]
-            tables = [read_run(folder, name) for name in names]
+            progress.update()
+            try:
+                tables = _tables(folder)
+                environments.append(read_environment(folder))
+            except (OSError, ValueError) as error:
+                unreadable.append(one_line(error))
+                continue
             answers += [table for table in tables if "instance" in table.columns]
             measured += [(folder, table) for table in tables if "metric" in table.columns]
             requests = [table for table in tables if "request" in table.columns]
             parts += [part for table in requests for part in _parts(folder, table)]
-            progress.update()
+    if not environments:
+        raise ValueError(unreadable[0])
     runs, dropped = _without_copies(_labelled(parts))
-    environments = [read_environment(folder) for folder in complete]
     numbers, repeated = _pooled(measured)
-    notes = [*_left_out(folders), *dropped, *repeated, *_mixed_code(environments)]
-    return Results(runs, _with_units(answers), numbers, notes, environments)
+    left_out = [f"A run is left out: {why}" for why in unreadable]
+    notes = [*_left_out(folders), *left_out, *dropped, *repeated, *_mixed_code(environments)]
+    return Results(runs, _with_units(answers), numbers, notes, environments, unreadable)
+
+
+def _tables(folder: Path) -> list[pl.DataFrame]:
+    """The rows of a run, once it is known that its other tables can be read as well."""
+    for name, columns in ((TOKENS, _OF_TOKENS), (TIMELINE, _OF_TIMELINE)):
+        path = folder / name
+        if path.exists():
+            found = read_table(path, rows=0).columns
+            lacking = [column for column in columns if column not in found]
+            if lacking:
+                raise ValueError(f"{path} lacks column {lacking[0]}.")
+    names = [ROWS, *sorted(path.name for path in folder.glob(_MORE_ROWS))]
+    return [read_run(folder, name) for name in names]
 
 
 def _parts(folder: Path, rows: pl.DataFrame) -> list[_Part]:

@@ -10,7 +10,7 @@ import polars as pl
 from omegaconf import OmegaConf
 
 from andes_opt.qoe import digestion_start
-from experiments.runs.files import TIMELINE, TOKENS
+from experiments.runs.files import TIMELINE, TOKENS, read_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -232,7 +232,7 @@ def occupancy(runs: Sequence[ServedRun]) -> Occupancy:
     """
     batch, waiting, kv = {}, {}, {}
     for run in runs:
-        timeline = thinned(pl.read_parquet(run.folder / TIMELINE), _POINTS)
+        timeline = thinned(read_table(run.folder / TIMELINE), _POINTS)
         x = timeline["time_s"].to_numpy()
         batch[run.arm] = Curve(x, timeline["decoding"].to_numpy())
         waiting[run.arm] = Curve(x, timeline["waiting"].to_numpy())

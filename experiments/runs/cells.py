@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from joblib import Parallel, cpu_count, delayed  # type: ignore[import-untyped]  # it has none
 
 from experiments.runs.code_closure import state_of, targets
-from experiments.runs.files import plain, write_json
+from experiments.runs.files import plain, read_json, write_json
 from experiments.runs.identity import contents
 from experiments.runs.progress import bar
 
@@ -177,7 +177,7 @@ def _compute(work: str, options: dict[str, Any], path: Path) -> tuple[Path, dict
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+        found = read_json(path)
+    except (FileNotFoundError, ValueError):
         return None
-    return found if isinstance(found, dict) and {"seconds", "result"} <= found.keys() else None
+    return found if {"seconds", "result"} <= found.keys() else None

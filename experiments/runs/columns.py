@@ -30,6 +30,7 @@ RUN_COLUMNS = {
     "solver": Column(pl.String, "", "name in conf/solver, or the class; null if none is used"),
     "objective": Column(pl.String, "", "name in conf/objective; null if none is used"),
     "engine": Column(pl.String, "", "name in conf/engine"),
+    "engine_kind": Column(pl.String, "", "simulator, emulator, vllm, or server (of any kind)"),
     "workload": Column(pl.String, "", "name in conf/workload"),
     "lengths": Column(pl.String, "", "name in conf/lengths; null if the workload has its own"),
     "readers": Column(pl.String, "", "name in conf/readers"),
@@ -80,7 +81,7 @@ QUALITY_COLUMNS = {
     "min_batch": Column(pl.Int64, "", "smallest batch size"),
     "max_batch": Column(pl.Int64, "", "largest batch size"),
     "exactly": Column(pl.Boolean, "", "the plan must fill the batch exactly"),
-    "status": Column(pl.String, "", "optimal, feasible, no solution, or refused"),
+    "status": Column(pl.String, "", "optimal, feasible, no solution, refused or failed"),
     "certified": Column(pl.Boolean, "", "the solver proved its plan optimal"),
     "value": Column(pl.Float64, "", "value of the plan, recomputed; null if there is none"),
     "bound": Column(pl.Float64, "", "the solver's proven upper bound; null if none"),
@@ -97,7 +98,7 @@ QUALITY_COLUMNS = {
     "build_s": Column(pl.Float64, "s", "building models, as the solver states it"),
     "solve_s": Column(pl.Float64, "s", "solving, as the solver states it"),
     "time_limit_s": Column(pl.Float64, "s", "limit given to the solver; null if none"),
-    "note": Column(pl.String, "", "why a solver refused the instance"),
+    "note": Column(pl.String, "", "why a solver refused the instance, or failed on it"),
 }
 
 #: What the portfolio's rows have beside those of ``QUALITY_COLUMNS``.

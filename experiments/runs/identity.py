@@ -72,6 +72,9 @@ def _foreign_modules(config: DictConfig) -> set[str]:
     solvers = options.get("solvers") if isinstance(options, dict) else None
     if isinstance(solvers, list):
         named |= {str(name).rpartition(".")[0] for name in solvers if "." in str(name)}
+    scheduler = options.get("scheduler_cls") if isinstance(options, dict) else None
+    if scheduler is not None:
+        named.add(str(scheduler).rpartition(".")[0])
     ours = {*_DOMAIN, "experiments"}
     return {name for name in named if name and name.partition(".")[0] not in ours}
 
@@ -163,7 +166,7 @@ def _content(keys: Sequence[str], value: Any) -> Any:
     if name not in _INPUTS or not isinstance(value, str):
         return value
     shipped = name == "table" and value in SHIPPED_TABLES
-    path = _TABLES / f"{value}.json" if shipped else Path(value)
+    path = _TABLES / f"{value}.json" if shipped else Path(value).expanduser()
     if path.is_file():
         return _file_digest(path)
     if path.is_dir():

@@ -23,9 +23,9 @@ def bar(total: int, description: str) -> tqdm:
     It is silent in a sweep too, whose runs would write over one another.
     """
     sweeping = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    return tqdm(
-        total=total, desc=description, leave=False, disable=sweeping or not sys.stderr.isatty()
-    )
+    # Without a console (pythonw, a closed descriptor) there is no standard error at all.
+    watched = sys.stderr is not None and sys.stderr.isatty()
+    return tqdm(total=total, desc=description, leave=False, disable=sweeping or not watched)
 
 
 @dataclass(slots=True)

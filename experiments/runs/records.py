@@ -7,7 +7,6 @@ place, and an old one is removed before a run starts. Each file appears whole or
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,13 +26,15 @@ from experiments.runs.files import (
     MEASURED,
     ROWS,
     SUMMARY,
+    read_json,
+    read_table,
     write_atomically,
     write_json,
 )
 from experiments.runs.identity import current, register_run_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 
 # Every command that records runs imports this module, in a sweep's worker processes too.
@@ -47,6 +48,27 @@ class Run:
     folder: Path
     environment: Mapping[str, Any]
 
+    def keep(self, rows: pl.DataFrame) -> None:
+        """Write ``rows.parquet``: first of all, since what is drawn and said of it may fail."""
+        write_atomically(self.folder / ROWS, rows.write_parquet)
+
+    @contextmanager
+    def keeping(self, rows: Callable[[], pl.DataFrame | None]) -> Iterator[None]:
+        """
+        Keep what there is of the rows, if the block is left by an error or an interrupt.
+
+        Parameters
+        ----------
+        rows
+            Returns the rows so far, or None if there are none.
+        """
+        try:
+            yield
+        except BaseException:
+            if (found := rows()) is not None:
+                self.keep(found)
+            raise
+
     def finish(self, rows: pl.DataFrame | None, summary: Mapping[str, float]) -> None:
         """
         Write ``rows.parquet``, ``env.json`` and, last, ``summary.json``.
@@ -59,7 +81,7 @@ class Run:
             Metric name -> number.
         """
         if rows is not None:
-            write_atomically(self.folder / ROWS, rows.write_parquet)
+            self.keep(rows)
         write_json(self.folder / ENVIRONMENT, self.environment)
         write_json(self.folder / SUMMARY, summary)
 
@@ -154,9 +176,15 @@ def complete_runs(*folders: Path) -> list[Path]:
 
 
 def read_environment(folder: Path) -> dict[str, Any]:
-    """Return a run's ``env.json``: see :func:`experiments.runs.environment.environment`."""
-    recorded: dict[str, Any] = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
-    return recorded
+    """
+    Return a run's ``env.json``: see :func:`experiments.runs.environment.environment`.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As :func:`experiments.runs.files.read_json`.
+    """
+    return read_json(folder / ENVIRONMENT)
 
 
 def read_run(folder: Path, name: str = ROWS) -> pl.DataFrame:
@@ -173,11 +201,11 @@ def read_run(folder: Path, name: str = ROWS) -> pl.DataFrame:
     Raises
     ------
     ValueError
-        If the rows were written under another version of the schema.
+        If the rows can't be read, or were written under another version of the schema.
     """
     recorded = read_environment(folder)
     schema = recorded.get("schema", SCHEMA)
-    rows = pl.read_parquet(folder / name)
+    rows = read_table(folder / name)
     strange = [
         column
         for column, dtype in rows.schema.items()

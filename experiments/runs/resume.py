@@ -8,10 +8,9 @@ what was in flight when a sweep was killed has no ``summary.json`` and is made a
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import traceback
+from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,12 +27,13 @@ from experiments.configuration.errors import (
     is_user_error,
     one_line,
 )
-from experiments.runs.files import ERROR, SUMMARY, printable, write_json
+from experiments.configuration.output import careful_output, visible
+from experiments.runs.files import ERROR, SUMMARY, printable, read_json, write_json
 from experiments.runs.identity import identified, identity
 from experiments.runs.records import read_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 #: How many failed runs a message names.
 _NAMED = 3
@@ -69,10 +69,12 @@ def resumable(
                 print(f"{printable(folder)} is complete.")
                 return summary
         try:
-            with identified(identification):
+            # Also in a sweep's worker process, which no console script has begun.
+            with careful_output(f"andes-opt {hydra.job.name}"), identified(identification):
                 return run(config)
         except Exception as error:
-            write_json(folder / ERROR, {**_account(error), "run": identification})
+            with suppress(OSError):  # a full disk is told by the error itself
+                write_json(folder / ERROR, {**_account(error), "run": identification})
             if not sweeping:
                 raise
             print(f"{printable(folder)} failed: {one_line(error)}", file=sys.stderr)
@@ -99,12 +101,24 @@ def say(sentence: str, folder: Path) -> None:
     lines = [sentence, str(printable(folder))]
     if hydra.mode == RunMode.MULTIRUN and overrides:
         lines.insert(0, f"{overrides}:")
+    # One call, so that processes don't talk into one another.
+    print(visible("\n".join(lines)), flush=True)
+
+
+@contextmanager
+def said(sentence: str, folder: Path) -> Iterator[None]:
+    """
+    Say what came out of a run once the block has written it, or could not: it may be all there is.
+
+    Parameters
+    ----------
+    sentence, folder
+        As for :func:`say`.
+    """
     try:
-        # One call, so that processes don't talk into one another.
-        print("\n".join(lines), flush=True)
-    except BrokenPipeError:
-        # The listener has gone; the run is there all the same, and nothing more is printed.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        yield
+    finally:
+        say(sentence, folder)
 
 
 def finished(folder: Path, run: Mapping[str, str]) -> dict[str, float] | None:
@@ -128,7 +142,7 @@ def finished(folder: Path, run: Mapping[str, str]) -> dict[str, float] | None:
         return None
     try:
         recorded = read_environment(folder)
-        summary: dict[str, float] = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        summary: dict[str, float] = read_json(folder / SUMMARY)
     except (OSError, ValueError):
         return None
     return summary if recorded.get("run") == run else None

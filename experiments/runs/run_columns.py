@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from hydra.conf import HydraConf
     from omegaconf import DictConfig
 
+#: What serves the requests of a command's runs, where it is not the simulator.
+_ENGINE_KINDS = {"emulate": "emulator", "live": "vllm", "live-demo": "vllm", "bench": "server"}
+
 
 def run_columns(
     config: DictConfig, hydra_config: HydraConf, **replaced: str | None
@@ -72,6 +75,7 @@ def columns_of(
     return {
         "command": command,
         **served_by,
+        "engine_kind": _ENGINE_KINDS.get(command, "simulator"),
         "workload": label(config, choices, "workload"),
         "lengths": label(config, choices, "lengths") if "lengths" in config else None,
         "readers": label(config, choices, "readers") if "readers" in config else None,

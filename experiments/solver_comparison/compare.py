@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import open_dict
 
-from andes_opt.plan import TOLERANCE_MIP, Plan, Status, verify
+from andes_opt.plan import TOLERANCE_MIP, InvalidPlan, Plan, Status, verify
 from experiments.configuration.compose import build, load_choice
-from experiments.configuration.errors import UsageError
+from experiments.configuration.errors import UsageError, one_line
 from experiments.runs.columns import COLUMNS, QUALITY_COLUMNS, frame
 from experiments.runs.progress import bar, jit_seconds
 from experiments.solver_comparison.tables import numbers
@@ -45,13 +45,14 @@ _MOST_COMPILING_CALLS = 3
 
 @dataclass(frozen=True, slots=True)
 class TimedAnswer:
-    """A solver's plan for one instance (None if it refused), and what the call took."""
+    """A solver's plan for one instance (None if it refused or failed), and what the call took."""
 
     solver: str
     plan: Plan | None
     wall_s: float
     cpu_s: float
     note: str = ""
+    failed: bool = False
 
 
 def build_solvers(
@@ -95,6 +96,7 @@ def compare(
     *,
     time_limit_s: float | None,
     repeats: int = 1,
+    so_far: list[dict[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
     """
     Give every instance to every solver.
@@ -113,6 +115,8 @@ def compare(
         Limit of each call; None for none.
     repeats
         Calls per instance and solver.
+    so_far
+        Gets the answers as they come, without gaps: what there is if the comparison is stopped.
 
     Returns
     -------
@@ -124,7 +128,7 @@ def compare(
     InvalidPlan
         If a solver's plan does not pass ``verify``.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = [] if so_far is None else so_far
     unproven: list[NamedInstance] = []  # by none of the solvers; the exact one is asked as well
     for solver in solvers.values():
         ask("", solver, problems[0].instance, time_limit_s, 1)
@@ -133,10 +137,12 @@ def compare(
             names = list(solvers) if number % 2 == 0 else list(solvers)[::-1]
             answers = {}
             for name in names:
-                answers[name] = ask(name, solvers[name], problem.instance, time_limit_s, repeats)
+                answer = ask(name, solvers[name], problem.instance, time_limit_s, repeats)
+                answers[name] = row_of(problem, answer, time_limit_s)
+                rows.append(answers[name])
                 progress.update()
-            found = [row_of(problem, answers[name], time_limit_s) for name in solvers]
-            rows += found
+            found = [answers[name] for name in solvers]
+            rows[-len(found) :] = found
             if not any(row["certified"] for row in found):
                 unproven.append(problem)
     exact = build(load_choice("solver", "exact"))
@@ -153,7 +159,8 @@ def ask(
     """
     Time a solver on one instance, and verify its plan.
 
-    A call during which numba compiled, the first with some type of gains, is made again.
+    A call during which numba compiled, the first with some type of gains, is made again. A solver
+    that raises has refused the instance, by ValueError, or failed, whatever else it raises.
 
     Raises
     ------
@@ -171,6 +178,11 @@ def ask(
         except ValueError as error:
             # A documented limit, brute force beyond n = 20 say: part of the comparison.
             return TimedAnswer(name, None, math.nan, math.nan, str(error))
+        except (KeyboardInterrupt, GeneratorExit, InvalidPlan):
+            raise
+        except BaseException as error:  # those of compiled back-ends' panics are no Exception
+            note = f"{type(error).__name__}: {one_line(error)}"
+            return TimedAnswer(name, None, math.nan, math.nan, note, failed=True)
         if jit.value > 0 and compiling_calls < _MOST_COMPILING_CALLS:
             compiling_calls += 1
             continue
@@ -211,7 +223,7 @@ def row_of(
         "exactly": instance.exactly,
         "time_limit_s": time_limit_s,
         "note": answer.note,
-        "status": "refused",
+        "status": "failed" if answer.failed else "refused",
         "certified": False,
     }
     if plan is None:
@@ -315,10 +327,21 @@ def contradictions(rows: Sequence[Mapping[str, Any]]) -> int:
     return count
 
 
+def first_failure(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return a sentence about the calls that failed, with the first one's reason; None without."""
+    failed = [row for row in rows if row["status"] == "failed"]
+    if not failed:
+        return None
+    first = failed[0]
+    where = f"{first['solver']} on {first['source']} {first['instance']}"
+    return f"{len(failed)} of {len(rows)} calls failed; the first, {where}: {first['note']}"
+
+
 def table(rows: pl.DataFrame) -> pl.DataFrame:
     """Return gaps, times and certificates of each solver, best first."""
     columns = ("instances", "mean gap %", "max gap %", "median ms", "p99 ms")
-    table = numbers(rows, ["solver"], columns, ("certified %", "refused"))
+    failed = ("failed",) if (rows["status"] == "failed").any() else ()
+    table = numbers(rows, ["solver"], columns, ("certified %", "refused"), failed)
     # Equal solvers in the order in which they were named: their times change from run to run.
     return table.sort("mean gap %", nulls_last=True, maintain_order=True)
 
@@ -332,9 +355,11 @@ def summarise(rows: pl.DataFrame) -> dict[str, float]:
         "p99 ms": "wall_p99_ms",
         "certified %": "certified_percent",
         "refused": "refused",
+        "failed": "failed",
     }
     summary: dict[str, float] = {}
     for line in table(rows).iter_rows(named=True):
         for column, metric in names.items():
-            summary[f"{line['solver']}_{metric}"] = line[column]
+            if column in line:
+                summary[f"{line['solver']}_{metric}"] = line[column]
     return summary

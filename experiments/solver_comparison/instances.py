@@ -139,7 +139,8 @@ def from_folder(folder: Path) -> list[NamedInstance]:
     """
     if not folder.is_dir():
         raise UsageError(f"corpus={folder} is no folder.")
-    paths = sorted(folder.glob("*.npz"))
+    # What begins with a dot was left half-written by a process that was killed.
+    paths = sorted(path for path in folder.glob("*.npz") if not path.name.startswith("."))
     if not paths:
         raise UsageError(f"corpus={folder} holds no .npz file.")
     return [NamedInstance("corpus", path.stem, Instance.load(path)) for path in paths]
@@ -186,7 +187,7 @@ def collect(config: DictConfig) -> list[NamedInstance]:
     if config.corpus is not None and config.families:
         raise UsageError("corpus= and families= exclude each other: give one of them.")
     if config.corpus is not None:
-        return from_folder(Path(config.corpus))
+        return from_folder(Path(config.corpus).expanduser())
     if config.families:
         names = [config.families] if isinstance(config.families, str) else config.families
         return generated(names, config.sizes, config.count, config.seed)

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from andes_opt.plan import InvalidPlan
 from experiments.configuration.experiment import documents_folder, study_command
 from experiments.configuration.overrides import refuse_unread
 from experiments.runs.files import listed, write_atomically
@@ -97,25 +96,13 @@ class Asker:
 
     def _measure(self, problem: NamedInstance, entrant: Entrant) -> dict[str, Any]:
         limit_s = self._time_limit_s
-        try:
-            if (entrant.name, problem.source) not in self._warm:
-                # Compilation and back-ends' first calls are no part of the times.
-                self._warm.add((entrant.name, problem.source))
-                compare.ask(entrant.name, entrant.solver, problem.instance, limit_s, 1)
-            load = os.getloadavg()[0]
-            answer = compare.ask(
-                entrant.name, entrant.solver, problem.instance, limit_s, self._repeats
-            )
-        except InvalidPlan:
-            raise
-        except Exception as error:  # a back-end's defect must not cost the other answers
-            load = math.nan
-            note = f"{type(error).__name__}: {error}"
-            answer = compare.TimedAnswer(entrant.name, None, math.nan, math.nan, note)
-            failed = {"status": "failed"}
-        else:
-            failed = {}
-        row = compare.row_of(problem, answer, limit_s) | failed
+        if (entrant.name, problem.source) not in self._warm:
+            # Compilation and back-ends' first calls are no part of the times.
+            self._warm.add((entrant.name, problem.source))
+            compare.ask(entrant.name, entrant.solver, problem.instance, limit_s, 1)
+        load = os.getloadavg()[0]
+        answer = compare.ask(entrant.name, entrant.solver, problem.instance, limit_s, self._repeats)
+        row = compare.row_of(problem, answer, limit_s)
         plan = answer.plan
         if plan is not None:
             row["backend_s"] = plan.solve_s - plan.info.get("pricing_s", 0.0)
@@ -203,6 +190,7 @@ def run(config: DictConfig) -> dict[str, float]:
             seed=config.seed,
             overrides=shlex.join(hydra_config.overrides.task),
         )
+        record.keep(rows)
         summary = {
             "instances": rows.select("source", "instance").n_unique(),
             "calls": rows.height,
@@ -224,7 +212,7 @@ def run(config: DictConfig) -> dict[str, float]:
         docs = documents_folder(hydra_config, "portfolio", config.portfolio.docs)
         published = document.write(rows, facts, folder, docs)
         summary |= document.headline(rows, facts)
-        record.finish(rows, summary)
+        record.finish(None, summary)
     if summary["contradictions"] or summary["failed"]:
         raise RuntimeError(
             f"{summary['contradictions']} plans beat a bound called proven, and "

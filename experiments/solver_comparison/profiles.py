@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
@@ -16,10 +15,10 @@ from experiments.analysis.figures import (
     COLOURS,
     GAP_FLOOR_PERCENT,
     MARKERS,
-    STYLE,
     gap_point,
     gap_points,
     save,
+    style,
 )
 
 if TYPE_CHECKING:
@@ -173,7 +172,7 @@ def draw_profiles(rows: pl.DataFrame, within_percent: float, path: Path) -> None
         (f"within {within_percent:g} % of the optimum", known, close),
     )
     styles = line_styles(rows)
-    with mpl.rc_context(STYLE):
+    with style():
         figure, axes = plt.subplots(1, 2, figsize=(8.2, 4.0), sharey=True, layout="constrained")
         drawn: dict[str, Any] = {}
         for panel, (title, taken, solved) in zip(axes, panels, strict=True):
@@ -224,7 +223,7 @@ def draw_scaling(rows: pl.DataFrame, found: dict[str, Exponent], family: str, pa
     )
     styles = line_styles(rows)
     calls = rows.filter(pl.col("wall_s").is_not_null()).height
-    with mpl.rc_context(STYLE):
+    with style():
         figure, axes = plt.subplots(figsize=(7.4, 4.6), layout="constrained")
         for name in sorted(styles, key=lambda name: (name != _HEADLINE, name)):
             mine = points.filter(pl.col("solver") == name)
@@ -277,7 +276,7 @@ def draw_gaps(rows: pl.DataFrame, family: str, panels: Sequence[int], path: Path
     there = set(rows["requests"].unique())
     sizes = [size for size in panels if size in there] or [max(there)]
     styles = line_styles(rows)
-    with mpl.rc_context(STYLE):
+    with style():
         figure, row = plt.subplots(
             1,
             len(sizes),

@@ -23,6 +23,7 @@ _CPU_MS = 1000 * pl.col("cpu_s")
 _NUMBERS = {
     "instances": pl.len(),
     "refused": (pl.col("status") == "refused").sum(),
+    "failed": (pl.col("status") == "failed").sum(),
     "limit hit": pl.col("at_limit").sum(),
     "certified %": 100 * pl.col("certified").mean(),
     "mean gap %": pl.col("gap_percent").mean(),

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from experiments.analysis.document import section
-from experiments.analysis.figures import COLOURS, MARKERS, STYLE, save
+from experiments.analysis.figures import COLOURS, MARKERS, save, style
 from experiments.analysis.intervals import in_points, interval
 from experiments.analysis.markdown import markdown
 from experiments.analysis.statistics import DIFFERENCE, against, over_seeds
@@ -171,7 +171,7 @@ def draw_break_even(
         What the difference is.
     """
     engines = list(dict.fromkeys(regimes[variant].engine for variant, _ in charged))
-    with plt.rc_context(STYLE):
+    with style():
         figure, axes = plt.subplots(
             1,
             len(engines),

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
 
-from experiments.analysis.figures import COLOURS, STYLE, legend, look, save
+from experiments.analysis.figures import COLOURS, legend, look, save, style
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,7 +60,7 @@ def curves(
     suffix
         What the metric's name is followed by, " less fcfs" say.
     """
-    with plt.rc_context(STYLE):
+    with style():
         figure, panels = _panels(table, metrics)
         for panel, metric, rows in panels:
             for arm, k in _looks(table).items():
@@ -94,7 +94,7 @@ def bars(table: pl.DataFrame, metrics: Sequence[str], path: Path, suffix: str = 
     several = table["variant"].n_unique() > 1
     labels = [f"{variant}\n{at}".strip() if several else at for variant, at in groups]
     shown = [metric for metric in metrics if metric in table["metric"].to_list()]
-    with plt.rc_context(STYLE):
+    with style():
         looks = _looks(table)
         arms = list(looks)
         inches = min(11.0, max(4.0, 0.28 * len(arms) * len(groups) + 1.5))
@@ -159,7 +159,7 @@ def distributions(table: pl.DataFrame, path: Path, x_label: str) -> None:
     """
     shares = table.with_columns(pl.col("part").cast(pl.Float64).alias("share"))
     places = shares.select("variant", "at").unique(maintain_order=True).rows()
-    with plt.rc_context(STYLE):
+    with style():
         figure, axes = _axes(len(places))
         for panel, (variant, at) in zip(axes, places, strict=True):
             rows = shares.filter((pl.col("variant") == variant) & (pl.col("at") == at))
@@ -206,7 +206,7 @@ def heat_maps(
     """
     sizes = [float(np.nanmax(np.abs(numbers))) for _, numbers in maps if np.isfinite(numbers).any()]
     largest = max(sizes, default=1.0) or 1.0
-    with plt.rc_context(STYLE):
+    with style():
         figure, axes = _axes(len(maps), height=0.36 * len(rows) + 1.4)
         for panel, (title, numbers) in zip(axes, maps, strict=True):
             image = panel.imshow(

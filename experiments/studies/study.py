@@ -119,6 +119,7 @@ def run(
         runner = StudyRunner(prepared(config), hydra_config)
         check_options(config, hydra_config, runner.choose)
         rows = kinds[config.study.kind](runner)
+        record.keep(rows)
         facts = document.StudyFacts(
             name=str(hydra_config.runtime.choices["experiment"]),
             command=study_command(hydra_config),
@@ -137,6 +138,6 @@ def run(
             "cells_s": runner.seconds,
             **document.summary(rows, runner.config.study.baseline),
         }
-        record.finish(rows, summary)
+        record.finish(None, summary)
     print(f"{text}\n\n{listed(folder, published)}")
     return summary

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -149,11 +150,14 @@ def test_files_are_read_by_column_name(tmp_path):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("batch,seconds\n1,2\n", "lacks the column context_tokens"),
-        ("", "lacks the column batch"),
+        ("batch,seconds\n1,2\n", "lacks column context_tokens"),
+        ("", "is empty; need a header with batch"),
         ("batch,context_tokens,prefill_tokens,seconds\n1,2,0,1\n1,2,x,1\n", "line 3: prefill.*'x'"),
         ("batch,context_tokens,prefill_tokens,seconds\n1,2,0,0\n", "line 2: seconds = '0'"),
-        ("batch,context_tokens,prefill_tokens,seconds\n1,2\n", "line 2: prefill_tokens = None"),
+        (
+            "batch,context_tokens,prefill_tokens,seconds\n1,2\n",
+            "line 2, column prefill_tokens: the row has 2 fields",
+        ),
     ],
 )
 def test_bad_files_are_told_by_line_and_column(text, complaint, tmp_path):
@@ -163,3 +167,67 @@ def test_bad_files_are_told_by_line_and_column(text, complaint, tmp_path):
     with pytest.raises(ValueError, match=complaint) as error:
         read_iterations(path)
     assert "iterations.csv" in str(error.value)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    mixed_base=st.floats(-0.03, 0.1),
+    mixed_request=st.floats(-2.9e-4, 1e-3),
+    seed=st.integers(0, 100),
+    weighting=st.sampled_from(["absolute", "relative"]),
+)
+def test_what_decoding_beside_a_prompt_takes_is_found_again(
+    mixed_base, mixed_request, seed, weighting
+):
+    """The terms of iterations with prefill come back, negative ones too, and nothing else moves."""
+    model = replace(MODEL, mixed_base_s=mixed_base, mixed_per_request_s=mixed_request)
+    iterations = measured(model, seed=seed)
+    fit = fit_latency(iterations, weighting=weighting)
+    for name in COEFFICIENTS:
+        found = getattr(fit.latency, name)
+        assert found == pytest.approx(getattr(model, name), rel=1e-5, abs=1e-9)
+    assert not fit.undetermined
+
+
+def test_the_terms_of_noisy_measurements_have_standard_errors():
+    """With 3 % noise the truth lies within a few of them; the plain form fits far worse."""
+    model = LatencyModel(0.01513, 6.09e-5, 1e-8, 5.6e-5, -0.0045, 9.32e-5)
+    iterations = measured(model, n=600, seed=5, noise=0.03)
+    fit = fit_latency(iterations, weighting="relative")
+    summary = fit.summary()
+    for name in ("mixed_base_s", "mixed_per_request_s", "base_s", "per_prefill_token_s"):
+        assert abs(summary[name] - getattr(model, name)) < 4 * summary[f"{name}_se"]
+    assert summary["mixed_base_s"] < 0 < summary["mixed_per_request_s"]
+    plain = fit_latency(iterations, weighting="relative", mixed=False)
+    assert plain.latency.mixed_base_s == plain.latency.mixed_per_request_s == 0
+    assert plain.summary()["relative_error_mean"] > 1.2 * summary["relative_error_mean"]
+    assert not plain.undetermined
+
+
+@pytest.mark.parametrize("kept", ["all with prefill", "three without", "one batch with prefill"])
+def test_terms_that_measurements_cannot_tell_are_left_at_0(kept):
+    """With iterations of one kind, or prefill beside one batch only, they are undetermined."""
+    model = replace(MODEL, mixed_base_s=0.01, mixed_per_request_s=1e-4)
+    whole = measured(model)
+    prefill = whole.prefill_tokens > 0
+    keep = np.ones(whole.count, dtype=bool)
+    if kept == "all with prefill":
+        keep = prefill
+    elif kept == "three without":
+        keep = prefill | (np.cumsum(~prefill) <= 3)
+    columns = {name: getattr(whole, name)[keep] for name in COLUMNS}
+    if kept == "one batch with prefill":
+        columns["batch"] = np.where(prefill, 32, whole.batch)
+        rows = zip(columns["batch"], whole.context_tokens, whole.prefill_tokens, strict=True)
+        columns["seconds"] = np.array([model.iteration_s(*row) for row in rows])
+    fit = fit_latency(Iterations(**columns))
+    assert fit.undetermined == ("mixed_base_s", "mixed_per_request_s")
+    assert fit.latency.mixed_base_s == fit.latency.mixed_per_request_s == 0
+
+
+def test_a_lone_prompt_as_fast_as_nothing_keeps_the_plain_form():
+    """A term that would let an iteration take no time is not fitted."""
+    whole = measured(MODEL)
+    seconds = np.where(whole.prefill_tokens > 0, 1e-4 * whole.batch, whole.seconds)
+    fit = fit_latency(Iterations(whole.batch, whole.context_tokens, whole.prefill_tokens, seconds))
+    assert fit.latency.iteration_s(0, 0, 1) > 0

@@ -176,6 +176,9 @@ def test_numbers_can_be_overridden_from_the_command_line() -> None:
     engine = load("kv_12k", "engine.capacity_tokens=8000", "engine.latency.base_s=0.05")
     assert engine.capacity_tokens == 8000
     assert engine.latency.base_s == 0.05
+    assert (engine.reserve_full_context, engine.watermark) == (True, 0.0)
+    older = load("kv_12k", "engine.reserve_full_context=false", "engine.watermark=0.01")
+    assert (older.reserve_full_context, older.watermark) == (False, 0.01)
 
 
 def test_blocks_are_whole() -> None:
@@ -184,17 +187,30 @@ def test_blocks_are_whole() -> None:
     assert engine.num_blocks == 3
 
 
+def test_the_watermark_is_vllms() -> None:
+    """vLLM takes its share of all blocks, the null block among them, and drops the fraction."""
+    for share, blocks in ((0.0, 0), (0.01, 1), (0.0099, 0), (0.5, 50), (0.99, 99)):
+        assert EngineProfile("x", LATENCY, 99 * 16, watermark=share).watermark_blocks == blocks
+
+
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
-        ("capacity_tokens", 0, "capacity_tokens = 0 not understood: need a whole number >= 1"),
-        ("block_tokens", -16, "block_tokens = -16 not understood: need a whole number >= 1"),
-        ("max_batch", 0, "max_batch = 0 not understood: need a whole number >= 1"),
-        ("token_budget", 0, "token_budget = 0 not understood: need a whole number >= 1"),
-        ("max_context_tokens", 0, "max_context_tokens = 0 not understood: need a whole number >= 1"),
+        ("capacity_tokens", 0, "capacity_tokens = 0 not understood: need a whole"),
+        ("block_tokens", -16, "block_tokens = -16 not understood: need a whole"),
+        ("max_batch", 0, "max_batch = 0 not understood: need a whole"),
+        ("token_budget", 0, "token_budget = 0 not understood: need a whole"),
+        (
+            "max_context_tokens",
+            0,
+            "max_context_tokens = 0 not understood: need a whole",
+        ),
         ("preemption", "drop", "'drop' not understood: need one of swap, recompute"),
         ("swap_s_per_token", -1.0, "swap_s_per_token = -1.0 not understood"),
         ("recompute_hit_share", 1.5, "recompute_hit_share = 1.5 not understood"),
+        ("reserve_full_context", "yes", "reserve_full_context = 'yes' not understood"),
+        ("watermark", 1.0, "watermark = 1.0 not understood"),
+        ("watermark", float("nan"), "watermark = nan not understood"),
         ("swap_s_per_token", float("nan"), "swap_s_per_token = nan not understood"),
     ],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -81,7 +81,10 @@ def first_come_first_served(requests: Requests, engine: EngineProfile) -> list[S
             sequence = waiting[0]
             chunk = min(sequence.lacking, budget)
             needed = -(-(sequence.computed + chunk) // engine.block_tokens)
-            if needed > free:
+            known = min(sequence.prompt + len(sequence.times_s), engine.max_context_tokens)
+            whole = -(-known // engine.block_tokens)
+            to_leave = int(engine.watermark * (engine.num_blocks + 1)) if running else 0
+            if max(needed, whole if engine.reserve_full_context else 0) + to_leave > free:
                 break
             free, sequence.blocks = free - needed, needed
             swapped_tokens += sequence.computed
@@ -97,6 +100,9 @@ def first_come_first_served(requests: Requests, engine: EngineProfile) -> list[S
             + engine.latency.per_context_token_s * sum(s.computed + 1 for s in decoding)
             + engine.latency.per_prefill_token_s * (tokens - len(decoding))
         )
+        if tokens > len(decoding):
+            now += engine.latency.mixed_base_s
+            now += engine.latency.mixed_per_request_s * len(decoding)
         if engine.preemption == "swap":
             now += swapped_tokens * engine.swap_s_per_token
         swapped_tokens = 0
@@ -131,9 +137,19 @@ def compare(requests: Requests, engine: EngineProfile) -> int:
     preemption=st.sampled_from(["swap", "recompute"]),
     capacity_tokens=st.sampled_from([192, 512, 4096]),
     token_budget=st.sampled_from([7, 64, 2048]),
+    reserve_full_context=st.booleans(),
+    watermark=st.sampled_from([0.0, 0.01, 0.1, 0.5]),
+    mixed=st.sampled_from([(0.0, 0.0), (-0.03, 5e-4), (0.02, -3e-4)]),
 )
 def test_the_engine_loop_agrees_with_a_plain_simulator(
-    seed: int, n: int, preemption: str, capacity_tokens: int, token_budget: int
+    seed: int,
+    n: int,
+    preemption: str,
+    capacity_tokens: int,
+    token_budget: int,
+    reserve_full_context: bool,
+    watermark: float,
+    mixed: tuple[float, float],
 ) -> None:
     """Every token of every request leaves at the same moment, under swap and recompute."""
     rng = np.random.default_rng(seed)
@@ -146,13 +162,15 @@ def test_the_engine_loop_agrees_with_a_plain_simulator(
     )
     engine = EngineProfile(
         name="tiny",
-        latency=OPT_66B,
+        latency=replace(OPT_66B, mixed_base_s=mixed[0], mixed_per_request_s=mixed[1]),
         capacity_tokens=capacity_tokens,
         block_tokens=16,
         max_batch=8,
         token_budget=token_budget,
         preemption=preemption,  # type: ignore[arg-type]
         swap_s_per_token=1e-4,
+        reserve_full_context=reserve_full_context,
+        watermark=watermark,
     )
     compare(requests, engine)
 

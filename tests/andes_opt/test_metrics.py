@@ -211,6 +211,44 @@ def test_refuses_what_is_no_run() -> None:
         summarise(rows(tds=np.ones(2)))
 
 
+def test_time_per_token_and_completed_requests() -> None:
+    """TPOT is over replies with a second token; requests/s over the whole run."""
+    summary = summarise(EXAMPLE)
+    assert summary["tpot_p50_s"] == pytest.approx((0.2 + 1.0) / 2)
+    assert summary["tpot_p95_s"] == pytest.approx(0.2 + 0.95 * 0.8)
+    assert summary["ttft_p95_s"] == pytest.approx(2.0 + 0.9 * 1.0)
+    assert summary["requests_per_s"] == pytest.approx(3 / 8.0)
+
+
+def test_the_start_of_a_run_can_be_left_out() -> None:
+    """Requests of the first seconds don't count; what the run itself reports stays."""
+    late = rows(
+        **{
+            name: getattr(EXAMPLE, name)[1:]
+            for name in (item.name for item in dataclasses.fields(Rows))
+        }
+    )
+    given_rows = RecordedRows(**vars(EXAMPLE), tokens_by_last_arrival=9, iterations=7, wall_s=1.0)
+    summary = summarise(given_rows, skip_s=0.5)
+    assert summary["iterations"] == 7
+    for name, value in summarise(late).items():
+        assert summary[name] == pytest.approx(value, nan_ok=True), name
+
+
+@pytest.mark.parametrize(
+    ("skip_s", "words"),
+    [
+        (4.5, "leaves out all 4 requests: the last one arrives 4.0 s"),
+        (-1.0, "skip_s"),
+        (math.nan, "skip_s"),
+    ],
+)
+def test_what_can_be_left_out_is_checked(skip_s: float, words: str) -> None:
+    """A summary of nothing is refused in a sentence."""
+    with pytest.raises(ValueError, match=words):
+        summarise(EXAMPLE, skip_s=skip_s)
+
+
 def test_every_metric_is_documented_and_no_other() -> None:
     """The tables of docs/metrics.md below the symbols list exactly the metrics of a run."""
     text = (ROOT / "docs" / "metrics.md").read_text("utf-8")
@@ -218,6 +256,7 @@ def test_every_metric_is_documented_and_no_other() -> None:
     percentiles = {
         "qoe": metrics.QOE_PERCENTILES,
         "ttft": metrics.TTFT_PERCENTILES,
+        "tpot": metrics.TPOT_PERCENTILES,
         "tds": metrics.TDS_PERCENTILES,
     }
     documented = {

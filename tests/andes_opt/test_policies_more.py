@@ -28,7 +28,7 @@ from andes_opt.policy.packing import slack_s
 from andes_opt.policy.stakes import expected, fill_stakes
 from andes_opt.policy.survival import ReplyLengths
 from andes_opt.simulator import simulate
-from andes_opt.snapshot import Action, Policy, State
+from andes_opt.snapshot import Action, Policy, State, check_places
 from andes_opt.workload import Poisson, Requests
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def test_decisions_are_sound(
             continue
         assert sorted(decision.order.tolist()) == list(range(n))
         assert shot.need_tokens[decision.action != Action.WAIT].sum() <= shot.capacity_tokens
-        assert (decision.action == Action.SERVE).sum() <= slots
+        check_places(decision.action, slots)
         held = decision.action == Action.HOLD
         assert (shot.kv_tokens[held] > 0).all()
         for request in shot.request_id:
@@ -366,10 +366,10 @@ def test_staying_gains_nothing_with_room_for_everybody(
     make_snapshot: Callable[..., Snapshot],
 ) -> None:
     """
-    With places scarce and KV not, residents have no bonus and KV tokens don't count (a defect
-    once: of 256 places, long contexts held on to theirs by what their eviction would cost).
+    With time scarce, but neither places nor KV, residents have no bonus and KV tokens don't count
+    (a defect once: long contexts held on to their turn by what their eviction would cost).
     """
-    fields: dict[str, Any] = {"max_batch": 10, "capacity_tokens": 10**6}
+    fields: dict[str, Any] = {"capacity_tokens": 10**6}
     policy = Thrift(Densest())
     shot = make_snapshot(40, seed=3, **fields)
     policy.decide(shot)
@@ -382,13 +382,15 @@ def test_staying_gains_nothing_with_room_for_everybody(
         policy._gains(heavier, candidate)(charge).params[0],  # noqa: SLF001
         stakes,
     )
-    crowded = make_snapshot(40, seed=3, max_batch=10, capacity_tokens=4096)
-    charge, _ = policy._preemption_charges(crowded)  # noqa: SLF001
-    assert (charge[crowded.kv_tokens > 0] > 0).all()
+    # Where there are places for ten, who leaves the batch is evicted, and that is charged.
+    for few in ({"capacity_tokens": 4096}, {"capacity_tokens": 10**6}):
+        crowded = make_snapshot(40, seed=3, max_batch=10, **few)
+        charge, _ = policy._preemption_charges(crowded)  # noqa: SLF001
+        assert (charge[crowded.kv_tokens > 0] > 0).all()
 
 
 def test_thrift_shares_places_in_the_batch() -> None:
-    """Where the batch limit binds and memory does not, it is no worse than Andes."""
+    """Where the batch limit binds and memory does not, it is better than Andes."""
     engine = EngineProfile("few_places", ENGINE.latency, 10**6, max_batch=40, swap_s_per_token=1e-5)
     requests = Poisson(rate=4.0, requests=300).generate(seed=6)
     fcfs, andes, thrift = (
@@ -396,8 +398,7 @@ def test_thrift_shares_places_in_the_batch() -> None:
         for policy in (FCFS(), Andes(Densest(), AverageQoE()), Thrift(Densest()))
     )
     for name in ("qoe_area_mean", "qoe_window_mean"):
-        assert thrift[name] >= andes[name] - 0.005 > fcfs[name]
-    assert thrift["preemptions"] == 0
+        assert thrift[name] > andes[name] + 0.01 > fcfs[name]
 
 
 def test_answers_depend_on_what_was_seen_alone(make_snapshot: Callable[..., Snapshot]) -> None:

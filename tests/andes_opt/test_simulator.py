@@ -18,7 +18,7 @@ from andes_opt.engine import EngineProfile
 from andes_opt.latency import LatencyModel
 from andes_opt.policy.fcfs import FCFS
 from andes_opt.policy.round_robin import RoundRobin
-from andes_opt.simulator import simulate
+from andes_opt.simulator import TIMELINE_COLUMNS, simulate
 from andes_opt.snapshot import NEVER, Action, Decision, Snapshot, Starved, State
 from andes_opt.workload import Requests
 
@@ -47,11 +47,10 @@ class Storm:
             return Decision(replan_after=NEVER)
         if self._rng.random() < 0.3:
             return Decision(replan_after=int(self._rng.integers(1, 5)))
-        return Decision(
-            action=self._rng.choice(np.array([0, 1, 1, 2], dtype=np.int8), n),
-            order=self._rng.permutation(n),
-            replan_after=int(self._rng.integers(1, 5)),
-        )
+        order = self._rng.permutation(n)
+        action = self._rng.choice(np.array([0, 1, 1, 2], dtype=np.int8), n)
+        action[order[np.cumsum(action[order] > 0) > snapshot.max_batch]] = Action.WAIT
+        return Decision(action, order, replan_after=int(self._rng.integers(1, 5)))
 
     def finished(self, request_id: int) -> None:
         self.left.append(request_id)
@@ -92,6 +91,8 @@ def make_engine(**changes: object) -> EngineProfile:
     token_budget=st.sampled_from([1, 7, 64, 2048]),
     storm=st.booleans(),
     hit_share=st.sampled_from([0.0, 0.6, 1.0]),
+    reserve_full_context=st.booleans(),
+    watermark=st.sampled_from([0.0, 0.1, 0.9]),
 )
 def test_books_balance(
     seed: int,
@@ -101,6 +102,8 @@ def test_books_balance(
     token_budget: int,
     storm: bool,
     hit_share: float,
+    reserve_full_context: bool,
+    watermark: float,
 ) -> None:
     """
     Whatever a policy does: every request gets exactly its tokens in order, the KV cache is
@@ -113,6 +116,8 @@ def test_books_balance(
         capacity_tokens=capacity_tokens,
         token_budget=token_budget,
         recompute_hit_share=hit_share,
+        reserve_full_context=reserve_full_context,
+        watermark=watermark,
     )
     policy = Storm(seed) if storm else FCFS()
     seen: list[Snapshot] = []
@@ -253,21 +258,134 @@ def test_prefix_cache_hits_spare_whole_blocks(share: float, kept: int) -> None:
     assert int(result.timeline[:, 2].sum()) == 64 + (49 - kept if kept < 48 else 0)
     waiting = [s for s in seen if (s.state == State.PREEMPTED).any()]
     lost = waiting[0].restore_s[waiting[0].state == State.PREEMPTED]
-    assert lost == pytest.approx([(48 - kept) * LATENCY.per_prefill_token_s])
+    computed = 49 - kept if kept < 48 else 0
+    assert lost == pytest.approx([computed * LATENCY.per_prefill_token_s])
+
+
+def first_tokens(prompts: list[int], **engine: object) -> tuple[list[float], int]:
+    """When requests that come at once get their first tokens, in iterations; preemptions."""
+    n = len(prompts)
+    requests = Requests(np.zeros(n), np.array(prompts), np.full(n, 40), np.ones(n), np.full(n, 5.0))
+    latency = LatencyModel(1.0, 0.0, 0.0, 0.0)
+    result = simulate(requests, make_engine(latency=latency, **engine), FCFS())
+    return result.first_token_s.tolist(), int(result.preemptions.sum())
+
+
+def test_a_request_enters_only_if_its_whole_context_fits() -> None:
+    """
+    A prompt of 100 tokens computes 24 in the first iteration, but is let in only with room for all.
+
+    vLLM's rule since 0.20. Without it the prompt enters at once, takes the blocks that the first
+    request needs next, and is preempted over and over.
+    """
+    engine = {"capacity_tokens": 160, "token_budget": 64, "preemption": "recompute"}
+    # 40 tokens need 3 of 10 blocks, 100 need 7: they fit together. 120 need 8 and wait.
+    assert first_tokens([40, 100], **engine)[0] == [1.0, 3.0]
+    assert first_tokens([40, 120], **engine) == ([1.0, 42.0], 0)
+    assert first_tokens([40, 120], reserve_full_context=False, **engine)[1] > 5
+
+
+def test_a_preempted_request_enters_only_if_all_it_has_fits() -> None:
+    """Its reply so far counts, the prefix cache's share of it too: those blocks are taken anew."""
+    requests = Requests(
+        np.zeros(2), np.array([32, 32]), np.array([60, 60]), np.ones(2), np.full(2, 5.0)
+    )
+    for hit_share in (0.0, 1.0):
+        engine = make_engine(
+            capacity_tokens=96,
+            token_budget=16,
+            preemption="recompute",
+            recompute_hit_share=hit_share,
+        )
+        seen: list[Snapshot] = []
+
+        class Watching(FCFS):
+            def decide(self, snapshot: Snapshot) -> Decision:
+                seen.append(snapshot)  # noqa: B023
+                return Decision(replan_after=1)
+
+        result = simulate(requests, engine, Watching())
+        assert result.preemptions.tolist() == [0, 1]
+        # It needs 4 of the 6 blocks, and the first request has 4 or more until it is done.
+        both = [s for s in seen if s.num_requests == 2]
+        away = [s for s in both if s.state[1] == State.PREEMPTED]
+        assert away[-1].generated_tokens[0] == 59
+
+
+def test_the_watermark_binds_while_others_run() -> None:
+    """A share of the blocks stays free when a request enters, unless it is alone."""
+    engine = {"capacity_tokens": 159 * 16, "token_budget": 2048, "max_batch": 2}
+    assert first_tokens([600, 1800], **engine) == ([1.0, 2.0], 0)
+    assert first_tokens([600, 1800], watermark=0.1, **engine) == ([1.0, 41.0], 0)
+    assert first_tokens([2400], watermark=0.9, **engine) == ([2.0], 0)
+
+
+def test_long_prompts_are_not_let_in_too_early() -> None:
+    """Under overload with recompute the rule saves FCFS most of its preemptions, and time."""
+    rng = np.random.default_rng(3)
+    n = 60
+    requests = Requests(
+        np.linspace(0.0, 3.0, n),
+        rng.integers(200, 1500, n),
+        rng.integers(20, 120, n),
+        np.ones(n),
+        np.full(n, 5.0),
+    )
+    engine = {"capacity_tokens": 4000, "token_budget": 256, "preemption": "recompute"}
+    new, old = (
+        simulate(requests, make_engine(reserve_full_context=rule, **engine), FCFS())
+        for rule in (True, False)
+    )
+    assert new.preemptions.sum() < 0.6 * old.preemptions.sum()
+    assert new.makespan_s < 0.95 * old.makespan_s
 
 
 def test_never_fitting_request_is_rejected() -> None:
     """Requests beyond the KV cache or the model's limit score 0 and hurt nobody else."""
     requests = Requests(
-        arrival_s=np.array([0.0, 0.1, 0.2]),
-        prompt_tokens=np.array([500, 10, 300]),
-        output_tokens=np.array([100, 5, 10]),
+        arrival_s=np.array([0.0, 0.1, 0.2, 0.3]),
+        prompt_tokens=np.array([500, 10, 305, 250]),
+        output_tokens=np.array([100, 5, 10, 300]),
+        ttft_s=np.ones(4),
+        tds=np.full(4, 5.0),
+    )
+    result = simulate(requests, make_engine(max_context_tokens=305), FCFS())
+    assert result.rejected.tolist() == [True, False, True, False]
+    assert result.qoe_window.tolist() == [0.0, 1.0, 0.0, 1.0]
+
+
+def test_a_reply_ends_at_the_models_limit() -> None:
+    """As in vLLM, a reply is cut where prompt and reply reach ``max_context_tokens``."""
+    requests = Requests(
+        arrival_s=np.zeros(3),
+        prompt_tokens=np.array([99, 60, 60]),
+        output_tokens=np.array([50, 50, 40]),
         ttft_s=np.ones(3),
         tds=np.full(3, 5.0),
     )
-    result = simulate(requests, make_engine(max_context_tokens=305), FCFS())
-    assert result.rejected.tolist() == [True, False, True]
-    assert result.qoe_window.tolist() == [0.0, 1.0, 0.0]
+    result = simulate(requests, make_engine(max_context_tokens=100), FCFS(), record_tokens=True)
+    assert not result.rejected.any()
+    assert result.output_tokens.tolist() == [1, 40, 40]
+    assert [times.size for times in result.token_times_s or []] == [1, 40, 40]
+
+
+def test_rejected_requests_are_not_seen() -> None:
+    """The scheduler never hears of a request that the front-end refused."""
+    requests = Requests(
+        arrival_s=np.array([0.0, 0.1]),
+        prompt_tokens=np.array([500, 10]),
+        output_tokens=np.array([5, 5]),
+        ttft_s=np.ones(2),
+        tds=np.full(2, 5.0),
+    )
+    seen: list[int] = []
+    simulate(
+        requests,
+        make_engine(max_context_tokens=305),
+        FCFS(),
+        capture=lambda snapshot, _: seen.append(snapshot.requests_seen),
+    )
+    assert set(seen) == {1}
 
 
 def test_solver_time_is_charged() -> None:
@@ -288,16 +406,16 @@ def test_solver_time_is_charged() -> None:
                 replan_after=1,
             )
 
-    requests = make_requests(20, 1)
-    free = simulate(requests, make_engine(), Thinker(0))
-    slow = simulate(requests, make_engine(), Thinker(0), solver_time=0.05)
+    requests, engine = make_requests(20, 1), make_engine(max_batch=20)
+    free = simulate(requests, engine, Thinker(0))
+    slow = simulate(requests, engine, Thinker(0), solver_time=0.05)
     assert slow.charged_s == pytest.approx(0.05 * slow.solves)
     assert slow.makespan_s > free.makespan_s
     assert slow.busy_s + slow.charged_s <= slow.makespan_s + 1e-9
-    assert simulate(requests, make_engine(), Thinker(0), solver_time="measured").charged_s > 0
+    assert simulate(requests, engine, Thinker(0), solver_time="measured").charged_s > 0
     for nonsense in ("slow", None, [1], -1.0, math.inf):
         with pytest.raises(ValueError, match="free, measured, or seconds"):
-            simulate(requests, make_engine(), Thinker(0), solver_time=nonsense)  # type: ignore[arg-type]
+            simulate(requests, engine, Thinker(0), solver_time=nonsense)  # type: ignore[arg-type]
 
 
 def test_policy_that_serves_nobody_is_an_error() -> None:
@@ -339,6 +457,42 @@ def test_malformed_decisions_are_refused(
     malformed = Decision(action, order, replan_after=replan_after)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=message):
         simulate(two_requests(), make_engine(), Fixed(malformed))
+
+
+def test_held_requests_keep_their_places() -> None:
+    """
+    Nobody takes the place of a held request: neither a decision nor, between decisions, the engine.
+
+    A regression test: held requests took no place, so that the simulator played plans that vLLM
+    can't.
+    """
+
+    class HoldTheFirst(Storm):
+        """Holds request 0 while others are left, and serves so many of them."""
+
+        def __init__(self, serve: int) -> None:
+            super().__init__(0)
+            self._serve = serve
+
+        def decide(self, snapshot: Snapshot) -> Decision:
+            n = snapshot.num_requests
+            first = snapshot.request_id[0] == 0
+            if not (first and snapshot.state[0] in (State.RUNNING, State.HELD) and n > 1):
+                return Decision()
+            action = np.zeros(n, dtype=np.int8)
+            action[0] = Action.HOLD
+            action[1 : 1 + self._serve] = Action.SERVE
+            return Decision(action, np.arange(n), replan_after=NEVER)
+
+    requests = Requests(np.zeros(6), np.full(6, 20), np.arange(10, 16), np.ones(6), np.full(6, 5.0))
+    result = simulate(requests, make_engine(max_batch=3), HoldTheFirst(2), record_timeline=True)
+    assert result.timeline is not None
+    assert np.isfinite(result.completion_s).all()
+    held = result.timeline[:, TIMELINE_COLUMNS.index("held")]
+    assert held.max() == 1
+    assert (result.timeline[:, 1] + held).max() == 3
+    with pytest.raises(ValueError, match="serves 3 and holds 1 requests, with 3 places"):
+        simulate(requests, make_engine(max_batch=3), HoldTheFirst(3))
 
 
 @pytest.mark.parametrize("answer", [None, np.ones(2, dtype=np.int8)])
@@ -431,7 +585,7 @@ def test_a_plan_is_never_final() -> None:
             n = snapshot.num_requests
             return Decision(np.ones(n, dtype=np.int8), np.arange(n), replan_after=NEVER)
 
-    result = simulate(make_requests(20, 3), make_engine(), Planned(0))
+    result = simulate(make_requests(20, 3), make_engine(max_batch=20), Planned(0))
     assert np.isfinite(result.completion_s).all()
 
 
@@ -487,7 +641,7 @@ import numpy as np
 from andes_opt.engine import EngineProfile
 from andes_opt.latency import LatencyModel
 from andes_opt.policy.round_robin import RoundRobin
-from andes_opt.simulator import simulate
+from andes_opt.simulator import TIMELINE_COLUMNS, simulate
 from andes_opt.workload import Poisson
 
 engine = EngineProfile("tiny", LatencyModel(0.02, 1e-3, 1e-6, 1e-4), capacity_tokens=3000)

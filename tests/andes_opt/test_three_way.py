@@ -107,6 +107,7 @@ def plan_of(action, value, *, dtype=np.int8, **fields):
         (plan_of([1, 0, 0], 3.0, batch_size=3), r"batch_size 3 is outside \[1, 2\]"),
         (plan_of([1, 1, 0], 5.0), "serves 2 > batch_size 1"),
         (plan_of([1, 0, 1], 6.0, batch_size=2), "needs 10 KV tokens of 9"),
+        (plan_of([1, 1, 2], 7.0, batch_size=2), "serves 2 and holds 1 > max_batch 2"),
         (plan_of([1, 0, 2], 4.0), "states value 4.0; its gains sum to 5.0"),
         (plan_of([1, 0, 2], 5.0, bound=4.0), "bound 4.0 is below"),
         (plan_of([1, 0, 2], 5.0, bound=6.0, status=Status.OPTIMAL), "status OPTIMAL"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from andes_opt.conversations import Conversations
 from andes_opt.readers import fixed, reading
 from andes_opt.trace import Trace, write_trace
 from andes_opt.workload import Poisson, Requests, Workload
@@ -253,3 +256,99 @@ def test_more_than_the_file_holds(csv_file: Any) -> None:
     with pytest.raises(ValueError, match=r"can't be reached: all 2 requests .* arrive at once"):
         Trace(path, rate=1.0).generate(0)
     assert Trace(path).generate(0).num_requests == 2
+
+
+# --- What prompts share, and Mooncake's form
+
+
+def test_sessions_of_a_trace(csv_file: Any) -> None:
+    """Sessions are followed in order of arrival, whatever the order of the rows."""
+    path = csv_file(
+        f"{HEADER},session,prefix_tokens\n"
+        "5,40,2,a,\n"  # goes on where the row below ended
+        "0,30,4,a,\n"
+        "1,30,4,,10\n"
+        "2,30,4,b,10\n"
+    )
+    requests = Trace(path).generate(0)
+    assert requests.prefix_of.tolist() == [-1, -1, 1, 0]
+    assert requests.prefix_tokens.tolist() == [0, 0, 10, 34]
+    assert Trace(path, requests=2).generate(0).prefix_of.tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_mooncakes_form(tmp_path: Path, name: str) -> None:
+    """Milliseconds become seconds, and equal first ids a shared beginning."""
+    rows = [
+        {"timestamp": 1000, "input_length": 1100, "output_length": 5, "hash_ids": [1, 2, 3]},
+        {"timestamp": 1500, "input_length": 1536, "output_length": 7, "hash_ids": [1, 2, 9]},
+        {"timestamp": 3000, "input_length": 10, "output_length": 1},
+    ]
+    path = tmp_path / name
+    text = "\n".join(json.dumps(row) for row in rows).encode()
+    path.write_bytes(gzip.compress(text) if name.endswith("gz") else text)
+    requests = Trace(path).generate(0)
+    assert requests.arrival_s.tolist() == [0.0, 0.5, 2.0]
+    assert requests.output_tokens.tolist() == [5, 7, 1]
+    assert requests.prefix_of.tolist() == [-1, 0, -1]
+    assert requests.prefix_tokens.tolist() == [0, 1024, 0]
+
+
+GOOD = '"timestamp": 0, "output_length": 5'
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (f'{{{GOOD}, "input_length": 600, "hash_ids": [1]}}', "1 ids for 600 tokens"),
+        (f'{{{GOOD}, "input_length": 600, "hash_ids": [1, -2]}}', "whole numbers >= 0"),
+        (f'{{{GOOD}, "input_length": 600, "hash_ids": [1, true]}}', "whole numbers >= 0"),
+        (f'{{{GOOD}, "input_length": 600, "hash_ids": "12"}}', "whole numbers >= 0"),
+        (f'{{{GOOD}, "input_length": 600, "hash_ids": [1, 1e400]}}', "whole numbers >= 0"),
+        (f"{{{GOOD}}}", "lacks input_length"),
+        (f'{{{GOOD}, "input_length": 0}}', "input_length"),
+        (f'{{{GOOD}, "input_length": true}}', "input_length"),
+        ("[1, 2]", "lacks timestamp"),
+        ("{", "is no JSON"),
+        ("", "is empty"),
+    ],
+)
+def test_bad_lines_of_mooncakes_form(tmp_path: Path, line: str, words: str) -> None:
+    """One sentence names the file, the line and what is wrong with it."""
+    path = tmp_path / "a.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(ValueError, match=r"a\.jsonl") as caught:
+        Trace(path).generate(0)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"no gzip at all", gzip.compress(b"x" * 5000)[:40]])
+def test_a_file_that_gzip_did_not_write(tmp_path: Path, content: bytes) -> None:
+    """A damaged or misnamed file is told in one sentence."""
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="gzip"):
+        Trace(path).generate(0)
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [("a,50,", "prefix_tokens"), ("a,x,", "prefix_tokens"), (",1,9", "prefix_of = 9")],
+)
+def test_bad_prefixes(csv_file: Any, cells: str, words: str) -> None:
+    """More than the prompt has, what is no number, and a row that is not there."""
+    path = csv_file(f"{HEADER},session,prefix_tokens,prefix_of\n0,30,4,{cells}\n")
+    with pytest.raises(ValueError, match=words):
+        Trace(path).generate(0)
+
+
+def test_what_is_shared_is_written_and_read_again(tmp_path: Path) -> None:
+    """Conversations survive as a trace, rows and all."""
+    written = Conversations(rate=2.0, requests=60, system_prompt_tokens=30).generate(5)
+    path = tmp_path / "chat.csv"
+    write_trace(written, path)
+    read = Trace(path).generate(0)
+    assert_same(written, read)
+    np.testing.assert_array_equal(written.prefix_of, read.prefix_of)
+    np.testing.assert_array_equal(written.prefix_tokens, read.prefix_tokens)

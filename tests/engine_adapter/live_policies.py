@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -12,7 +13,16 @@ from andes_opt.snapshot import Action, Decision
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from numpy.typing import NDArray
+
     from andes_opt.snapshot import Snapshot
+
+
+def placed(action: NDArray[np.int8], order: NDArray[np.int64], snapshot: Snapshot) -> Decision:
+    """A decision that lets the last of the order wait, so that the batch has places for all."""
+    taken = np.cumsum(action[order] != Action.WAIT)
+    action[order[taken > snapshot.max_batch]] = Action.WAIT
+    return Decision(action=action, order=order)
 
 
 class Random:
@@ -37,11 +47,41 @@ class Random:
         replan_after = int(rng.integers(1, self._replan_within + 1))
         if rng.random() < self._pass_through:
             return Decision(replan_after=replan_after)
-        return Decision(
-            action=rng.choice(3, size=n, p=self._shares).astype(np.int8),
-            order=rng.permutation(n),
-            replan_after=replan_after,
-        )
+        action = rng.choice(3, size=n, p=self._shares).astype(np.int8)
+        return replace(placed(action, rng.permutation(n), snapshot), replan_after=replan_after)
+
+    def finished(self, request_id: int) -> None:
+        """Nothing is kept."""
+
+
+class Feasible:
+    """At random, but such that everything fits, and at least one request is served if any can be."""
+
+    def __init__(self, seed: int = 0, pass_through: float = 0.1, replan_within: int = 4) -> None:
+        self._rng = np.random.default_rng(seed)
+        self._pass_through = pass_through
+        self._replan_within = replan_within
+
+    def decide(self, snapshot: Snapshot) -> Decision:
+        """Serve or hold from a random order while places and KV last."""
+        rng, n = self._rng, snapshot.num_requests
+        replan_after = int(rng.integers(1, self._replan_within + 1))
+        if rng.random() < self._pass_through:
+            return Decision(replan_after=replan_after)
+        action = np.full(n, Action.WAIT, dtype=np.int8)
+        order = rng.permutation(n)
+        places, room = snapshot.max_batch, snapshot.capacity_tokens
+        for i in order:
+            if places == 0 or snapshot.need_tokens[i] > room:
+                continue
+            resident = snapshot.kv_tokens[i] > 0
+            if not (action == Action.SERVE).any():
+                action[i] = Action.SERVE
+            else:
+                action[i] = rng.choice([Action.WAIT, Action.SERVE, Action.HOLD if resident else 0])
+            places -= action[i] != Action.WAIT
+            room -= snapshot.need_tokens[i] if action[i] != Action.WAIT else 0
+        return Decision(action=action, order=order, replan_after=replan_after)
 
     def finished(self, request_id: int) -> None:
         """Nothing is kept."""
@@ -56,7 +96,7 @@ class Always:
     def decide(self, snapshot: Snapshot) -> Decision:
         """One action."""
         n = snapshot.num_requests
-        return Decision(action=np.full(n, self._action, dtype=np.int8), order=np.arange(n))
+        return placed(np.full(n, self._action, dtype=np.int8), np.arange(n), snapshot)
 
     def finished(self, request_id: int) -> None:
         """Nothing is kept."""
@@ -74,7 +114,7 @@ class Storm:
         self._turn += 1
         action = np.full(n, Action.WAIT, dtype=np.int8)
         action[self._turn % 2 :: 2] = Action.SERVE
-        return Decision(action=action, order=np.arange(n), replan_after=3)
+        return replace(placed(action, np.arange(n), snapshot), replan_after=3)
 
     def finished(self, request_id: int) -> None:
         """Nothing is kept."""
@@ -141,9 +181,7 @@ class Sleepy:
         if self._dies:
             os._exit(1)
         n = snapshot.num_requests
-        return Decision(
-            action=np.full(n, Action.SERVE, dtype=np.int8), order=np.arange(n)[::-1].copy()
-        )
+        return placed(np.full(n, Action.SERVE, dtype=np.int8), np.arange(n)[::-1].copy(), snapshot)
 
     def finished(self, request_id: int) -> None:
         """Nothing is kept."""
@@ -162,7 +200,7 @@ class NewestFirst:
         held = np.cumsum(snapshot.need_tokens[order])
         action = np.full(snapshot.num_requests, Action.WAIT, dtype=np.int8)
         action[order[held <= snapshot.capacity_tokens]] = Action.SERVE
-        return Decision(action=action, order=order)
+        return placed(action, order, snapshot)
 
     def finished(self, request_id: int) -> None:
         """Nothing is kept."""
@@ -212,7 +250,7 @@ class HoldFirst:
         action = np.full(n, Action.SERVE, dtype=np.int8)
         if n > 1 and snapshot.generated_tokens[0] >= self._after:
             action[0] = Action.HOLD
-        return Decision(action=action, order=np.arange(n))
+        return placed(action, np.arange(n), snapshot)
 
     def finished(self, request_id: int) -> None:
         """Nothing is kept."""
@@ -230,7 +268,7 @@ class Batch:
         order = np.arange(n)[::-1].copy()
         action = np.full(n, Action.WAIT, dtype=np.int8)
         action[order[: self._size]] = Action.SERVE
-        return Decision(action=action, order=order, replan_after=1000)
+        return replace(placed(action, order, snapshot), replan_after=1000)
 
     def finished(self, request_id: int) -> None:
         """Nothing is kept."""

@@ -68,7 +68,7 @@ def test_plans(start: Any, make_snapshot: Callable[..., Snapshot]) -> None:
     planner, events = start({"prints": True}, duty_cycle=1.0)
     for n in (3, 0, 200):
         planner.finished(7)
-        late = plan_for(planner, make_snapshot(n, time_s=5.0))
+        late = plan_for(planner, make_snapshot(n, time_s=5.0, max_batch=200))
         assert late.keys == [str(i) for i in range(n)]
         assert late.decision.order.tolist() == list(range(n))[::-1]
         assert (late.decision.action == Action.SERVE).all()

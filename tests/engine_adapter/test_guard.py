@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from live_clock import StatedClock
 from live_policies import Broken
 
 from andes_opt.snapshot import Action, Decision
@@ -47,8 +48,8 @@ def test_logged_once(
 
 def test_backs_off(make_snapshot: Callable[..., Snapshot]) -> None:
     """A policy that fails three times in a row is left alone for 1 s, then for 2 s, ..."""
-    now = [0.0]
-    guard = Guard(Broken("raise"), Events(), max_failures=3, clock=lambda: now[0])
+    clock = StatedClock()
+    guard = Guard(Broken("raise"), Events(), max_failures=3, clock=clock)
     for _ in range(2):
         guard.decide(make_snapshot(1))
         assert guard.available
@@ -56,10 +57,10 @@ def test_backs_off(make_snapshot: Callable[..., Snapshot]) -> None:
     for _ in range(8):
         guard.decide(make_snapshot(1))
         assert not guard.available
-        start = now[0]
+        start = clock.now_s
         while not guard.available:
-            now[0] += 0.5
-        pauses.append(now[0] - start)
+            clock.now_s += 0.5
+        pauses.append(clock.now_s - start)
     assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
 
 
@@ -80,22 +81,37 @@ def test_slow_is_counted(make_snapshot: Callable[..., Snapshot]) -> None:
     assert guard.decide_s > 0.01
 
 
-def test_order_is_completed() -> None:
+def test_order_is_completed(make_snapshot: Callable[..., Snapshot]) -> None:
     """Requests that an order does not name come last, in order of arrival."""
     decision = check_decision(
-        Decision(action=np.array([1, 0, 1, 2], dtype=np.int8), order=np.array([2])), 4
+        Decision(action=np.array([1, 0, 1, 2], dtype=np.int8), order=np.array([2])),
+        make_snapshot(4),
     )
     assert decision.order.tolist() == [2, 0, 1, 3]
 
 
-def test_lists_are_understood() -> None:
+def test_lists_are_understood(make_snapshot: Callable[..., Snapshot]) -> None:
     """Plain lists of integers do."""
-    decision = check_decision(Decision(action=[1, 0], order=[1, 0]), 2)  # type: ignore[arg-type]
+    decision = check_decision(
+        Decision(action=[1, 0], order=[1, 0]),  # type: ignore[arg-type]
+        make_snapshot(2),
+    )
     assert decision.action is not None and decision.action.dtype == np.int8
     assert decision.action.tolist() == [Action.SERVE, Action.WAIT]
 
 
 @pytest.mark.parametrize("answer", [Decision(), Decision(replan_after=2**62)])
-def test_pass_through(answer: Any) -> None:
+def test_pass_through(answer: Any, make_snapshot: Callable[..., Snapshot]) -> None:
     """Passing through needs no arrays, whatever the number of requests."""
-    assert check_decision(answer, 100) is answer
+    assert check_decision(answer, make_snapshot(100)) is answer
+
+
+@pytest.mark.parametrize("action", [[1, 1, 1, 0], [1, 1, 2, 0], [2, 2, 2, 0]])
+def test_held_requests_keep_their_places(
+    action: list[int], make_snapshot: Callable[..., Snapshot]
+) -> None:
+    """Served and held requests together have at most max_batch places, as in vLLM."""
+    decision = Decision(np.array(action, dtype=np.int8), np.arange(4))
+    assert check_decision(decision, make_snapshot(4, max_batch=3)).action is not None
+    with pytest.raises(ValueError, match=r"serves \d and holds \d requests, with 2 places"):
+        check_decision(decision, make_snapshot(4, max_batch=2))

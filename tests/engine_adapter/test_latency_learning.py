@@ -111,3 +111,32 @@ def test_options(option: dict[str, float]) -> None:
     """Options out of range are refused."""
     with pytest.raises(ValueError, match="not understood"):
         LatencyLearner(SEED, **option)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("mixed_base_s", "mixed_per_request_s"), [(-0.004, 1e-4), (0.01, -2e-4)])
+def test_learns_what_decoding_beside_a_prompt_takes(
+    mixed_base_s: float, mixed_per_request_s: float
+) -> None:
+    """From a seed without the terms it predicts iterations with prefill, negative terms too."""
+    truth = LatencyModel(0.015, 3e-4, 1e-7, 6e-5, mixed_base_s, mixed_per_request_s)
+    learner = LatencyLearner(SEED)
+    feed(learner, truth, 2000, 0.02)
+    for batch, context, prefill in [(1, 200, 0), (60, 20000, 0), (2, 400, 300), (60, 20000, 300)]:
+        learnt = learner.model.iteration_s(batch, context, prefill)
+        assert learnt == pytest.approx(truth.iteration_s(batch, context, prefill), rel=0.04)
+    assert learner.model.mixed_base_s * mixed_base_s > 0
+
+
+def test_before_any_prompt_the_terms_stay_the_seeds() -> None:
+    """An engine four times as slow as the seed, without prompts yet, keeps the seed's terms."""
+    seed = LatencyModel(0.03, 1e-4, 4e-7, 1e-4, 0.002, 3e-5)
+    learner = LatencyLearner(seed)
+    slow = LatencyModel(0.12, 4e-4, 1.6e-6, 4e-4)
+    rng = np.random.default_rng(0)
+    for _ in range(500):
+        batch = int(rng.integers(1, 64))
+        context = batch * int(rng.integers(50, 500))
+        learner.observe(slow.iteration_s(batch, context), batch, context, 0)
+    assert learner.model.base_s == pytest.approx(0.12, rel=0.05)
+    assert learner.model.mixed_base_s == pytest.approx(0.002, rel=1e-3)
+    assert learner.model.mixed_per_request_s == pytest.approx(3e-5, rel=1e-3)

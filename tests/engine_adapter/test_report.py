@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import tempfile
+from pathlib import Path
 
 import pytest
 
-from engine_adapter.report import Report, read_report, scratch_report, write_report
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from engine_adapter.report import Report, read_report, write_report
+from engine_adapter.report_files import ReportFiles, numbered, scratch_report
 
 
 def test_summary(tmp_path: Path) -> None:
@@ -39,10 +38,12 @@ def test_summary(tmp_path: Path) -> None:
 def test_the_report_itself_counts() -> None:
     """Writing it is part of the iteration in which that happens."""
     report = Report()
+    report.spend("observe", 0.001)
     report.add_iteration(0.001)
-    report.add_to_iteration(0.5)
+    report.spend("observe", 0.5)
+    report.last_iteration(0.501)
     assert report.summary()["iteration_max_s"] == pytest.approx(0.501)
-    assert report.adapter_s == 0.5
+    assert report.adapter_s == pytest.approx(0.501)
 
 
 def test_empty() -> None:
@@ -69,4 +70,51 @@ def test_the_two_processes_meet_at_a_file(tmp_path: Path) -> None:
     assert read_report(path) == Report(plans=3).summary()
     (tmp_path / "report.json").write_text("{")
     assert read_report(path) is None
-    assert scratch_report("a") == scratch_report("a") != scratch_report("b")
+    assert scratch_report("a", 0) == scratch_report("a", 0)
+    assert len({scratch_report(name, engine) for name in "ab" for engine in (0, 1)}) == 4
+
+
+def test_each_data_parallel_engine_has_its_file() -> None:
+    """A regression test: all of them wrote to one, and the last to write was shown."""
+    assert numbered("out/report.json", 0) == "out/report.json"
+    assert numbered("out/report.json", 2) == str(Path("out/report.2.json"))
+    assert numbered("report", 1) == "report.1"
+
+
+def test_only_files_that_were_asked_for_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A report of the user's is written once more at the end, one that only serves /metrics goes.
+
+    With several API servers nothing is written to the temporary folder, a regression test: that
+    file stayed there.
+    """
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+    for name in ("temporary", "mine", "shared"):
+        (tmp_path / name).mkdir()
+
+    def files(name: str) -> list[str]:
+        return sorted(file.name for file in (tmp_path / name).iterdir())
+
+    summary = {**Report().summary(), "events": {}, "unfinished": 0, "requests": 0}
+    scratch = ReportFiles(None, 1, "abc")
+    scratch.write(summary)
+    assert files("temporary") == ["andes_opt-abc-1.json"]
+    scratch.close(dict)
+    assert not files("temporary")
+
+    mine = ReportFiles(str(tmp_path / "mine" / "report.json"), 0, "abc")
+    mine.write(summary)
+    mine.close(lambda: {"plans": 7})
+    assert read_report(str(tmp_path / "mine" / "report.json")) == {"plans": 7}
+
+    assert not ReportFiles(None, 0, "").wanted
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "shared"))
+    several = ReportFiles(None, 0, "abc")
+    assert several.wanted
+    several.write(summary)
+    assert all(name.endswith(".db") for name in files("shared")) and files("shared")
+    several.close(lambda: summary)
+    assert not files("temporary")

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from live_clock import StatedClock
 from live_policies import Recorder
 from live_stepping import reference
 from live_traffic import FCFS, ROUND_ROBIN, Traffic, serve, summary
@@ -242,13 +243,14 @@ def test_a_pause_is_no_iteration(start: Start, monkeypatch: pytest.MonkeyPatch) 
     """What takes more than a minute counts neither as the engine's time nor for its model."""
     engine = start(FCFS)
     controller = engine.scheduler.andes
-    away_s = [0.0]
-    monkeypatch.setattr(controller, "_clock", lambda: time.monotonic() + away_s[0])
+    clock = StatedClock()
+    monkeypatch.setattr(controller, "_clock", clock)
     engine.add("a", [1] * 20, 40)
     for _ in range(20):
+        clock.now_s += 0.03
         engine.step()
     samples = summary(engine)["latency"]["samples"]
-    away_s[0] += 1000.0
+    clock.now_s += 1000.0
     engine.step()
     assert summary(engine)["engine_s"] < 60.0
     assert summary(engine)["latency"]["samples"] <= samples + 1

@@ -115,7 +115,8 @@ def test_kv_life() -> None:
 
     assert now() == (State.WAITING, 0, 8 * 16, pytest.approx(0.100))
     tracker.resident(["a"], [60], [100], State.RUNNING)
-    assert now() == (State.RUNNING, 64, 8 * 16, pytest.approx(0.039))
+    assert now() == (State.RUNNING, 64, 8 * 16, pytest.approx(0.040))
+    tracker.delivered(["a"], [13], 1.0)
     tracker.resident(["a"], [112], [113], State.RUNNING)
     assert now() == (State.RUNNING, 112, 9 * 16, 0.0)
     tracker.resident(["a"], [112], [113], State.HELD)

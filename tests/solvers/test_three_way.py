@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -33,6 +34,7 @@ def enumerate_three_way(instance):
     best = 0.0
     for batch_size in range(instance.min_batch, instance.max_batch + 1):
         possible = fits & (served.sum(axis=1) <= batch_size)
+        possible &= (served | held).sum(axis=1) <= instance.max_batch
         values = served @ instance.serve_gains(batch_size) + held @ instance.hold_gains
         best = max(best, float(values[possible].max(initial=0.0)))
     return best
@@ -97,14 +99,14 @@ def test_against_enumeration(name, seed, kind):
 
 
 def test_holding_is_worth_it():
-    """By hand: serve the first, hold the second, where a slot is all that lacks."""
+    """By hand: serve the first, hold the second, where serving both is too slow."""
     instance = ThreeWayInstance(
         serve_weights=np.array([5, 5]),
         hold_weights=np.array([4, 4]),
         capacity=9,
         min_batch=1,
-        max_batch=1,
-        serve_gains=GainTable([[3.0, 2.0]], 1),
+        max_batch=2,
+        serve_gains=GainTable([[3.0, 2.0], [0.5, 0.5]], 1),
         hold_gains=np.array([1.0, 0.5]),
         resident=np.array([True, True]),
     )
@@ -113,6 +115,24 @@ def test_holding_is_worth_it():
         verify_three_way(instance, plan)
         assert plan.action.tolist() == [Action.SERVE, Action.HOLD]
         assert plan.value == 3.5
+
+
+def test_a_held_request_takes_a_place():
+    """By hand: with a place for one, the best choice is served and the other not even held."""
+    instance = ThreeWayInstance(
+        serve_weights=np.array([5, 5]),
+        hold_weights=np.array([4, 4]),
+        capacity=90,
+        min_batch=1,
+        max_batch=1,
+        serve_gains=GainTable([[3.0, 2.0]], 1),
+        hold_gains=np.array([1.0, 3.5]),
+        resident=np.array([True, True]),
+    )
+    for solver in SOLVERS.values():
+        plan = solver.solve(instance)
+        verify_three_way(instance, plan)
+        assert plan.action.tolist() == [Action.WAIT, Action.HOLD]
 
 
 @settings(max_examples=15, deadline=None)
@@ -150,9 +170,9 @@ def test_odd_cases(name):
 
     for odd, optimum in (
         (instance(4, 2), 0.0),
-        (instance(10, 0), 1.0),
+        (instance(10, 0), 0.0),
         (instance(9, 2), 1.0),
-        (instance(10, 1), 1.5),
+        (instance(10, 1), 1.0),
         (instance(10, 2), 2.0),
     ):
         plan = solver.solve(odd)
@@ -228,6 +248,7 @@ def test_prices_bound_and_repair(seed):
         instance.hold_weights,
         instance.capacity,
         min(instance.min_batch, instance.num_requests),
+        min(instance.max_batch, instance.num_requests),
     )
     prices = find_prices(step)
     choices = [
@@ -237,7 +258,8 @@ def test_prices_bound_and_repair(seed):
     ]
     best = max(step.value(choice) for choice in choices if step.fits(choice))
     assert prices.bound >= best - 1e-12
-    assert step.fits(prices.light)
+    # The choice at the prices leaves the places to the rounding.
+    assert replace(step, places=instance.num_requests).fits(prices.light)
     rounded = round_to_plan(step, prices)
     assert step.fits(rounded)
     any_choice = choices[rng.integers(len(choices))]

@@ -64,7 +64,7 @@ class Gambler:
     def decide(self, snapshot: Snapshot) -> Decision:
         n = snapshot.num_requests
         action = self._rng.choice(np.array([0, 1, 1, 1, 2], dtype=np.int8), n)
-        action[np.flatnonzero(action == Action.SERVE)[snapshot.max_batch :]] = Action.WAIT
+        action[np.flatnonzero(action)[snapshot.max_batch :]] = Action.WAIT
         order = self._rng.permutation(n)
         return Decision(action=action, order=order, replan_after=int(self._rng.integers(1, 9)))
 
@@ -87,17 +87,27 @@ WORLDS = {
     "block_tokens": st.sampled_from([1, 16]),
     "max_batch": st.sampled_from([1, 3, 64]),
     "token_budget": st.sampled_from([8, 64, 2048]),
+    "reserve_full_context": st.booleans(),
+    "watermark": st.sampled_from([0.0, 0.2]),
     "fast_prefill": st.booleans(),
+    "mixed": st.sampled_from([(0.0, 0.0), (-0.019, -1e-3), (0.01, 1e-3)]),
 }
 
 
 @settings(max_examples=60, deadline=None)
 @given(**WORLDS)
 def test_no_policy_beats_it(
-    seed: int, n: int, rate: float, policy: str, fast_prefill: bool, **engine_options: object
+    seed: int,
+    n: int,
+    rate: float,
+    policy: str,
+    fast_prefill: bool,
+    mixed: tuple[float, float],
+    **engine_options: object,
 ) -> None:
     """First come, in turns or at random: no run's mean window QoE exceeds the bound."""
-    latency = replace(LATENCY, per_prefill_token_s=1e-6) if fast_prefill else LATENCY
+    latency = replace(LATENCY, mixed_base_s=mixed[0], mixed_per_request_s=mixed[1])
+    latency = replace(latency, per_prefill_token_s=1e-6) if fast_prefill else latency
     engine = make_engine(latency=latency, **engine_options)
     requests = make_requests(n, seed, rate)
     bound = window_bound(requests, engine, slot_s=0.25, cells=100)
@@ -121,6 +131,7 @@ def test_any_prices_give_a_bound(
     rate: float,
     policy: str,
     fast_prefill: bool,
+    mixed: tuple[float, float],
     level: float,
     slot_s: float,
     cells: int,
@@ -130,7 +141,8 @@ def test_any_prices_give_a_bound(
     Weak duality: random prices, random weights and any grid bound every run, also request by
     request, with nothing taken on trust from a solver.
     """
-    latency = replace(LATENCY, per_prefill_token_s=1e-6) if fast_prefill else LATENCY
+    latency = replace(LATENCY, mixed_base_s=mixed[0], mixed_per_request_s=mixed[1])
+    latency = replace(latency, per_prefill_token_s=1e-6) if fast_prefill else latency
     engine = make_engine(latency=latency, **engine_options)
     requests = make_requests(n, seed, rate)
     rng = np.random.default_rng(seed)
@@ -315,6 +327,7 @@ def test_never_below_the_exhaustive_optimum(preemption: Literal["swap", "recompu
             {"preemption": "recompute", "recompute_hit_share": 0.5},
             "knows no prefix cache",
         ),
+        (make_requests(3, 0), {"watermark": 0.5}, "fills the KV cache"),
     ],
 )
 def test_the_search_refuses_what_it_has_no_rules_for(

@@ -85,3 +85,11 @@ def test_the_rate_figure_tells_solvers_apart(tmp_path):
     assert names.to_list() == ["fcfs", "andes (greedy)", "andes (exact)"]
     figures.qoe_against_rate(rows, tmp_path / "qoe.png")
     assert (tmp_path / "qoe.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_bar_or_a_line_end_in_a_name_breaks_no_table():
+    """Bars are escaped, line ends are blanks, and what terminals obey is spelled out."""
+    table = pl.DataFrame({"a|b": ["x|y", "x\ny", "x\x1b[2Jy"]})
+    head, _, *lines = markdown(table, {}).splitlines()
+    assert head.split() == ["|", "a\\|b", "|"]
+    assert [line.strip("| ") for line in lines] == ["x\\|y", "x y", "x\\x1b[2Jy"]

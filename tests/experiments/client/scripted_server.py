@@ -76,6 +76,8 @@ class ScriptedServer:
     received_s: list = field(default_factory=list)
     hung_up: int = 0  # streams that the client left before their end
     deaf: bool = False  # whether it drops those who ask for its models, as one that is gone
+    models_status: int = 200
+    asked_models: int = 0
 
     def __enter__(self):
         started = threading.Event()
@@ -120,7 +122,9 @@ class ScriptedServer:
     async def _models(self, request):
         if self.deaf:
             request.transport.abort()
-        return web.json_response({"data": [{"id": name} for name in self.models]})
+        self.asked_models += 1
+        listed = {"data": [{"id": name} for name in self.models]}
+        return web.json_response(listed, status=self.models_status)
 
     async def _answer(self, request):
         self.received_s.append(time.monotonic())

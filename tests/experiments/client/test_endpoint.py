@@ -133,3 +133,38 @@ def test_every_file_makes_an_endpoint_whose_requests_are_json(name):
     endpoint = build(load_choice("endpoint", name))
     request = endpoint.request_body("m", np.random.default_rng(0), 3, 2, QoETarget(1.0, 4.8))
     assert json.loads(json.dumps(request)) == request
+
+
+def test_a_query_stays_behind_the_path():
+    """``?api-version=1`` belongs to every address, after the path that is added."""
+    endpoint = Endpoint(url="http://[::1]:8000/v1/?api-version=1")
+    assert endpoint.stream_url == "http://[::1]:8000/v1/completions?api-version=1"
+    assert endpoint.models_url == "http://[::1]:8000/v1/models?api-version=1"
+    assert endpoint.is_local
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://", "http://[::1/v1", "http://a:b/v1", "http://a b/v1", "http://a\n/v1", "ftp://a"],
+)
+def test_what_is_no_address_is_refused(url):
+    """In a sentence that shows it."""
+    with pytest.raises(ValueError, match=r"^url = .* not understood"):
+        Endpoint(url=url)
+
+
+@pytest.mark.parametrize("key", ["secret\r", "secret\n", "sec\x00ret", "geheim\u00fc"])
+def test_a_key_that_no_header_can_have_is_told_by_its_variable(key, monkeypatch):
+    """The message names the variable, and never shows the key."""
+    endpoint = Endpoint(api_key_variable="MY_KEY")
+    monkeypatch.setattr("os.environ", {"MY_KEY": key})
+    with pytest.raises(ValueError, match="MY_KEY") as refused:
+        endpoint.headers()
+    assert "sec" not in str(refused.value)
+    assert "geheim" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("body", "choices"), [({}, 1), ({"n": 3}, 3), ({"n": None}, 1)])
+def test_choices_are_those_of_the_body(body, choices):
+    """A reply is complete when so many choices are."""
+    assert Endpoint(body=body).choices == choices

@@ -26,8 +26,10 @@ from scripted_server import (
 )
 
 from andes_opt.workload import Requests
+from experiments.client import open_loop
 from experiments.client.endpoint import Endpoint
 from experiments.client.open_loop import Outcome, replay
+from experiments.client.reply import ReplyReader
 from experiments.configuration.errors import UsageError
 
 #: How much too early timers may fire. Nothing here minds how late a busy machine makes them.
@@ -165,6 +167,121 @@ def test_an_end_without_done_is_an_end():
     """A finish reason completes a reply, even if the server then just hangs up."""
     reply = one(lambda _: iter([completion("a"), FINISH, 0.05, HangUp()]))
     assert reply.outcome is Outcome.COMPLETED
+
+
+ABORT = event(choices=[{"index": 0, "text": "", "finish_reason": "abort"}])
+
+
+@pytest.mark.parametrize(
+    ("steps", "error"),
+    [
+        ([completion("a"), ABORT, DONE], "abort"),
+        (
+            [completion("a"), event(choices=[{"text": "", "finish_reason": {"type": "abort"}}])],
+            "abort",
+        ),
+        # Three tokens are wanted, by a server that was told to send just so many.
+        ([completion("a", **usage(1, 1)), DONE], "after 1 of 3 tokens"),
+        ([b"nothing that is an event"], "begins with"),
+    ],
+)
+def test_a_terminator_makes_no_success(steps, error):
+    """[DONE] after an abort or after too few tokens completes nothing; what came is kept."""
+    reply = one(lambda _: iter(steps))
+    assert reply.outcome is Outcome.FAILED
+    assert error in reply.error
+    assert reply.token_times_s.size == (b"data" in steps[0])
+
+
+@pytest.mark.parametrize("last", [b"data: [DONE]", b"data: [DONE]\n", b"data:[DONE]\r"])
+def test_a_last_line_needs_no_end(last):
+    """[DONE] counts with a blank line after it or none."""
+    reply = one(lambda _: iter([completion(text) for text in "abc"] + [last]))
+    assert (reply.outcome, reply.token_times_s.size) == (Outcome.COMPLETED, 3)
+
+
+def test_silence_after_the_end_is_not_waited_for():
+    """With a reason for its end a reply is complete, though the connection stays open."""
+
+    def script(_body):
+        yield from [completion(text) for text in "abc"]
+        yield FINISH
+        yield 30.0
+
+    began_s = time.monotonic()
+    assert one(script).outcome is Outcome.COMPLETED
+    assert time.monotonic() - began_s < 20  # no time is measured: a second passes, not thirty
+    assert one(script, timeout_s=0.5).outcome is Outcome.COMPLETED
+
+
+def test_counts_may_follow_the_end():
+    """Usage that comes a little after the last text is still read."""
+
+    def script(_body):
+        yield completion("abc")
+        yield FINISH
+        yield 0.2
+        yield event(choices=[], **usage(1, 3))
+        yield 30.0
+
+    reply = one(script)
+    assert (reply.outcome, reply.token_times_s.size) == (Outcome.COMPLETED, 3)
+
+
+def test_each_choice_must_end():
+    """Of two choices that were asked for, one that ends completes no reply."""
+    end = [event(choices=[{"index": k, "text": "", "finish_reason": "stop"}]) for k in (0, 1)]
+    texts = event(choices=[{"index": k, "text": "ab", "token_ids": [1, 2]} for k in (0, 1)])
+    replies = []
+    for ends in ([end[0], DONE], [end[0], end[1], 30.0]):
+        with ScriptedServer(lambda _, ends=ends: iter([texts, *ends])) as server:
+            endpoint = Endpoint(url=server.url, body={"n": 2})
+            replies += replay(workload([0.0]), endpoint).replies
+    assert [reply.outcome for reply in replies] == [Outcome.FAILED, Outcome.COMPLETED]
+    assert "1 of 2 choices" in replies[0].error
+    assert replies[1].token_times_s.size == 4
+
+
+@pytest.mark.parametrize(
+    ("status", "gone"), [(500, False), (501, False), (404, False), (503, True)]
+)
+def test_only_a_proxys_word_says_that_a_server_is_gone(status, gone):
+    """Servers without a list of models answer all sorts of things, and are there."""
+    answers = iter([steady, lambda _: [Refusal(429, "slow down")]])
+    with ScriptedServer(lambda body: next(answers)(body), models_status=status) as server:
+        log = replay(workload([0.0, 0.1]), Endpoint(url=server.url, model="m"))
+        # One that has to be waited for is asked until it answers, not until it has models.
+        ready = ScriptedServer(models_status=status)
+        if not gone:
+            with ready:
+                replay(workload([0.0]), Endpoint(url=ready.url, model="m"), wait_s=60)
+            assert ready.asked_models == 1
+    assert [reply.outcome for reply in log.replies] == [Outcome.COMPLETED, Outcome.REFUSED]
+    assert log.server_gone is gone
+
+
+def test_no_error_of_one_request_costs_the_others(monkeypatch):
+    """What goes wrong in a request, whatever it is, is told of that request alone."""
+    feed = ReplyReader.feed
+    broken = iter([True])
+
+    def breaks_once(reader, chunk, time_s):
+        if next(broken, False):
+            raise RuntimeError("oh\x1b[2J")
+        feed(reader, chunk, time_s)
+
+    monkeypatch.setattr(ReplyReader, "feed", breaks_once)
+    with ScriptedServer() as server:
+        log = replay(workload([0.0, 0.3]), Endpoint(url=server.url))
+    assert [reply.outcome for reply in log.replies] == [Outcome.FAILED, Outcome.COMPLETED]
+    assert log.replies[0].error == "RuntimeError: oh\\x1b[2J"
+
+
+@pytest.mark.parametrize(("name", "value"), [("timeout_s", -1), ("timeout_s", 0), ("wait_s", -1.0)])
+def test_times_out_of_range_are_refused_by_name(name, value):
+    """Before anything is sent."""
+    with pytest.raises(ValueError, match=f"{name} = {value}"):
+        replay(workload([0.0]), Endpoint(), **{name: value})
 
 
 def test_a_slow_reply_is_given_up():
@@ -314,6 +431,46 @@ def test_ctrl_c_ends_the_run_and_keeps_its_log():
     assert [reply.outcome for reply in log.replies] == [Outcome.COMPLETED, Outcome.INTERRUPTED]
     assert log.replies[1].token_times_s.size > 5
     assert log.wall_s < 10
+
+
+def test_sigterm_does_what_ctrl_c_does():
+    """A first SIGTERM keeps the log, and afterwards the signal means what it meant before."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def script(_body):
+        yield completion("a", **usage(1, 1))
+        yield 0.1
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield 30.0
+
+    with ScriptedServer(script) as server:
+        log = replay(workload([0.0, 30.0], 5), Endpoint(url=server.url))
+    assert log.interrupted
+    assert [reply.outcome for reply in log.replies] == [Outcome.INTERRUPTED]
+    assert log.replies[0].token_times_s.size == 1
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_while_the_server_is_asked_whether_it_lives_keeps_the_log(number, monkeypatch):
+    """All replies are in by then; the stop costs the answer to that question only."""
+
+    async def stopped(*_):
+        os.kill(os.getpid(), number)
+        await asyncio.sleep(30)
+
+    monkeypatch.setattr(open_loop, "_answers", stopped)
+    with ScriptedServer(lambda _: [Refusal(429, "slow down")]) as server:
+        log = replay(workload([0.0]), Endpoint(url=server.url))
+    assert log.interrupted
+    assert [reply.outcome for reply in log.replies] == [Outcome.REFUSED]
+
+
+def test_a_stop_before_anything_was_sent_is_an_interrupt():
+    """SIGTERM while the server is waited for ends the run like Ctrl-C."""
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    with pytest.raises(KeyboardInterrupt):
+        replay(workload([0.0]), Endpoint(url="http://127.0.0.1:9/v1"), wait_s=60)
 
 
 def test_a_hundred_streams_at_once_and_the_clients_own_lag():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted_server import DONE, FINISH, completion, event, usage
 
-from experiments.client.reply import EventSplitter, ReplyReader, error_message
+from experiments.client.reply import ReplyReader, error_message
 
 
 def read(*events):
@@ -25,31 +26,6 @@ def times(reader):
     """Token times of a reader, as a list, and whether they are estimates."""
     values, estimated = reader.token_times_s()
     return values.tolist(), estimated
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    payloads=st.lists(st.binary(min_size=1, max_size=12), max_size=6),
-    line_end=st.sampled_from([b"\n", b"\r\n"]),
-    cuts=st.lists(st.integers(0, 200), max_size=8),
-)
-def test_events_do_not_depend_on_how_bytes_are_cut(payloads, line_end, cuts):
-    """Any cutting of the stream gives the same events, comments and other fields left out."""
-    payloads = [p.replace(b"\n", b"x").replace(b"\r", b"x") for p in payloads]
-    stream = b"".join(
-        b": keep-alive" + line_end * 2 + b"id: 7" + line_end + b"data: " + p + line_end * 2
-        for p in payloads
-    )
-    splitter, found = EventSplitter(), []
-    bounds = sorted({0, len(stream), *(min(c, len(stream)) for c in cuts)})
-    for first, end in pairwise(bounds):
-        found += splitter.feed(stream[first:end])
-    assert found == payloads
-
-
-def test_data_of_several_lines_is_one_event():
-    """Lines of data up to an empty line belong together; the space after the colon may lack."""
-    assert EventSplitter().feed(b"data:a\ndata: b\n\n") == [b"a\nb"]
 
 
 def test_counts_in_every_event_place_each_token():
@@ -85,6 +61,10 @@ def test_counts_make_up_for_a_lost_event():
         b'data: {"choices": [4]}\n\n',
         b'data: {"choices": [{"delta": 3}]}\n\n',
         b'data: {"choices": [], "usage": {"prompt_tokens": "many"}}\n\n',
+        b'data: {"choices": 7, "usage": [1]}\n\n',
+        b'data: {"choices": [{"token_ids": 3, "logprobs": 4}]}\n\n',
+        b'data: {"choices": [], "usage": {"completion_tokens": 1e99}}\n\n',
+        b'data: {"choices": [], "usage": {"completion_tokens": -1}}\n\n',
         b"data: \xff\xfe\n\n",
     ],
 )
@@ -232,3 +212,243 @@ def test_errors_in_the_stream_are_told():
 def test_the_sentence_of_a_refusal(body, sentence):
     """The message in an error's body, whatever its form, in one line of bearable length."""
     assert error_message(body) == sentence
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": None}, {"completion_tokens": None}])
+def test_text_counts_whatever_its_usage_lacks(usage):
+    """A usage that is null, or has missing or null parts, says nothing and costs nothing."""
+    reader = read(completion("a", usage=usage), completion("b", usage=usage), FINISH, DONE)
+    assert times(reader) == ([0.0, 1.0], False)
+    assert reader.malformed == 0
+
+
+def test_text_counts_beside_what_makes_no_sense():
+    """A count that is no number, or a choice that is no object, costs only itself."""
+    odd = event(choices=[{"text": "a"}], usage={"prompt_tokens": "many", "completion_tokens": []})
+    reader = read(odd, event(choices=[5, {"index": 1, "text": "b"}]))
+    assert times(reader) == ([0.0, 1.0], False)
+    assert reader.malformed == 2
+
+
+def test_counts_of_events_alone_are_added():
+    """Counts that don't rise are each event's own, with a total at the end or without."""
+    alone = [completion("ab", **usage(5, 1)) for _ in range(10)]
+    ten = [float(k) for k in range(10)]
+    assert times(read(*alone, FINISH, DONE)) == (ten, False)
+    assert times(read(*alone, FINISH, event(choices=[], **usage(5, 10)), DONE)) == (ten, False)
+    finish = event(choices=[{"text": "", "finish_reason": "length"}], **usage(5, 10))
+    assert times(read(*alone, finish, DONE)) == (ten, False)
+    several = [completion("x", **usage(5, k)) for k in (3, 1, 2)]
+    assert times(read(*several)) == ([0.0, 0.0, 0.0, 1.0, 2.0, 2.0], False)
+
+
+def test_text_that_comes_late_does_not_make_counts_others():
+    """A count so far may stay where the last text is only flushed."""
+    so_far = [completion("x", **usage(5, min(k, 4))) for k in (1, 2, 3, 4, 5)]
+    assert times(read(*so_far)) == ([0.0, 1.0, 2.0, 3.0], False)
+
+
+def choices(*texts, ids=False, **extra):
+    """An event with some choices, by number; None for one that is not in it."""
+    return event(
+        choices=[
+            {"index": k, "text": text, **({"token_ids": list(range(len(text)))} if ids else {})}
+            for k, text in enumerate(texts)
+            if text is not None
+        ],
+        **extra,
+    )
+
+
+def ends(*numbers, reason="length"):
+    """An event that ends some choices."""
+    return event(choices=[{"index": k, "text": "", "finish_reason": reason} for k in numbers])
+
+
+def test_tokens_of_all_choices_count():
+    """With several choices in an event, each one's tokens count, listed or not."""
+    assert times(read(choices("ab", "cde", ids=True))) == ([0.0] * 5, False)
+    assert times(read(choices("ab", "cde"), choices(None, "f"))) == ([0.0, 0.0, 1.0], False)
+
+
+def test_counts_of_choices_are_told_from_those_of_the_reply():
+    """vLLM counts each choice for itself, others the reply; the total at the end says which."""
+    turns = [(k, choice) for k in (1, 2, 3) for choice in (0, 1)]
+    each = [choices(*[None] * choice, "x", **usage(1, k)) for k, choice in turns]
+    six = [float(k) for k in range(6)]
+    for end in ([], [event(choices=[], **usage(1, 6))]):
+        assert times(read(*each, *end)) == (six, False)
+        so_far = [choices(*[None] * (k % 2), "x", **usage(1, k + 1)) for k in range(6)]
+        assert times(read(*so_far, *end)) == (six, False)
+    totals = [choices("x"), choices(None, "x"), choices("", **usage(1, 1))]
+    assert times(read(*totals, choices(None, "", **usage(1, 1)))) == ([0.0, 1.0], False)
+
+
+def test_a_reply_is_complete_when_each_choice_is():
+    """The end of one choice is not that of the others; those that were asked for count."""
+
+    def finished(*events, n=2):
+        reader = ReplyReader(n)
+        for data in events:
+            reader.feed(data, 0.0)
+        return reader.finished
+
+    text = choices("a", "b")
+    assert not finished(text, ends(0))
+    assert not finished(text, ends(0), DONE)
+    assert not finished(choices("a"), ends(0), DONE)
+    assert finished(text, ends(0), ends(1))
+    assert finished(text, ends(0, 1), DONE)
+    assert finished(text, DONE)  # by a server that gives no reasons
+    assert finished(choices("a"), ends(0), n=1)
+    assert not finished(choices("a"), n=1)
+    assert not finished(text, ends(0), n=1)  # more came than was asked for
+
+
+@pytest.mark.parametrize(
+    "reason", ["abort", "error", "cancelled", {"type": "abort"}, ["stop"], 7, True, "\x1b[31m"]
+)
+def test_only_known_reasons_complete_a_reply(reason):
+    """An aborted reply is none, though [DONE] follows; what came is kept."""
+    reader = read(completion("a"), ends(0, reason=reason), DONE)
+    assert "finish_reason" in reader.error
+    assert "\x1b" not in reader.error
+    assert times(reader) == ([0.0], False)
+
+
+@pytest.mark.parametrize("reason", ["stop", "length", "tool_calls", "eos_token", "MAX_TOKENS"])
+def test_reasons_of_many_servers_are_known(reason):
+    """Those of a complete reply, in capitals or not."""
+    reader = read(completion("a"), ends(0, reason=reason))
+    assert reader.finished
+    assert reader.error is None
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        {"refusal": "I can't"},
+        {"function_call": {"arguments": "{}"}},
+        {"content": [{"type": "text", "text": "a"}]},
+        {"audio": {"id": "x", "transcript": "a"}},
+        {"thinking": "hm"},
+    ],
+)
+def test_text_is_text_in_whatever_field(delta):
+    """Refusals, calls of a function, parts of content: somebody waits for each."""
+    none = event(choices=[{"delta": {"role": "assistant", "function_call": {"name": "f"}}}])
+    assert times(read(none, event(choices=[{"delta": delta}]), FINISH)) == ([1.0], False)
+
+
+def test_thoughts_under_two_names_count_once():
+    """vLLM sends the same thoughts under an old and a new name."""
+    both = event(choices=[{"delta": {"reasoning": "abcd", "reasoning_content": "abcd"}}])
+    reader = read(both, completion("efgh"), event(choices=[], **usage(1, 4)))
+    assert times(reader) == ([0.0, 0.0, 1.0, 1.0], True)
+
+
+def test_tokens_that_were_counted_but_not_shown_came_by_the_end():
+    """A reply of special tokens only is not empty where the server counts them."""
+    reader = read(ends(0), event(choices=[], **usage(1, 3)), DONE)
+    assert times(reader) == ([2.0] * 3, True)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'event: error\ndata: {"message": "no memory"}\n\n',
+        b'error: {"message": "no memory"}\n\n',
+        event(type="error", error={"message": "no memory"}),
+        event(choices=[{"index": 0, "error": {"message": "no memory"}}]),
+    ],
+)
+def test_errors_of_every_dialect_fail_the_reply(data):
+    """By the event's type, a field of its own, or inside a choice."""
+    reader = read(completion("a"), data, FINISH, DONE)
+    assert "no memory" in reader.error
+
+
+def test_what_is_no_stream_at_all_is_said():
+    """Lines without data are no tokens, and the reader says how they begin."""
+    reader = read(b'{"choices": []}\n')
+    assert "no event of a stream" in reader.what_is_missing()
+    assert "choices" in reader.what_is_missing()
+
+
+def test_a_message_is_fit_for_a_terminal():
+    """Escape sequences of a server's are spelled out."""
+    assert error_message('{"error": "\\u001b[2Jgone\\u202e"}') == "\\x1b[2Jgone\\u202e"
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "choices",
+                    "usage",
+                    "delta",
+                    "text",
+                    "content",
+                    "index",
+                    "finish_reason",
+                    "error",
+                    "completion_tokens",
+                    "prompt_tokens",
+                    "token_ids",
+                    "logprobs",
+                    "object",
+                    "type",
+                    "completion_tokens_details",
+                    "reasoning_tokens",
+                    "reasoning",
+                ]
+            ),
+            inner,
+        )
+    ),
+    max_leaves=12,
+)
+ODD = st.sampled_from(
+    [
+        completion("ab"),
+        completion("ab", usage=None),
+        completion("ab", **usage(1, 1)),
+        completion("", **usage(1, 2)),
+        event(choices=[], **usage(3, 7)),
+        choices("a", "b", ids=True),
+        b"\xef\xbb\xbf",
+        b": ping\n",
+        b"data: {\n",
+        b"garbage\r",
+    ]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    parts=st.lists(
+        ODD | st.builds(lambda value: f"data: {json.dumps(value)}\n".encode(), VALUES), max_size=8
+    ),
+    end=st.sampled_from(
+        [b"", DONE, FINISH, FINISH + DONE, b"data: [DONE]", ends(0, reason="abort")]
+    ),
+    cuts=st.lists(st.integers(0, 500), max_size=5),
+)
+def test_no_stream_breaks_the_reader(parts, end, cuts):
+    """Whatever comes, times are in order, and only what ends well is complete."""
+    stream = b"".join(parts) + end
+    bounds = [0, *sorted(min(place, len(stream)) for place in cuts), len(stream)]
+    reader = ReplyReader()
+    for k, (first, last) in enumerate(pairwise(bounds)):
+        reader.feed(stream[first:last], float(k))
+    reader.end()
+    values, _ = reader.token_times_s()
+    assert (np.diff(values) >= 0).all()
+    assert reader.events <= stream.count(b"data:")
+    if end == ends(0, reason="abort"):
+        assert reader.error is not None
+    if reader.finished and reader.error is None and not reader.gives_reasons:
+        assert b"[DONE]" in stream

@@ -1,8 +1,8 @@
 """
 In the place of vLLM's server: answers health, models, completions and chat, a word per token.
 
-Copied by tests to ``vllm/entrypoints/openai/api_server.py`` of a package folder. It has a worker
-process beside it, as vLLM has its engine, and says its arguments in the file that FAKE_OUT names.
+Run by the package that fake_vllm.py writes. It has a worker process beside it, as vLLM has its
+engine, and says its arguments in the file that FAKE_OUT names.
 """
 
 import argparse

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +14,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import fake_vllm
 import numpy as np
 import polars as pl
 import pytest
@@ -42,11 +42,7 @@ SMALL = (
 @pytest.fixture
 def fake(tmp_path):
     """Environment in which vLLM's server is the fake one; reads what its starts said."""
-    folder = tmp_path / "packages" / "vllm" / "entrypoints" / "openai"
-    folder.mkdir(parents=True)
-    for package in (folder, folder.parent, folder.parent.parent):
-        (package / "__init__.py").touch()
-    shutil.copy(HERE / "fake_vllm_server.py", folder / "api_server.py")
+    fake_vllm.install(tmp_path / "packages", HERE / "fake_vllm_server.py")
     said = tmp_path / "said.jsonl"
     path = os.pathsep.join([str(tmp_path / "packages"), *filter(None, sys.path)])
     environment = {**os.environ, "PYTHONPATH": path, "FAKE_OUT": str(said)}
@@ -117,7 +113,7 @@ def test_an_answer_and_a_table(fake, tmp_path):
     policies = []
     for start in starts:
         words = start["arguments"]
-        assert words[:2] == ["--model", "some/model"] and "--max-num-seqs=16" in words
+        assert words[:2] == ["serve", "some/model"] and "--max-num-seqs=16" in words
         config = (
             json.loads(words[words.index("--additional-config") + 1])
             if ("--additional-config" in words)

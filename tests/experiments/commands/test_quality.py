@@ -13,7 +13,7 @@ from andes_opt.instance import GainTable, Instance
 from andes_opt.plan import InvalidPlan, Plan, Status, make_plan
 from experiments.runs.columns import QUALITY_COLUMNS
 from experiments.solver_comparison import compare
-from experiments.solver_comparison.instances import InstanceRecorder, NamedInstance
+from experiments.solver_comparison.instances import InstanceRecorder, NamedInstance, generated
 
 
 class Fixed:
@@ -169,7 +169,7 @@ def test_equal_solvers_stand_as_they_were_named(names):
     """
     rows = compare.as_rows(
         compare.compare(
-            [instances.generated(["hard"], [8], 1, 0)[0]], compare.build_solvers(list(names))
+            generated(["hard"], [8], 1, 0), compare.build_solvers(list(names)), time_limit_s=None
         ),
         command="quality",
     )

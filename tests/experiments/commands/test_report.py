@@ -229,3 +229,48 @@ def test_looks_differ():
     """As many arms as a figure can take are all drawn differently."""
     found = looks([str(k) for k in range(12)])
     assert len({(look.colour, look.marker, look.dash) for look in found.values()}) == 12
+
+
+def cut_off(path):
+    """Leave the first half of a file."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def pointer(path):
+    """Leave what Git LFS puts in a file's place."""
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "tokens.parquet", "timeline.parquet", "env.json"])
+@pytest.mark.parametrize("harm", [cut_off, pointer])
+def test_a_run_that_can_not_be_read_is_left_out_by_name(name, harm, tmp_path, capsys):
+    """The others are reported on, the file is named, and the exit code says so."""
+    write_run(tmp_path / "good", detail=True)
+    harm(write_run(tmp_path / "bad", detail=True, seed=1) / name)
+    output = tmp_path / "out"
+    assert main(["report", str(tmp_path), "--output", str(output)]) == 1
+    printed = capsys.readouterr()
+    assert f"bad/{name} can't be read" in printed.err
+    assert ("Git LFS" in printed.err) == (harm is pointer)
+    assert printed.err.count("\n") == 1
+    assert "1 complete run." in printed.out
+    assert f"bad/{name}" in (output / "report.md").read_text()
+
+
+def test_runs_of_which_none_can_be_read_are_no_report(tmp_path, capsys):
+    """One line with the first file, and a user error."""
+    pointer(write_run(tmp_path / "bad") / "rows.parquet")
+    assert main(["report", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    assert "bad/rows.parquet can't be read" in capsys.readouterr().err
+
+
+def test_names_with_bars_break_no_table(tmp_path, capsys):
+    """Every line of a table has as many cells as its head."""
+    write_run(tmp_path / "a", policy="a|b")
+    write_run(tmp_path / "b", policy="c")
+    assert main(["report", str(tmp_path), "--output", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out" / "report.md").read_text()
+    tables = [line for line in text.splitlines() if line.startswith("|")]
+    assert any("a\\|b" in line for line in tables)
+    assert "a|b |" not in text

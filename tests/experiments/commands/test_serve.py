@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import fake_vllm as fake_vllm_package
 import pytest
 
 from engine_adapter.settings import KEY, instantiate, read_settings
@@ -93,13 +94,12 @@ def test_the_command_has_scheduler_configuration_and_flags():
     """vLLM gets the model, our scheduler, our configuration, and the user's flags untouched."""
     flags = ["--dtype", "float32", "--port=9"]
     command = server_command("m", {"planning_share_limit": 0.5}, flags)
-    assert command[:4] == [sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server"]
-    assert command[4:6] == ["--model", "m"]
+    assert command[:5] == [sys.executable, "-P", "-m", "engine_adapter.serve", "m"]
     assert command[command.index("--scheduler-cls") + 1] == SCHEDULER
     config = json.loads(command[command.index("--additional-config") + 1])
     assert config == {KEY: {"planning_share_limit": 0.5}}
     assert command[-3:] == flags
-    assert server_command("m", None, flags) == [*command[:6], *flags]
+    assert server_command("m", None, flags) == [*command[:5], *flags]
 
 
 @pytest.mark.parametrize(
@@ -135,6 +135,7 @@ def test_additional_config_of_other_plug_ins_is_kept(join):
         (["m", "--additional-config", "{"], ["{", "JSON"]),
         (["m", "--additional-config", '{"andes_opt": {}}'], ["andes_opt", "mapping"]),
         (["m", "--additional-config.a", "1"], ["--additional-config.a"]),
+        (["m", "--config", "no/such.yaml"], ["no/such.yaml", "can't be read"]),
         (["--port", "80"], ["name a model"]),
     ],
 )
@@ -144,6 +145,17 @@ def test_user_errors_take_one_line(arguments, fragments, capsys):
     error = capsys.readouterr().err
     assert len(error.strip().splitlines()) == 1, error
     assert all(fragment in error for fragment in fragments)
+
+
+@pytest.mark.parametrize("name", ["scheduler-cls", "scheduler_cls", "additional-config.x"])
+def test_a_file_of_flags_may_not_hide_what_serve_brings(name, tmp_path, capsys):
+    """A --config file with a scheduler or another configuration of ours is refused."""
+    path = tmp_path / "flags.yaml"
+    path.write_text(f"port: 9\n{name}: 1\n")
+    assert main(["serve", "m", "--config", str(path)]) == 2
+    assert str(path) in capsys.readouterr().err
+    path.write_text("port: 9\n")
+    assert "--config" in server_command("m", {}, ["--config", str(path)])
 
 
 def test_without_vllm_the_extras_are_named(monkeypatch, capsys):
@@ -165,13 +177,12 @@ def test_help(capsys):
 @pytest.fixture
 def fake_vllm(tmp_path):
     """Environment in which a package `vllm` has the fake server; where it writes."""
-    folder = tmp_path / "packages" / "vllm" / "entrypoints" / "openai"
-    folder.mkdir(parents=True)
-    for package in (folder, folder.parent, folder.parent.parent):
-        (package / "__init__.py").touch()
-    (folder / "api_server.py").write_text(FAKE_SERVER)
+    program = tmp_path / "server.py"
+    program.write_text(FAKE_SERVER)
+    fake_vllm_package.install(tmp_path / "packages", program)
     out = tmp_path / "said.json"
-    return {**os.environ, "PYTHONPATH": str(tmp_path / "packages"), "FAKE_OUT": str(out)}, out
+    path = os.pathsep.join([str(tmp_path / "packages"), *filter(None, sys.path)])
+    return {**os.environ, "PYTHONPATH": path, "FAKE_OUT": str(out)}, out
 
 
 def wait_for(condition, seconds=60.0):
@@ -202,7 +213,7 @@ def test_whatever_ends_it_no_process_is_left(fake_vllm, number):
     ):
         wait_for(out.exists)
         said = json.loads(out.read_text())
-        assert said["arguments"][:2] == ["--model", "m"]
+        assert said["arguments"][:2] == ["serve", "m"]
         assert said["arguments"][-2:] == ["--port", "9"]
         running.send_signal(number)
         status = running.wait(60)
@@ -219,7 +230,7 @@ def test_whatever_ends_it_no_process_is_left(fake_vllm, number):
 def test_a_server_that_will_not_end_is_killed_with_its_workers(fake_vllm):
     """After the grace, the whole group goes."""
     environment, out = fake_vllm
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    command = [sys.executable, str(out.with_name("server.py"))]
     environment["FAKE_STUBBORN"] = "1"
     with process_group(command, grace_s=0.3, env=environment, cwd=out.parent) as server:
         wait_for(out.exists)
@@ -228,10 +239,42 @@ def test_a_server_that_will_not_end_is_killed_with_its_workers(fake_vllm):
     wait_for(lambda: not alive(said["pid"]) and not alive(said["worker"]), 10)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_server_that_drains_has_the_time_that_it_needs(fake_vllm, number):
+    """
+    `andes-opt serve` waits for a server that ends slowly; told twice to end, it kills it.
+
+    A regression test: it killed after 20 s, whatever --shutdown-timeout said.
+    """
+    environment, out = fake_vllm
+    environment["FAKE_STUBBORN"] = "1"
+    command = [sys.executable, "-c", _WITHOUT_GRACE, "serve", "m", "solver=greedy"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as running:
+        wait_for(out.exists)
+        said = json.loads(out.read_text())
+        running.send_signal(number)
+        time.sleep(1.0)
+        assert running.poll() is None and alive(said["pid"]) and alive(said["worker"])
+        running.send_signal(number)
+        running.wait(60)
+    wait_for(lambda: not alive(said["pid"]) and not alive(said["worker"]), 10)
+
+
+#: The command with a default of no time at all for servers to end.
+_WITHOUT_GRACE = """
+import sys
+from experiments.live import process
+process.GRACE_S = 0.0
+process.process_group.__wrapped__.__kwdefaults__["grace_s"] = 0.0
+from experiments.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def test_an_error_in_the_block_ends_the_group_too(fake_vllm):
     """The server does not outlive a harness that fails."""
     environment, out = fake_vllm
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    command = [sys.executable, str(out.with_name("server.py"))]
     with (
         pytest.raises(RuntimeError, match="harness"),
         process_group(command, env=environment, cwd=out.parent),
