@@ -80,7 +80,7 @@ def _main(words: list[str]) -> int:
 
     try:
         if name not in COMMANDS:
-            raise not_understood("command", name, COMMANDS)
+            raise not_understood("command", name, COMMANDS, " ")
         _run(name, rest)
     except Terminated:
         print(f"andes-opt {name}: terminated.", file=sys.stderr)

@@ -56,12 +56,16 @@ def is_user_error(error: BaseException) -> bool:
     return isinstance(error, kinds) and not isinstance(error, InvalidPlan)
 
 
-def not_understood(key: str, value: object, choices: Iterable[str]) -> UsageError:
-    """Return a :class:`UsageError` with the bad value, the valid ones and the nearest."""
+def not_understood(key: str, value: object, choices: Iterable[str], joint: str = "=") -> UsageError:
+    """
+    Return a :class:`UsageError` with the bad value, the valid ones and the nearest.
+
+    ``joint`` stands between key and value, as the user wrote them.
+    """
     choices = list(choices)
     near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]}?" if near else "."
-    return UsageError(f"{key}={value} not understood: need one of {', '.join(choices)}{hint}")
+    return UsageError(f"{key}{joint}{value} not understood: need one of {', '.join(choices)}{hint}")
 
 
 def not_installed(what: str, *extras: str) -> UsageError:

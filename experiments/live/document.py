@@ -101,7 +101,9 @@ def baselines(study: DictConfig, part: str) -> list[str]:
     return list(study.parts[part].get("against") or [study.baseline])
 
 
-def write(results: pl.DataFrame, facts: LiveStudyFacts, folder: Path) -> str:
+def write(
+    results: pl.DataFrame, facts: LiveStudyFacts, folder: Path, docs: str | None
+) -> tuple[str, list[Path]]:
     """
     Write ``live_PART.md`` and its figure for each part, ``live.md`` and ``table.csv``.
 
@@ -114,15 +116,17 @@ def write(results: pl.DataFrame, facts: LiveStudyFacts, folder: Path) -> str:
         What else the documents say.
     folder
         The study's folder.
+    docs
+        Folder whose ``results/`` and ``figures/`` get copies; None for no copies.
 
     Returns
     -------
-    str
-        The tables, for the terminal.
+    tuple
+        The tables, for the terminal; what was written into ``docs``.
     """
     write_atomically(folder / "table.csv", results.write_csv)
-    docs = facts.study.docs
-    texts = []
+    texts: list[str] = []
+    published: list[Path] = []
     for part in results["part"].unique(maintain_order=True):
         rows = results.filter(pl.col("part") == part)
         name = f"{_NAME}_{part}"
@@ -131,10 +135,11 @@ def write(results: pl.DataFrame, facts: LiveStudyFacts, folder: Path) -> str:
         sections = _sections(rows, part, facts)
         texts += sections
         whole = [header(rows, part, facts), *sections, document.picture(part, picture)]
-        document.publish(document.paragraphs(*whole), name, folder, docs, [picture])
+        text = document.paragraphs(*whole)
+        published += document.publish(text, name, folder, docs, [picture])
     for place in [folder] if docs is None else [folder, Path(docs) / "results"]:
         document.write(_index(facts.study, place), place / f"{_NAME}.md")
-    return "\n\n".join(texts)
+    return "\n\n".join(texts), published + ([place / f"{_NAME}.md"] if docs is not None else [])
 
 
 def _sections(rows: pl.DataFrame, part: str, facts: LiveStudyFacts) -> list[str]:

@@ -17,10 +17,10 @@ import numpy as np
 from andes_opt.workload import Requests
 from experiments.client.outcome import most_common_error, nothing_completed, token_rows
 from experiments.configuration.compose import build
-from experiments.configuration.errors import UsageError, require
+from experiments.configuration.errors import UsageError
 from experiments.live.engine import serving
 from experiments.live.server import DYING_S, EngineFailed
-from experiments.live.vllm_command import checked_settings
+from experiments.live.vllm_command import checked_settings, require_live
 from experiments.runs.columns import frame
 from experiments.runs.files import TOKENS, write_atomically
 from experiments.runs.progress import bar
@@ -171,7 +171,7 @@ def serve(
     EngineFailed
         If the engine did not start, ended in the middle, or completed no request.
     """
-    require("aiohttp", "live")
+    require_live(vllm=not config.live_engine.get("server"))
     engine: LiveEngine = build(config, "live_engine")
     settings = settings_of(config)
     if settings is not None and config.iterations:

@@ -20,6 +20,7 @@ from experiments.analysis.statistics import PLACE, placed
 from experiments.configuration.errors import one_line
 from experiments.runs.columns import REQUEST_COLUMNS, RUN_COLUMNS
 from experiments.runs.files import ERROR, ROWS, SUMMARY, TIMELINE, TOKENS, printable, read_table
+from experiments.runs.progress import bar
 from experiments.runs.records import complete_runs, read_environment, read_run
 
 if TYPE_CHECKING:
@@ -160,18 +161,20 @@ def read(folders: Sequence[Path]) -> Results:
     measured: list[tuple[Path, pl.DataFrame]] = []
     environments: list[dict[str, Any]] = []
     unreadable: list[str] = []
-    for folder in complete_runs(*folders):
-        try:
-            tables = _tables(folder)
-            environments.append(read_environment(folder))
-        except (OSError, ValueError) as error:
-            unreadable.append(one_line(error))
-            continue
-        answers += [table for table in tables if "instance" in table.columns]
-        measured += [(folder, table) for table in tables if "metric" in table.columns]
-        requests = [table for table in tables if "request" in table.columns]
-        found = [part for table in requests for part in _parts(folder, table)]
-        parts += found
+    complete = complete_runs(*folders)
+    with bar(len(complete), "reading") as progress:
+        for folder in complete:
+            progress.update()
+            try:
+                tables = _tables(folder)
+                environments.append(read_environment(folder))
+            except (OSError, ValueError) as error:
+                unreadable.append(one_line(error))
+                continue
+            answers += [table for table in tables if "instance" in table.columns]
+            measured += [(folder, table) for table in tables if "metric" in table.columns]
+            requests = [table for table in tables if "request" in table.columns]
+            parts += [part for table in requests for part in _parts(folder, table)]
     if not environments:
         raise ValueError(unreadable[0])
     runs, dropped = _without_copies(_labelled(parts))

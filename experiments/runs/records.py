@@ -116,7 +116,7 @@ def recorded_run(folder: Path) -> Iterator[Run]:
     except Exception as error:
         if not is_user_error(error) or HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
-        _remove_empty_run(folder)
+        remove_empty_run(folder)
         raise RunRefused from error
 
 
@@ -132,7 +132,7 @@ def _remove_partials(folder: Path) -> None:
             continue  # not one of ours, or another user's process
 
 
-def _remove_empty_run(folder: Path) -> None:
+def remove_empty_run(folder: Path) -> None:
     """Remove Hydra's files from a folder that holds nothing else, and empty parents."""
     hydra = folder / ".hydra"
     if {path.name for path in folder.iterdir()} != {hydra.name}:

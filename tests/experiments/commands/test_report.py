@@ -181,7 +181,7 @@ def test_help_has_three_examples(capsys):
         main(["report", "--help"])
     assert not exit_info.value.code
     text = capsys.readouterr().out
-    assert text.count("  andes-opt report ") >= 3
+    assert text.count("  andes-opt ") >= 3
     assert "--baseline" in text
 
 
@@ -194,6 +194,35 @@ def test_runs_of_the_commands_are_read_as_one(run, tmp_path):
     assert main(["report", "simulated", "out"]) == 0
     names = {path.stem for path in Path("report/figures").glob("*.png")}
     assert names == {"distributions", "one_request", "occupancy", "gap_against_time"}
+
+
+def test_a_baseline_that_one_kind_lacks_is_said(tmp_path, run, capsys):
+    """
+    Policies are not silently compared with another baseline than the study's arms are.
+
+    A regression test; the valid names stood twice in a refusal as well.
+    """
+    write_everything(tmp_path / "runs")
+    tiny = ("study.tiny=true", "hydra/launcher=basic", "study.rates=[6.0]")
+    run(
+        "study paper_rates", *tiny, "study.arms=[fcfs,mine]", "+study.settings.mine={policy: andes}"
+    )
+    capsys.readouterr()
+    assert main(["report", "runs", "out", "--baseline", "mine"]) == 0
+    said = capsys.readouterr().out
+    assert "None of the policies is called mine: they are compared with fcfs." in said
+    assert "None of the arms" not in said
+    assert main(["report", "runs", "out", "--baseline", "fcfs"]) == 0
+    assert "is called fcfs" not in capsys.readouterr().out
+    assert main(["report", "runs", "out", "--baseline", "fcsf"]) == 2
+    assert capsys.readouterr().err.count("fcfs,") == 1
+
+
+def test_what_a_request_s_timeline_lacks_is_printed(tmp_path, capsys):
+    """--request without recorded tokens says on the terminal how to record them."""
+    write_run(tmp_path / "runs", detail=False)
+    assert main(["report", "runs", "--request", "1"]) == 0
+    assert "run simulate with tokens=true" in capsys.readouterr().out
 
 
 def test_looks_differ():

@@ -297,7 +297,7 @@ def test_few_arms_are_lines_and_many_are_rows(tmp_path, arms, loads, monkeypatch
 
 def test_a_study_resumes_and_survives_a_failed_run(monkeypatch, tmp_path, capsys):
     """Runs that failed are named, the document has the others, and the next call makes the rest."""
-    command = ["study", "live_overload", "live_study.tiny=true", *SCRIPTED]
+    command = ["study", "live_overload", "live_study.tiny=true", "live_study.docs=docs", *SCRIPTED]
     original = run_store.serve
     calls = []
 
@@ -442,7 +442,7 @@ def test_a_study_ends_when_its_code_changes(monkeypatch, tmp_path, capsys):
     """What this process imported at its start is not what a run of the new code would be."""
     states = iter("aab")
     monkeypatch.setattr(run_store, "_harness", lambda: next(states))
-    command = ["study", "live_overload", "live_study.tiny=true", *SCRIPTED]
+    command = ["study", "live_overload", "live_study.tiny=true", "live_study.docs=docs", *SCRIPTED]
     assert main(command) == 2
     assert "the code has changed since the study began" in capsys.readouterr().err
     assert len(list((tmp_path / "outputs/live_runs").rglob("summary.json"))) == 1
@@ -463,7 +463,7 @@ def test_a_model_is_written_again_by_other_code(monkeypatch, tmp_path):
 
 def test_out_of_time_what_is_finished_counts(tmp_path, capsys):
     """Without time no run starts; the document has those that are there and says what it lacks."""
-    command = ["study", "live_overload", "live_study.tiny=true", *SCRIPTED]
+    command = ["study", "live_overload", "live_study.tiny=true", "live_study.docs=docs", *SCRIPTED]
     assert main([*command, "live_study.minutes=0"]) == 1
     assert "no run was made; minutes = 0 left no time" in capsys.readouterr().err
     assert main(command) == 0
