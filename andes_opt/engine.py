@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from andes_opt.checks import non_negative, whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,7 +50,9 @@ class EngineProfile:
         ``"recompute"``.
     recompute_hit_share
         Share of an evicted request's KV that a prefix cache still has when the request comes
-        back, in [0, 1]; whole blocks of it are not computed again.
+        back, in [0, 1]; whole blocks of it are not computed again. In vLLM's own cache it
+        depends on the policy: from almost nothing where requests wait long to more than half
+        where they come back soon (docs/live.md, What the prefix cache still has).
     reserve_full_context
         Whether a waiting or preempted request is let in only if its whole context fits, prompt and
         reply so far, as in vLLM (its ``scheduler_reserve_full_isl``, also True by default). If
@@ -89,15 +92,13 @@ class EngineProfile:
             "token_budget",
             "max_context_tokens",
         ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)} < 1 not understood.")
+            whole(name, getattr(self, name), 1)
         if self.preemption not in _PREEMPTION:
             raise ValueError(
                 f"preemption = {self.preemption!r} not understood: need one of "
                 f"{', '.join(_PREEMPTION)}."
             )
-        if not (math.isfinite(self.swap_s_per_token) and self.swap_s_per_token >= 0):
-            raise ValueError(f"swap_s_per_token = {self.swap_s_per_token} not understood.")
+        non_negative("swap_s_per_token", self.swap_s_per_token)
         if not 0 <= self.recompute_hit_share <= 1:
             raise ValueError(
                 f"recompute_hit_share = {self.recompute_hit_share} not understood: need [0, 1]."

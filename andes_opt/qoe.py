@@ -284,6 +284,35 @@ def window(token_times_s: ArrayLike, target: QoETarget) -> float:
     return _ratio(read, 0.5 * n * n / target.tds)
 
 
+def scores(token_times_s: ArrayLike, target: QoETarget) -> tuple[float, float, float]:
+    """
+    Returns :func:`area`, :func:`delay` and :func:`window` of a stream, in half the time.
+
+    Parameters
+    ----------
+    token_times_s, target
+        As for each of these.
+
+    Raises
+    ------
+    ValueError
+        If the times are not (n,), finite, >= 0 and non-decreasing.
+    """
+    times = _checked(token_times_s)
+    n = times.size
+    if not n:
+        return 0.0, 0.0, 0.0
+    last_s = float(times[-1])
+    read, late_s, sum_s = _follow(times, last_s, target.ttft_s, target.tds)
+    by_window, _, _ = _follow(times, target.window_s(n), target.ttft_s, target.tds)
+    due_sum_s = 0.5 * n * (n - 1) / target.tds
+    return (
+        _ratio(read, ideal_area_capped(last_s, target.ttft_s, target.tds, n)),
+        1.0 - _ratio(sum_s - due_sum_s, n * late_s - due_sum_s) if late_s > 0.0 else 1.0,
+        _ratio(by_window, 0.5 * n * n / target.tds),
+    )
+
+
 def _checked(token_times_s: ArrayLike) -> NDArray[np.float64]:
     times = np.asarray(token_times_s, dtype=np.float64)
     if times.ndim != 1:

@@ -2,7 +2,8 @@
 Processor time that the adapter takes on the engine's thread, with many requests.
 
     python -m benchmarks.bench_adapter                  # the table of docs/live.md
-    python -m benchmarks.bench_adapter --active 80 --solvers greedy --iterations 2000
+    python -m benchmarks.bench_adapter --active 80 --arms andes:greedy --iterations 2000
+    python -m benchmarks.bench_adapter --step-ms 5      # an engine of short iterations
 
 Needs vLLM. Its scheduler is stepped without a model; an iteration is said to take 30 ms. As many
 requests as asked for are unfinished all the time, a third of them fit the KV cache, and
@@ -35,7 +36,6 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # it logs to standard outp
 # The harness that steps vLLM's scheduler without a model is the tests'.
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "engine_adapter"))
 
-STEP_S = 0.03
 PARTS = ("observe", "snapshot", "decide", "apply")
 _BLOCK_TOKENS = 32
 
@@ -123,7 +123,9 @@ class TimedController:
         self.controller.close()
 
 
-def measure(model: str, active: int, policy: str, solver: str, iterations: int) -> dict[str, Any]:
+def measure(
+    model: str, active: int, policy: str, solver: str, iterations: int, step_s: float
+) -> dict[str, Any]:
     """
     Step an engine under a policy.
 
@@ -137,6 +139,8 @@ def measure(model: str, active: int, policy: str, solver: str, iterations: int) 
         Names in ``conf/``.
     iterations
         Measured, after a tenth as many that are not.
+    step_s
+        How long an iteration of the engine takes.
     """
     from live_stepping import Engine, make_scheduler
 
@@ -171,7 +175,7 @@ def measure(model: str, active: int, policy: str, solver: str, iterations: int) 
             engine.add(str(count), prompt, rng.randint(1, 300), ttft_s=1.0, tds=4.8)
             count += 1
         engine.step()
-        clock.now_s += STEP_S
+        clock.now_s += step_s
         if step == warm:
             before = timed.controller.summary()
         running.append(len(scheduler.running))
@@ -185,7 +189,7 @@ def measure(model: str, active: int, policy: str, solver: str, iterations: int) 
         part: 1e3 * (after[f"{part}_s"] - before[f"{part}_s"]) / iterations for part in PARTS
     }
     shares = {
-        f"{name} share %": 100 * (after[f"{name}_s"] - before[f"{name}_s"]) / (iterations * STEP_S)
+        f"{name} share %": 100 * (after[f"{name}_s"] - before[f"{name}_s"]) / (iterations * step_s)
         for name in ("planning", "adapter")
     }
     return {
@@ -194,6 +198,7 @@ def measure(model: str, active: int, policy: str, solver: str, iterations: int) 
         "policy": f"{policy} ({solver})",
         **{f"{part} ms": mean_ms for part, mean_ms in means_ms.items()},
         "iterations/plan": iterations / max(1, after["plans"] - before["plans"]),
+        "adapter ms": sum(means_ms.values()),
         "CPU ms": 1e3 * float(own_s.mean()),
         "p99 ms": 1e3 * float(np.quantile(own_s, 0.99)),
         **shares,
@@ -209,6 +214,7 @@ def main() -> None:
         "--arms", nargs="+", default=["andes:greedy", "andes:exact", "thrift:exact"],
         help="policy:solver",
     )  # fmt: skip
+    parser.add_argument("--step-ms", type=float, default=30.0, help="the engine's iteration")
     options = parser.parse_args()
 
     from live_stepping import write_tiny_config
@@ -216,7 +222,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = write_tiny_config(Path(folder))
         rows = [
-            measure(model, active, *arm.split(":"), options.iterations)
+            measure(model, active, *arm.split(":"), options.iterations, options.step_ms / 1e3)
             for active in options.active
             for arm in options.arms
         ]

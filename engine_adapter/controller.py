@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 #: The last plan is followed for so long when there is no new decision.
 _STALE_S = 1.0
-#: Whatever the limit of the planning share: a plan of at most 5 ms every so many iterations.
-FAST_PLAN_EVERY, FAST_PLAN_S = 8, 0.005
 #: The counters are written so often while requests come.
 _REPORT_EVERY_S = 1.0
 #: Iterations for which the engine takes over when a plan moves nothing, at first and at most.
@@ -98,7 +96,6 @@ class StepController:
         self._iterations_since = NEVER
         self._replan_after = 1
         self._next_plan_s = -float("inf")
-        self._plan_cost_s = 0.0
 
         # Against plans that move nothing.
         self._empty = 0
@@ -212,11 +209,8 @@ class StepController:
         plan, background = self._plan, self._background
         short = self._observer.short_of_blocks(plan.hold if plan is not None else set())
         if background is not None:
-            late = background.take()
-            if late is not None and self._follow_late(late, now_s):
+            if self._plan_with(background, now_s):
                 return
-            if background.wants_snapshot and self._engine.waiting:
-                background.offer(*self._snapshot(now_s))
             if plan is not None and plan.late:
                 if short or now_s - plan.made_s > self._late_s:
                     self._plan = None  # too old: the next plan starts afresh
@@ -228,9 +222,7 @@ class StepController:
         if self._replan_after >= NEVER:
             return
         asked = self._changed or short or self._iterations_since >= self._replan_after
-        pace = now_s >= self._next_plan_s or (
-            self._iterations_since >= FAST_PLAN_EVERY and self._plan_cost_s <= FAST_PLAN_S
-        )
+        pace = now_s >= self._next_plan_s
         if not self._guard.available:
             self._keep_last_good(now_s, short)
         elif asked and (pace or self._queues.idle(self._plan)):
@@ -238,6 +230,7 @@ class StepController:
 
     def _replan(self, now_s: float) -> None:
         watch = self._watch
+        watch.lap("apply")
         begun_s = watch.total_s
         snapshot, keys = self._snapshot(now_s)
         decision = self._guard.decide(snapshot)
@@ -249,11 +242,33 @@ class StepController:
             self._keep_last_good(now_s, short=False)
         else:
             self._follow(decision, keys, snapshot.requests_seen, now_s)
-        watch.lap("apply")
-        self._plan_cost_s = watch.total_s - begun_s
-        self.report.planning_s += self._plan_cost_s
+        self._put_off_next(now_s, begun_s)
+
+    def _plan_with(self, background: BackgroundPlanner, now_s: float) -> bool:
+        """Apply the background's plan, or show it the engine; returns whether it applied one."""
+        if now_s < self._next_plan_s and not self._queues.idle(self._plan):
+            return False
+        self._watch.lap("apply")
+        begun_s = self._watch.total_s
+        late = background.take()
+        followed = late is not None and self._follow_late(late, now_s)
+        if not followed and background.wants_snapshot and self._engine.waiting:
+            background.offer(*self._snapshot(now_s))
+        elif late is None:
+            return False
+        self._put_off_next(now_s, begun_s)
+        return followed
+
+    def _put_off_next(self, now_s: float, begun_s: float) -> None:
+        """Keep planning, begun at this reading of the stopwatch, within its share."""
+        self._watch.lap("apply")
+        cost_s = self._watch.total_s - begun_s
+        self.report.planning_s += cost_s
         limit = self._settings.planning_share_limit
-        self._next_plan_s = now_s + self._plan_cost_s / limit if limit < 1.0 else now_s
+        if limit < 1.0:
+            # What plans that could not be put off took beyond the share is made up for.
+            behind_s = min(max(0.0, self._next_plan_s - now_s), _STALE_S)
+            self._next_plan_s = now_s + behind_s + cost_s / limit
 
     def _follow(self, decision: Decision, keys: list[str], newest: int, now_s: float) -> None:
         self._replan_after = NEVER if decision.final else min(decision.replan_after, NEVER - 1)
@@ -282,6 +297,7 @@ class StepController:
             tracker.need_blocks,
             self._observer.capacity_blocks(),
             self._observer.headroom_blocks,
+            places=self._observer.places(),
         ):
             self.report.late_rejected += 1
             return False

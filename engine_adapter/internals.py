@@ -26,6 +26,12 @@ TESTED_VERSIONS = ("0.25.1", "0.32.0")
 #: Versions in whose sources everything below was found (tests/engine_adapter/vllm_sources.json).
 READ_VERSIONS = ("0.16.0", "0.20.2", "0.24.0", "0.25.1", "0.32.0", "0.33.0")
 
+_NEEDS_FCFS = (
+    "--scheduling-policy {} not understood: the adapter orders requests itself and needs fcfs."
+)
+#: Where a scheduler keeps the requests that it passed over.
+_PASSED_OVER = ("deferred_waiting", "kv_holding_waiting", "skipped_waiting")
+
 _CORE = "vllm.v1.core"
 REQUIRED: tuple[Requirement, ...] = (
     Requirement(
@@ -127,12 +133,7 @@ def shows_metrics(scheduler: Any) -> bool:
 
 def order_complaint(policy: str) -> str | None:
     """A sentence if the queue of this ``--scheduling-policy`` can't be ordered by the adapter."""
-    if policy == "fcfs":
-        return None
-    return (
-        f"--scheduling-policy {policy} not understood: the adapter orders requests itself and "
-        "needs fcfs."
-    )
+    return None if policy == "fcfs" else _NEEDS_FCFS.format(policy)
 
 
 def serve_command() -> tuple[Any, Callable[[Any], None]]:
@@ -257,11 +258,8 @@ class EngineView:
     def __init__(self, scheduler: Any) -> None:
         from vllm.v1.request import RequestStatus
 
-        complaint = order_complaint(scheduler.scheduler_config.policy)
-        if complaint is None and not isinstance(scheduler.waiting, deque):
-            complaint = f"{type(scheduler.waiting).__name__} not understood: need a deque."
-        if complaint is not None:
-            raise Incompatible(complaint)
+        if not isinstance(scheduler.waiting, deque):
+            raise Incompatible(_NEEDS_FCFS.format(scheduler.scheduler_config.policy))
         self._scheduler = scheduler
         self._waiting_status = RequestStatus.WAITING
         self._preempted_status = RequestStatus.PREEMPTED
@@ -351,6 +349,32 @@ class EngineView:
         """Let the engine run at most so many requests until told otherwise."""
         setattr(self._scheduler, self._limit_name, requests)
 
+    @property
+    def may_skip(self) -> bool:
+        """
+        True if the engine may pass over a request that waits, for a reason that only it knows.
+
+        A connector may put off looking for its KV elsewhere, and the batch may have as many LoRA
+        adapters as it can.
+        """
+        scheduler = self._scheduler
+        return any(
+            getattr(scheduler, name, None) is not None for name in ("connector", "lora_config")
+        )
+
+    def passed_over(self) -> list[Any]:
+        """Requests that the engine passed over when it last tried to admit them."""
+        if not self.may_skip:
+            return []
+        # By vLLM's version, a set of requests in the queue, or a queue of their own.
+        queues = [getattr(self._scheduler, name, ()) for name in _PASSED_OVER]
+        return [request for queue in queues for request in queue]
+
+    def _is_passed_over(self, request: Any) -> bool:
+        return self.may_skip and any(
+            request in getattr(self._scheduler, name, ()) for name in _PASSED_OVER
+        )
+
     def free_blocks(self) -> int:
         """Blocks that could be allocated now."""
         return int(self._pool.get_num_free_blocks()) // self._pool_blocks_per_block
@@ -371,12 +395,15 @@ class EngineView:
         """
         True if a policy may decide about a request.
 
-        Not those that wait for something else (a grammar, remote KV, more input), nor
-        sessions of streamed input, whose queueing is the engine's own business.
+        Not those that wait for something else (a grammar, remote KV, more input) or that the
+        engine passed over, nor sessions of streamed input, whose queueing is the engine's own
+        business.
         """
-        return (self.waits(request) or request.status is self._running_status) and not getattr(
-            request, "resumable", False
-        )
+        if getattr(request, "resumable", False):
+            return False
+        if request.status is self._running_status:
+            return True
+        return self.waits(request) and not self._is_passed_over(request)
 
     def waits(self, request: Any) -> bool:
         """True if a request could be admitted."""
@@ -399,6 +426,16 @@ class EngineView:
     def in_flight(self, request: Any) -> bool:
         """True if a token of the request is being computed right now (async scheduling)."""
         return bool(request.num_output_placeholders > 0)
+
+    @staticmethod
+    def ending(request: Any) -> bool:
+        """True if the engine won't run the request again: its last token is being computed."""
+        in_flight: int = request.num_output_placeholders
+        if in_flight <= 0:
+            return False
+        # All but one of the placeholders may be guesses that come to nothing.
+        sure: int = request.num_computed_tokens + 2 - in_flight
+        return bool(sure >= request.num_prompt_tokens + request.max_tokens)
 
     @staticmethod
     def extra_args(request: Any) -> Mapping[str, Any] | None:

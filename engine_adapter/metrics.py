@@ -95,6 +95,9 @@ _METRICS = (
         lambda report: {quantile: report[key] for quantile, key in _QUANTILES.items()},
         "quantile",
     ),
+    _gauge(
+        "iteration_mean_s", "iteration_mean_seconds", "The adapter's time in an iteration, mean"
+    ),
     _gauge("unfinished", "requests", "Requests that have not finished"),
     _Shown(
         CounterMetricFamily,

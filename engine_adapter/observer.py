@@ -112,14 +112,14 @@ class Observer:
         -------
         tuple[int, list[int], bool]
             Tokens that reached clients, numbers of the requests that left, and whether
-            a request became steerable or lost its KV.
+            a request became steerable, or no longer is, or lost its KV.
         """
         self._time_iteration(now_s)
         tokens = self._deliver(now_s)
         left = [self._left(key) for key in self._engine.finished_ids() if key in self.tracker]
         # The engine's owner may have preempted all requests, as for a change of weights.
         changed = not self._engine.running and self.note_lost(self._ran) > 0
-        changed |= self._unblock()
+        changed |= self._unblock() | self._block()
         changed |= self._arrivals(now_s)
         return tokens, left, changed
 
@@ -195,19 +195,25 @@ class Observer:
             The snapshot, and the engine's id of each of its requests.
         """
         engine = self._engine
-        not_ours = self.refresh(held)
+        self.refresh(held)
         return self.tracker.snapshot(
             now_s,
             capacity_tokens=self.capacity_blocks() * engine.block_tokens,
-            max_batch=max(0, engine.max_batch - not_ours - engine.parked),
+            max_batch=self.places(),
             token_budget=engine.token_budget,
             latency=self._learner.model,
             max_candidates=self._settings.max_candidates,
             cached_share=(self._cached_share[0], self._cached_share[1]),
         )
 
-    def refresh(self, held: set[str]) -> int:
-        """Look how far the resident requests are; returns how many of them are not steerable."""
+    def places(self) -> int:
+        """Returns the places in the batch for plans: all but those that other requests keep."""
+        engine = self._engine
+        not_ours = sum(not engine.steerable(request) for request in engine.running)
+        return max(0, engine.max_batch - not_ours - engine.parked)
+
+    def refresh(self, held: set[str]) -> None:
+        """Look how far the resident requests are."""
         engine = self._engine
         ours = [request for request in engine.running if engine.steerable(request)]
         groups = [(State.RUNNING, ours)]
@@ -223,7 +229,6 @@ class Observer:
                 engine.context_tokens(group),
                 state,
             )
-        return len(engine.running) - len(ours)
 
     def capacity_blocks(self) -> int:
         """Returns the blocks for plans: all but the head-room and what other requests hold."""
@@ -327,6 +332,18 @@ class Observer:
                 target,
                 steerable=steerable,
             )
+        return bool(new)
+
+    def _block(self) -> bool:
+        """Take requests out of the policies' sight that the engine has passed over."""
+        new = [
+            request
+            for request in self._engine.passed_over()
+            if request.request_id in self.tracker
+            and not self._engine.steerable(request)
+            and self.tracker.mark_steerable(request.request_id, steerable=False)
+        ]
+        self._blocked += new
         return bool(new)
 
     def _unblock(self) -> bool:

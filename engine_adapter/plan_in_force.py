@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from andes_opt.snapshot import Action
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from andes_opt.snapshot import Decision
 
@@ -54,6 +54,13 @@ class PlanInForce:
             self._spare = sorted(self.wait, key=self.rank.__getitem__, reverse=True)
         return self._spare.pop() if self._spare else None
 
+    def spares(self) -> Iterator[str]:
+        """Returns what :meth:`next_spare` would return, one after the other, and takes none."""
+        key = self.next_spare()
+        if key is not None:
+            self.put_back(key)
+        return reversed(self._spare or [])
+
     def put_back(self, key: str) -> None:
         """Undo :meth:`next_spare`."""
         assert self._spare is not None
@@ -97,12 +104,15 @@ def fit_to_now(
     need_blocks: Callable[[str], int],
     capacity_blocks: int,
     headroom_blocks: int = 0,
+    *,
+    places: int,
 ) -> bool:
     """
     Make a plan of the past fit the requests as they are now.
 
     Requests that left are gone from it already. Residents have grown, and those that were admitted
-    since stay. The least urgent newcomers are put back until the rest fits.
+    since stay. The least urgent newcomers are put back until the rest fits the KV cache and the
+    batch.
 
     Parameters
     ----------
@@ -116,21 +126,25 @@ def fit_to_now(
         Blocks for plans.
     headroom_blocks
         Blocks beyond them that residents may have grown into.
+    places
+        Places in the batch; residents on hold keep theirs.
 
     Returns
     -------
     bool
-        False if even without newcomers it does not fit.
+        False if even without newcomers it does not fit, or nobody would be served.
     """
     kept = resident - plan.wait
     free = capacity_blocks - sum(need_blocks(key) for key in kept)
-    if free < -headroom_blocks:
+    places -= len(kept)
+    if free < -headroom_blocks or places < 0:
         return False
     for key in sorted(plan.serve - resident, key=plan.rank.__getitem__):
         need = need_blocks(key)
-        if need > free:
+        if need > free or places <= 0:
             plan.serve.discard(key)
             plan.wait.add(key)
         else:
             free -= need
-    return True
+            places -= 1
+    return bool(plan.serve or kept - plan.hold)

@@ -61,6 +61,7 @@ class Queues:
         self._outside: set[str] = set()  # those of them that were not steerable
         self._evicted: set[str] = set()  # in this iteration
         self._reordered = False
+        self._limited = False
 
     def arrange(self, plan: PlanInForce) -> None:
         """
@@ -135,10 +136,13 @@ class Queues:
 
     def idle(self, plan: PlanInForce | None) -> bool:
         """Returns whether a plan has no request left to serve."""
-        if plan is None or any(r.request_id not in plan.hold for r in self._engine.running):
+        if plan is None:
             return False
-        waiting = self._engine.waiting
-        return not (waiting and waiting[0].request_id in self._front)
+        engine, waiting = self._engine, self._engine.waiting
+        return not (
+            (waiting and waiting[0].request_id in self._front)
+            or any(r.request_id not in plan.hold and not engine.ending(r) for r in engine.running)
+        )
 
     def newcomers_wait(self, plan: PlanInForce) -> bool:
         """Returns whether a request waits that came after a plan's snapshot."""
@@ -155,9 +159,11 @@ class Queues:
             The plan in force; None for the engine's own order of arrival.
         """
         engine = self._engine
-        hold = plan.hold if plan is not None else set()
         if plan is None and self.held:
             self._order_resumed()
+        # Who is held runs for once if the plan's last requests are about to end: an idle engine
+        # is of use to nobody.
+        hold = plan.hold if plan is not None and not self.idle(plan) else set()
         if hold or self.held:
             # A token in flight when the hold began must arrive before the request goes on:
             # the engine's workers get its reply anew and would miss it.
@@ -189,14 +195,16 @@ class Queues:
             engine.waiting = rest
         self._evicted.clear()
         hidden, self._hidden = self._hidden, []
-        if hidden:
-            # At the end, where the engine looks for requests to preempt: these can be spared.
-            engine.running.extend(hidden)
+        # At the end, where the engine looks for requests to preempt: these can be spared.
+        engine.running.extend(hidden)
+        if self._limited:
+            self._limited = False
             engine.limit_batch(engine.max_batch)
         return len(hidden)
 
     def _evict(self, plan: PlanInForce) -> None:
         engine = self._engine
+        self._keep_one_busy(plan)
         victims = [request for request in engine.running if request.request_id in plan.wait]
         if not victims:
             return
@@ -214,6 +222,27 @@ class Queues:
             self._observer.lost(request)
             self._report.evicted += 1
 
+    def _keep_one_busy(self, plan: PlanInForce) -> None:
+        """
+        Serve the most urgent victim, too, if those that a plan serves are all about to end.
+
+        The policy can't know that their last tokens are being computed. Evicted requests come back
+        no sooner than in the next iteration, so that this one would run empty.
+        """
+        engine = self._engine
+        victims, staying = [], False
+        for request in engine.running:
+            key = request.request_id
+            if key in plan.wait:
+                victims.append(key)
+            else:
+                staying |= key not in plan.hold and not engine.ending(request)
+        resident = {request.request_id for request in engine.running}
+        if victims and not staying and plan.serve and plan.serve <= resident:
+            key = min(victims, key=plan.rank.__getitem__)
+            plan.wait.discard(key)
+            plan.serve.add(key)
+
     def _hide_running(self, requests: list[Any]) -> None:
         engine = self._engine
         self.held = {request.request_id for request in requests}
@@ -222,6 +251,7 @@ class Queues:
         seen = [r for r in engine.running if r.request_id not in self.held]
         # A hidden request keeps its slot of the batch.
         engine.limit_batch(engine.max_batch - len(requests))
+        self._limited = True
         engine.running, self._hidden = seen, requests
         self._report.held += len(requests)
 
@@ -244,23 +274,53 @@ class Queues:
             fresh.append(queue.pop())
 
         admitted: list[Any] = []
-        places = plan.size - len(self._engine.running) - len(front)
+        engine = self._engine
+        running = sum(not engine.ending(request) for request in engine.running)
+        places = plan.size - running - sum(engine.steerable(request) for request in front)
         if fresh or (queue and places > 0):
             need = self._observer.tracker.need_blocks
-            room = self._observer.room_blocks() - len(self._engine.running)
+            room = self._observer.room_blocks() - len(engine.running)
             room -= sum(need(request.request_id) for request in front)
             spare, room = self._spare(plan, places, room)
             if spare:
                 chosen = {request.request_id: request for request in queue}
                 front += [chosen[key] for key in spare if key in chosen]
-                queue = self._engine.queue_of(r for r in queue if r.request_id not in spare)
+                queue = engine.queue_of(r for r in queue if r.request_id not in spare)
             admitted = self._admissible(fresh, room)
             front += admitted
             self._front.update(request.request_id for request in front)
         # By place, not by id: an earlier request may have had the same id.
         queue.extend(list(reversed(fresh))[len(admitted) :])
         queue.extendleft(reversed(unblocked))
+        if engine.may_skip:
+            return self._backed_up(front, queue, plan, running)
         return front, queue
+
+    def _backed_up(
+        self, front: list[Any], queue: deque[Any], plan: PlanInForce, running: int
+    ) -> tuple[list[Any], deque[Any]]:
+        """
+        Let the others stand behind those in front, in the plan's order: it may pass over some.
+
+        The limit of the batch lets in no more of them than the plan serves, so that one that is
+        passed over does not count as served.
+        """
+        engine = self._engine
+        expected = sum(engine.steerable(request) for request in front)
+        if not expected:
+            return front, queue
+        by_id = {request.request_id: request for request in queue}
+        backups = [
+            by_id[key]
+            for key in plan.spares()
+            if key in by_id and key not in self._evicted and engine.waits(by_id[key])
+        ]
+        limit = len(engine.running) + engine.parked + max(plan.size - running, expected)
+        engine.limit_batch(min(limit, engine.max_batch - len(self._hidden)))
+        self._limited = True
+        chosen = {request.request_id for request in backups}
+        rest = engine.queue_of(r for r in queue if r.request_id not in chosen)
+        return [*front, *backups], rest
 
     def _take_front(self, queue: deque[Any]) -> tuple[list[Any], list[Any]]:
         """

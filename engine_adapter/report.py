@@ -38,8 +38,9 @@ class Report:
         Time on the engine's thread: tracking requests and writing this report, taking snapshots,
         asking the policy, and reordering queues. Together they are all that the adapter does.
     planning_s
-        Time on the engine's thread for its own plans, from the snapshot to the reordered queues:
-        what ``planning_share_limit`` bounds.
+        Time on the engine's thread for all that can be put off: its own plans, from the snapshot
+        to the reordered queues, snapshots for the background, and applying its plans. This is what
+        ``planning_share_limit`` bounds.
     engine_s
         Time between the first and the last iteration, idle gaps and pauses of more than a
         minute left out.
@@ -112,6 +113,7 @@ class Report:
         values["qoe_area_tenths"] = list(self.qoe_area_tenths)
         recent = np.sort(self._recent_s[: self.iterations])
         values["adapter_s"] = self.adapter_s
+        values["iteration_mean_s"] = self.adapter_s / max(1, self.iterations)
         for name in ("planning", "adapter"):
             share = values[f"{name}_s"] / self.engine_s if self.engine_s > 0 else 0.0
             values[f"{name}_share"] = share

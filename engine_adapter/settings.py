@@ -80,8 +80,9 @@ class Settings:
     max_candidates
         Most requests shown to the policy, >= 1.
     planning_share_limit
-        Share of the engine thread's time that planning may take, in (0, 1]; planning pauses
-        to keep it. A plan of at most 5 ms is allowed every 8 iterations all the same.
+        Share of the engine thread's time that planning may take, in (0, 1]: all that can be put
+        off, with plans of the background. Planning pauses to keep it, but for a plan that is made
+        since the one in force has nobody left to serve.
     on_mismatch
         With a vLLM that lacks what the adapter touches: ``"refuse"`` to start, or
         ``"fall_back"`` to vLLM's own scheduling.

@@ -145,9 +145,24 @@ class ReaderTracker:
         request["num_blocks"] = 0
         return int(request["request_id"])
 
-    def mark_steerable(self, key: str) -> None:
-        """Say that policies may decide about a request now; KeyError if it is not tracked."""
-        self._requests[self._place[key]]["steerable"] = True
+    def mark_steerable(self, key: str, *, steerable: bool = True) -> bool:
+        """
+        Say whether policies may decide about a request from now on.
+
+        Returns
+        -------
+        bool
+            Whether that is new.
+
+        Raises
+        ------
+        KeyError
+            If it is not tracked.
+        """
+        request = self._requests[self._place[key]]
+        new = bool(request["steerable"]) is not steerable
+        request["steerable"] = steerable
+        return new
 
     def qoe_area(self, key: str) -> float | None:
         """

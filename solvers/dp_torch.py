@@ -58,7 +58,7 @@ class DPTorch:
     ) -> None:
         checks.whole("batch_sizes", batch_sizes, 1)
         checks.whole("max_cells", max_cells, 1)
-        self._torch: Any = load_back_end("torch", "andes-opt[torch]")
+        self._torch: Any = load_back_end("torch", "torch>=2.4")
         try:
             self._device: Any = self._torch.device(device)
             self._torch.empty(0, device=self._device)

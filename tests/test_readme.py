@@ -6,16 +6,27 @@ import importlib.util
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from experiments.cli import main
 from experiments.commands.listing import entries
 from experiments.commands.registry import COMMANDS
+from experiments.configuration.experiment import studies
 from experiments.documents.blocks import commands
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+FILES = [
+    ROOT / name
+    for name in subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.splitlines()
+    if name.endswith((".md", ".py", ".yaml", ".yml", ".toml", ".html", "Makefile", ".cff"))
+    and (ROOT / name).exists()
+]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -64,6 +75,59 @@ def test_number_blocks_have_commands_that_exist(document):
         assert known, command
     assert "-->\n```\n```" not in text
     assert "-->\n<!-- end -->" not in text
+
+
+def test_no_document_holds_the_marks_of_a_merge():
+    """A conflict is resolved before it is committed (docs/studies.md held half of one once)."""
+    marks = re.compile(r"^(?:<{7}|>{7}|={7}$|\|{7}|@@@)", re.MULTILINE)
+    for path in FILES:
+        assert not marks.search(path.read_text(encoding="utf-8")), path
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_documents_name_studies_as_the_help_does(document):
+    """`andes-opt study NAME`, not the alias of before."""
+    asked = re.findall(r"experiment=(\w+)", document.read_text(encoding="utf-8"))
+    assert not set(asked) & set(studies())
+
+
+def _bash_accepts(lines, where):
+    """Assert that bash parses the lines, and that none holds a pattern or a list unquoted."""
+    done = subprocess.run(
+        ["bash", "-n"], input="\n".join(lines), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{where}: {done.stderr}"
+    for line in lines:
+        bare = re.sub(r"'[^']*'|\"[^\"]*\"|#.*", "", line)
+        assert not re.search(r"=\S*[\[\](){}*]|\w\(", bare), f"{where}: quote {line!r}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_commands_of_documents_are_shell(document):
+    """
+    Every command of a document can be pasted into a shell.
+
+    A regression test: `seed=range(3)` is a syntax error in bash without quotes.
+    """
+    text = document.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(?:sh|console|bash)?\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    spans = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text) + re.findall(r"made by: (.+?) -->", text)
+    lines = [line for block in blocks for line in block.splitlines()]
+    lines = [line for line in lines if re.match(r"\s*(?:[A-Z_]+=\S+ )*andes-opt ", line)]
+    lines += [span for span in spans if span.startswith(("andes-opt ", "..."))]
+    lines += [span for span in spans if re.fullmatch(r"'?[\w./]+=\S+", span)]
+    _bash_accepts(lines, document.name)
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_examples_of_help_are_shell(command, capsys):
+    """So can the examples of each command's help."""
+    with suppress(SystemExit):
+        main([command, "--help"])
+    examples = capsys.readouterr().out.partition("Examples\n")[2].splitlines()
+    lines = [line.strip() for line in examples if line.startswith("  ")]
+    assert lines
+    _bash_accepts(lines, command)
 
 
 def test_structure_lists_every_module():

@@ -77,8 +77,8 @@ class Andes:
         if preemption_cap is not None:
             checks.non_negative("preemption_cap", preemption_cap)
         checks.whole("replan_every", replan_every, 1)
-        if time_limit_s is not None and not time_limit_s > 0:
-            raise ValueError(f"time_limit_s = {time_limit_s} <= 0 not understood.")
+        if time_limit_s is not None:
+            checks.positive("time_limit_s", time_limit_s)
         self._solver = solver
         self._objective = objective
         self._selective = selective

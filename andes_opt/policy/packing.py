@@ -132,6 +132,107 @@ def serve_in_order(snapshot: Snapshot, order: NDArray[np.int64]) -> Decision:
     )
 
 
+def displace(
+    snapshot: Snapshot,
+    entrants: NDArray[np.int64],
+    willing: NDArray[np.bool_],
+    text_s: NDArray[np.float64],
+    spare_s: float,
+) -> Decision:
+    """
+    The decision to let absent requests in, and to evict full buffers for them.
+
+    Parameters
+    ----------
+    snapshot
+        The engine now.
+    entrants
+        Request indices in the order in which absent requests come in, (n,).
+    willing
+        False for absent requests that stay out even if there is room, (n,).
+    text_s
+        Seconds of text that each reader has in hand, (n,).
+    spare_s
+        A resident request with less text than this is not evicted.
+
+    Returns
+    -------
+    Decision
+        Residents stay, but for those with the most text, who make room for the first entrants;
+        the policy is asked again after each iteration.
+    """
+    resident = snapshot.kv_tokens > 0
+    by_text = np.argsort(-text_s, kind="stable")
+    serve = _displace(
+        entrants[(willing & ~resident)[entrants]],
+        by_text[(resident & (text_s >= spare_s))[by_text]],
+        resident,
+        snapshot.need_tokens,
+        snapshot.capacity_tokens,
+        snapshot.max_batch,
+    )
+    # Residents in front: the engine's own victims are the last in the order.
+    order = np.concatenate((np.flatnonzero(resident), entrants[~resident[entrants]]))
+    return Decision(
+        action=np.where(serve, Action.SERVE, Action.WAIT).astype(np.int8),
+        order=order,
+        replan_after=1,
+    )
+
+
+@jit
+def _displace(
+    entrants: NDArray[np.int64],
+    victims: NDArray[np.int64],
+    resident: NDArray[np.bool_],
+    weights: NDArray[np.int64],
+    capacity: int,
+    slots: int,
+) -> NDArray[np.bool_]:
+    serve = resident.copy()
+    free, places = capacity, slots
+    for i in range(resident.size):
+        if resident[i]:
+            free -= weights[i]
+            places -= 1
+    next_victim = 0
+    # Residents may have outgrown the cache: the fullest buffers go first, then the newest.
+    while (free < 0 or places < 0) and next_victim < victims.size:
+        i = victims[next_victim]
+        next_victim += 1
+        serve[i] = False
+        free += weights[i]
+        places += 1
+    for i in range(resident.size - 1, -1, -1):
+        if free >= 0 and places >= 0:
+            break
+        if serve[i]:
+            serve[i] = False
+            free += weights[i]
+            places += 1
+    for i in entrants:
+        end, room, open_places = next_victim, free, places
+        while end < victims.size and (room < weights[i] or open_places < 1):
+            room += weights[victims[end]]
+            open_places += 1
+            end += 1
+        if room < weights[i] or open_places < 1:
+            break
+        for victim in victims[next_victim:end]:
+            serve[victim] = False
+        next_victim = end
+        serve[i] = True
+        free = room - weights[i]
+        places = open_places - 1
+    return serve
+
+
+def backlog_s(snapshot: Snapshot) -> NDArray[np.float64]:
+    """Seconds for which each reader has text in hand, (n,)."""
+    tokens = np.maximum(0.0, snapshot.generated_tokens - snapshot.digested)
+    return np.asarray(tokens / snapshot.tds)
+
+
 def slack_s(snapshot: Snapshot) -> NDArray[np.float64]:
     """
     Seconds until each reader has nothing to read, if its request is not served, (n,).
@@ -140,5 +241,4 @@ def slack_s(snapshot: Snapshot) -> NDArray[np.float64]:
     less the time that restoring the request takes. It is negative if it is too late already.
     """
     before_s = np.maximum(0.0, snapshot.arrival_s + snapshot.ttft_s - snapshot.time_s)
-    backlog_s = np.maximum(0.0, snapshot.generated_tokens - snapshot.digested) / snapshot.tds
-    return np.asarray(before_s + backlog_s - snapshot.restore_s)
+    return np.asarray(before_s + backlog_s(snapshot) - snapshot.restore_s)

@@ -52,7 +52,7 @@ class Thrift:
        plan's value over the seconds in which it is earned: at r tokens/s it takes
        ``horizon_s * tds / r`` to make a reader's text for the horizon. A resident request gains
        ``inertia`` times that price by staying; a preempted one loses ``readmission`` times it by
-       coming back.
+       coming back, and a new one ``admission`` times the price of its prompt's seconds.
     3. A preempted request whose reader has text for more than ``readmit_s`` seconds is not
        considered.
     4. A plan has room to grow: requests are packed with the tokens that their readers read in
@@ -87,6 +87,11 @@ class Thrift:
         Powers of the expected tokens left, and of the KV tokens, in the stake, >= 0.
     inertia, readmission
         Prices of leaving and of coming back, in stalls for a round trip, >= 0.
+    admission
+        Price of a new request's prompt, in the value of the time that it takes, >= 0.
+    prompt_s
+        Seconds of prompts under way beyond which no absent request comes in, > 0; None for no
+        limit. A step that computes a long prompt keeps all readers waiting.
     readmit_s
         Seconds of backlog up to which a preempted request is a candidate, >= 0.
     reserve
@@ -123,6 +128,8 @@ class Thrift:
         weight_power: float = 0.2,
         inertia: float = 2.5,
         readmission: float = 2.0,
+        admission: float = 0.0,
+        prompt_s: float | None = None,
         readmit_s: float = 6.0,
         reserve: float = 0.03,
         growth_s: float = 5.0,
@@ -140,6 +147,7 @@ class Thrift:
             ("weight_power", weight_power),
             ("inertia", inertia),
             ("readmission", readmission),
+            ("admission", admission),
             ("readmit_s", readmit_s),
             ("reserve", reserve),
             ("growth_s", growth_s),
@@ -150,6 +158,8 @@ class Thrift:
         if reserve >= 1:
             raise ValueError(f"reserve = {reserve} not understood: need [0, 1).")
         checks.share("kv_pressure", kv_pressure)
+        if prompt_s is not None:
+            checks.positive("prompt_s", prompt_s)
         if time_limit_s is not None:
             checks.positive("time_limit_s", time_limit_s)
         self._solver = solver
@@ -160,6 +170,8 @@ class Thrift:
         self._roomy_shape = (min(turn_s, horizon_s), lateness, work_power, 0.0)
         self._inertia = inertia
         self._readmission = readmission
+        self._admission = admission
+        self._prompt_s = prompt_s
         self._readmit_s = readmit_s
         self._reserve = reserve
         self._kv_pressure = kv_pressure
@@ -185,6 +197,7 @@ class Thrift:
             If true reply lengths are asked for and the snapshot has none.
         """
         self._ids, self._generated = snapshot.request_id, snapshot.generated_tokens
+        undisturbed = snapshot.latency
         if self._prefill_share is not None:
             snapshot = self._prefill_share.slowed(snapshot)
         if (calm := calm_iterations(snapshot, self._kv_pressure)) > 0:
@@ -215,7 +228,9 @@ class Thrift:
         plan = self._solve(Instance(growing, capacity, min(1, most), most, gains), *before_s)
 
         gained = gains(plan.batch_size)
-        rate = token_rate(scalars, int(plan.serve.sum()))
+        # What a second is worth that goes into decoding alone.
+        undisturbed_scalars = rate_scalars(undisturbed, capacity, mean_tokens(weights))
+        rate = token_rate(undisturbed_scalars, int(plan.serve.sum()))
         # The tokens that keep a reader busy for the horizon take tds / rate of it.
         per_second = np.maximum(1.0, rate / snapshot.tds) / self._horizon_s
         self._price = max(0.0, float(((gained - charge) * per_second)[plan.serve].sum()))
@@ -223,6 +238,8 @@ class Thrift:
         reserve = int(self._reserve * capacity)
         room = capacity, slots, snapshot.max_batch
         action = _fill_up(plan.serve, resident, order, weights, room, reserve)
+        if self._prompt_s is not None:
+            _pace(action, order, resident, snapshot.restore_s, self._prompt_s)
         return Decision(action=action, order=order, plan=plan, replan_after=1)
 
     def finished(self, request_id: int) -> None:
@@ -309,6 +326,7 @@ class Thrift:
             self._readmit_s,
             self._inertia * self._price if _crowded(snapshot) else 0.0,
             self._readmission * self._price,
+            self._admission * self._price,
             self._round_trip_s,
             per_prefill_s,
             charge,
@@ -379,6 +397,7 @@ def _charge(
     readmit_s: float,
     stay_price: float,
     return_price: float,
+    enter_price: float,
     round_trip_s: float,
     per_prefill_s: float,
     charge: NDArray[np.float64],
@@ -404,6 +423,8 @@ def _charge(
         elif state[i] == State.PREEMPTED:
             charge[i] = -return_price * round_trip_s * need_tokens[i]
             candidate[i] = generated_tokens[i] - digested[i] <= readmit_s * tds[i]
+        else:
+            charge[i] = -enter_price * restore_s[i]
     return round_trip_s
 
 
@@ -457,3 +478,25 @@ def _fill_up(
             slots -= 1
             empty = False
     return action
+
+
+@jit
+def _pace(
+    action: NDArray[np.int8],
+    order: NDArray[np.int64],
+    resident: NDArray[np.bool_],
+    restore_s: NDArray[np.float64],
+    prompt_s: float,
+) -> None:
+    # Put off absent requests whose prompts would make the work under way longer than `prompt_s`;
+    # one comes in if nothing is under way.
+    under_way_s = 0.0
+    for i in range(action.size):
+        if resident[i] and action[i] == Action.SERVE:
+            under_way_s += restore_s[i]
+    for i in order:
+        if action[i] == Action.SERVE and not resident[i]:
+            if under_way_s > 0.0 and under_way_s + restore_s[i] > prompt_s:
+                action[i] = Action.WAIT
+            else:
+                under_way_s += restore_s[i]

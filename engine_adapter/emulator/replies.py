@@ -11,6 +11,8 @@ from andes_opt import qoe
 from andes_opt.qoe import QoETarget
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from andes_opt.workload import Requests
@@ -51,6 +53,8 @@ class Replies:
         n = requests.num_requests
         self._requests = requests
         self.active: dict[str, Reply] = {}
+        # Asked for every token, so without a way round.
+        self._add: dict[str, Callable[[float], None]] = {}
         self.finished = 0
         self.arrival_s = requests.arrival_s.copy()
         self.first_token_s = np.full(n, np.nan)
@@ -75,7 +79,8 @@ class Replies:
     def begin(self, number: int, key: str, request: Any, now_s: float) -> None:
         """Let a request's reply begin."""
         self._arrive(number, now_s)
-        self.active[key] = Reply(number, now_s, request)
+        reply = self.active[key] = Reply(number, now_s, request)
+        self._add[key] = reply.times_s.append
 
     def _arrive(self, number: int, now_s: float) -> None:
         self.arrival_s[number] = now_s
@@ -98,21 +103,18 @@ class Replies:
         list[int]
             Numbers of the requests that are complete.
         """
-        active = self.active
+        add = self._add
         complete = []
         tokens = 0
         for item in items:
-            reply = active.get(item.request_id)
-            if reply is None:
-                continue
-            new = len(item.new_token_ids)
-            tokens += new
-            if new == 1:
-                reply.times_s.append(now_s)
-            else:
-                reply.times_s.extend([now_s] * new)
+            key = item.request_id
+            if key not in add:
+                continue  # given up before
+            for _ in item.new_token_ids:
+                add[key](now_s)
+                tokens += 1
             if item.finish_reason is not None:
-                complete.append(self.end(item.request_id))
+                complete.append(self.end(key))
         self._delivered += tokens
         self._last = (now_s, tokens)
         return complete
@@ -120,6 +122,7 @@ class Replies:
     def end(self, key: str) -> int:
         """Score a reply that has got its last token, and return its number."""
         reply = self.active.pop(key)
+        del self._add[key]
         number = reply.number
         self.finished += 1
         self.preemptions[number] = reply.request.num_preemptions
@@ -127,10 +130,10 @@ class Replies:
         if self.token_times_s is not None:
             self.token_times_s[number] = times_s
         if times_s.size:
-            target = QoETarget(self._requests.ttft_s[number], self._requests.tds[number])
+            requests = self._requests
+            target = QoETarget(float(requests.ttft_s[number]), float(requests.tds[number]))
             self.first_token_s[number] = times_s[0]
-            scores = (qoe.area, qoe.delay, qoe.window)
-            self.qoe[number] = [score(times_s, target) for score in scores]
+            self.qoe[number] = qoe.scores(times_s, target)
         if times_s.size >= self.tokens[number]:
             self.completion_s[number] = times_s[-1]
         self.tokens[number] = times_s.size

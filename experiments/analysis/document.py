@@ -91,7 +91,7 @@ def write(text: str, path: Path, figures: str = "") -> None:
 
 def publish(
     text: str, name: str, folder: Path, docs: str | None, figures: Iterable[Path] = ()
-) -> None:
+) -> list[Path]:
     """
     Write a document into the run's folder and, with its figures, into that of documents.
 
@@ -107,13 +107,21 @@ def publish(
         Folder whose ``results/`` and ``figures/`` get copies; None for no copies.
     figures
         The figures.
+
+    Returns
+    -------
+    list of Path
+        What was written into ``docs``.
     """
     write(text, folder / f"{name}.md")
     if docs is None:
-        return
+        return []
     results, pictures = Path(docs) / "results", Path(docs) / "figures"
     for place in (results, pictures):
         place.mkdir(parents=True, exist_ok=True)
+    written = [results / f"{name}.md"]
     for path in figures:
         write_atomically(pictures / path.name, partial(shutil.copyfile, path))
-    write(text, results / f"{name}.md", "../figures/")
+        written.append(pictures / path.name)
+    write(text, written[0], "../figures/")
+    return written

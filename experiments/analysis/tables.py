@@ -60,7 +60,7 @@ def by_metric(
     Parameters
     ----------
     table
-        ``keys``, ``metric``, ``mean``, ``half_width``.
+        ``keys``, ``metric``, ``mean``, ``half_width``, and perhaps a ``mark`` before the number.
     keys
         Columns that make a group, and that lines begin with.
     shown
@@ -71,9 +71,10 @@ def by_metric(
         As for :func:`experiments.analysis.intervals.interval`.
     """
     kept = table.filter(pl.col(columns).is_in(list(shown)))
+    mark = pl.col("mark") if "mark" in table.columns else pl.lit("").alias("mark")
     cells = [
-        interval(mean, half, shown[name][1], sign=sign)
-        for name, mean, half in kept.select(columns, "mean", "half_width").iter_rows()
+        mark + interval(mean, half, shown[name][1], sign=sign)
+        for name, mean, half, mark in kept.select(columns, "mean", "half_width", mark).iter_rows()
     ]
     wide = kept.with_columns(pl.Series("cell", cells, pl.String)).pivot(
         columns, index=list(keys), values="cell", maintain_order=True

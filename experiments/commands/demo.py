@@ -14,7 +14,8 @@ from experiments.analysis import figures
 from experiments.analysis.markdown import markdown
 from experiments.configuration.compose import load_choice
 from experiments.configuration.errors import UsageError
-from experiments.runs.files import printable, write_atomically
+from experiments.configuration.overrides import refuse_unread
+from experiments.runs.files import listed, write_atomically
 from experiments.runs.progress import jit_seconds
 from experiments.runs.records import recorded_run
 from experiments.runs.resume import resumable
@@ -50,6 +51,12 @@ _QOE_DECIMALS = {
     "longest delay s": 1,
     "tokens/s": 0,
     "preemptions/request": 2,
+}
+
+
+_UNREAD = {
+    "workload.rate": "the demo compares several; use 'rates=[...]'",
+    "workload.requests": "the demo sets it; use requests=...",
 }
 
 
@@ -113,6 +120,7 @@ def run(config: DictConfig) -> dict[str, float]:
     with recorded_run(folder) as record:
         if not config.rates or not config.arms:
             raise UsageError("rates and arms must not be empty.")
+        refuse_unread(HydraConfig.get().overrides.task, _UNREAD)
         with jit_seconds() as jit:
             solver_rows = compare_solvers(config)
             solver_table = compare.table(solver_rows)
@@ -135,10 +143,7 @@ def run(config: DictConfig) -> dict[str, float]:
     gaps, curves = folder / "gap_vs_time.png", folder / "qoe_vs_rate.png"
     figures.drawn(gaps, lambda: figures.gap_against_time(solver_rows, gaps))
     figures.drawn(curves, lambda: figures.qoe_against_rate(rows, curves))
-    print("\nFiles")
-    for path in sorted(folder.iterdir()):
-        if path.is_file():
-            print(f"  {printable(path)}")
+    print(f"\n{listed(folder)}")
     print(
         f"\n{wall_s:.0f} s, of which the JIT compiled for {jit.value:.0f} s "
         f"({100 * jit.value / wall_s:.0f} %)."

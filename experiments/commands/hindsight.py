@@ -13,6 +13,7 @@ from andes_opt.hindsight import HindsightBound, window_bound
 from experiments.analysis.markdown import markdown
 from experiments.configuration.compose import build, load_choice
 from experiments.configuration.errors import UsageError
+from experiments.configuration.overrides import refuse_unread
 from experiments.runs.files import write_atomically
 from experiments.runs.progress import bar, jit_seconds
 from experiments.runs.records import recorded_run
@@ -82,8 +83,13 @@ def run(config: DictConfig) -> dict[str, float]:
     """Bound, simulate, write the run's files, print the table, and return the summary."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     with recorded_run(folder) as record:
+        refuse_unread(HydraConfig.get().overrides.task, _unread(config))
         arms = loads(config)
-        policies = {name: load_choice("policy", name) for name in config.policies}
+        chosen = HydraConfig.get().runtime.choices["policy"]
+        policies = {
+            name: config.policy if name == chosen else load_choice("policy", name)
+            for name in config.policies
+        }
         rows: list[pl.DataFrame] = []
         lines: list[dict[str, Any]] = []
         summary: dict[str, float] = {}
@@ -112,6 +118,16 @@ def run(config: DictConfig) -> dict[str, float]:
             write_atomically(folder / "table.csv", table.write_csv)
             record.finish(None, {"jit_s": jit.value, **summary})
     return summary
+
+
+def _unread(config: DictConfig) -> dict[str, str]:
+    """Return options that have no effect beside the others, and why."""
+    unread = {}
+    if config.rates is not None:
+        unread["workload.rate"] = "rates=[...] names the rates"
+    if HydraConfig.get().runtime.choices["policy"] not in config.policies:
+        unread["policy"] = "only policies=[...] are compared with the bound"
+    return unread
 
 
 def _line(

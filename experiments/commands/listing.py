@@ -25,7 +25,7 @@ EXTRA_KINDS = {
     "families": "generated instances for `andes-opt quality families=[...]`",
     "launchers": "where `--multirun` makes the runs of a sweep, hydra/launcher=NAME",
     "modules": "modules of the packages",
-    "studies": "questions that `andes-opt study NAME` answers",
+    "studies": "questions that `andes-opt study NAME` answers; experiments: experiment=NAME",
 }
 
 
@@ -71,7 +71,7 @@ def entries(kind: str) -> dict[str, str]:
     names = {plural(group): group for group in known} | {group: group for group in known}
     if kind not in names:
         kinds = [*(plural(group) for group in known), *EXTRA_KINDS]
-        raise not_understood("list", kind, kinds)
+        raise not_understood("list", kind, kinds, " ")
     group = names[kind]
     return {name: first_comment(CONF_DIR / group / f"{name}.yaml") for name in known[group]}
 
@@ -116,7 +116,11 @@ andes-opt list columns
     if kind is not None:
         lines = entries(kind)
     else:
-        lines = {plural(group): ", ".join(names) for group, names in groups().items()}
+        lines = {
+            plural(group): ", ".join(name for name in names if name not in studies())
+            for group, names in groups().items()
+            if group != "study"  # defaults of studies, which are not for choosing
+        }
         lines |= EXTRA_KINDS
     width = max((len(name) for name in lines), default=0)
     for name, text in lines.items():

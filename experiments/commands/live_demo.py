@@ -14,14 +14,14 @@ from hydra.core.hydra_config import HydraConfig
 from experiments.analysis.markdown import markdown
 from experiments.client.outcome import nothing_completed
 from experiments.configuration.compose import build
-from experiments.configuration.errors import UsageError, require
+from experiments.configuration.errors import UsageError
 from experiments.live.engine import only_engine
 from experiments.live.models import SmolLM2
 from experiments.live.process import exit_on_signals
 from experiments.live.run import first, scored, send
 from experiments.live.saturation import steady_rate
 from experiments.live.server import EngineFailed, address, free_port, on_cpu, running
-from experiments.live.vllm_command import adapter_settings, require_vllm, server_command
+from experiments.live.vllm_command import adapter_settings, require_live, server_command
 from experiments.runs.files import printable, write_atomically
 from experiments.runs.records import recorded_run
 from experiments.runs.resume import resumable
@@ -176,9 +176,11 @@ def run(config: DictConfig) -> dict[str, float]:
     """
     began_s = time.monotonic()
     folder = Path(HydraConfig.get().runtime.output_dir)
-    with exit_on_signals(), recorded_run(folder) as record, only_engine():
+    with exit_on_signals(), recorded_run(folder) as record:
+        require_live(vllm=True)
         try:
-            rows, table, values = replayed(config.copy(), folder)
+            with only_engine():
+                rows, table, values = replayed(config.copy(), folder)
         except EngineFailed as error:
             raise UsageError(str(error)) from error
         write_atomically(folder / "table.csv", table.write_csv)
@@ -225,8 +227,6 @@ def replayed(
     arms = {str(name): [str(word) for word in overrides] for name, *overrides in config.arms}
     # All are read first: a wrong name is told before any server starts.
     settings = {name: adapter_settings(words) if words else None for name, words in arms.items()}
-    require("aiohttp", "live")
-    require_vllm()
     model = config.model or SmolLM2().folder(Path(config.models))
     flags = [*config.flags, *(config.cpu_flags if on_cpu() else [])]
 

@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from andes_opt.checks import non_negative, whole
 from experiments.analysis import figures
 from experiments.analysis.markdown import markdown
+from experiments.configuration.overrides import refuse_unread
 from experiments.runs.files import write_atomically
 from experiments.runs.progress import jit_seconds
 from experiments.runs.records import recorded_run
@@ -36,6 +37,18 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
+def _unread(config: DictConfig) -> dict[str, str]:
+    """Return options that have no effect, given where instances come from, and why."""
+    simulated = ["workload", "engine", "policy", "solver", "objective", "lengths", "readers"]
+    if config.corpus is not None:
+        names, why = [*simulated, "sizes", "count", "capture"], "the corpus has the instances"
+    elif config.families:
+        names, why = [*simulated, "capture"], "families=[...] generates the instances"
+    else:
+        names, why = ["sizes", "count"], "they are of families=[...]; capture=N keeps so many"
+    return dict.fromkeys(names, why)
+
+
 @resumable
 def run(config: DictConfig) -> dict[str, float]:
     """Collect instances, compare the solvers, write the run's files, return its summary."""
@@ -44,6 +57,7 @@ def run(config: DictConfig) -> dict[str, float]:
         whole("repeats", config.repeats, 1)
         if config.time_limit_s is not None:
             non_negative("time_limit_s", config.time_limit_s)
+        refuse_unread(HydraConfig.get().overrides.task, _unread(config))
         solvers = build_solvers(config.solvers, config.options)
         with jit_seconds() as jit:
             problems = instances.collect(config)

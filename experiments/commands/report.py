@@ -24,9 +24,9 @@ intervals (Student's t) over seeds, or over instances for solvers; differences a
 p is that of the paired t-test, corrected by Holm for all comparisons of a metric.
 """
 _EXAMPLES = """
-andes-opt report multirun/simulate
 andes-opt report demo_output --output demo_report --baseline "andes (greedy)"
-andes-opt report sweeps/rates sweeps/detail --request 17
+andes-opt simulate --multirun policy=fcfs,andes tokens=true timeline=true hydra.sweep.dir=sweep
+andes-opt report sweep --request 17
 """
 
 

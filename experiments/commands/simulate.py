@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 
 from andes_opt.metrics import summarise
+from experiments.configuration.overrides import key_of
 from experiments.runs.progress import jit_seconds
 from experiments.runs.records import recorded_run
 from experiments.runs.resume import resumable, said
@@ -15,6 +18,7 @@ from experiments.runs.run_columns import run_columns
 from experiments.runs.simulation import request_rows, run_simulation, sentence, write_details
 
 if TYPE_CHECKING:
+    from hydra.conf import HydraConf
     from omegaconf import DictConfig
 
 
@@ -30,4 +34,14 @@ def run(config: DictConfig) -> dict[str, float]:
             record.keep(request_rows(result, run_columns(config, HydraConfig.get())))
             write_details(result, folder)
             record.finish(None, summary)
+    for word in unused(config, HydraConfig.get()):
+        print(f"{word} has no effect: the policy uses no solver.", file=sys.stderr)
     return summary
+
+
+def unused(config: DictConfig, hydra_config: HydraConf) -> list[str]:
+    """Return options of a solver that the run's policy does not use; in a sweep others may."""
+    if "solver" in config.policy or hydra_config.mode == RunMode.MULTIRUN:
+        return []
+    words = hydra_config.overrides.task
+    return [word for word in words if key_of(word) in ("solver", "objective", "isolation")]

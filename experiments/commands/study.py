@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from experiments.configuration.compose import CONF_DIR
 from experiments.configuration.errors import UsageError, not_understood
 from experiments.configuration.experiment import experiments, studies
 from experiments.configuration.hydra_run import run_by_hydra
-from experiments.configuration.overrides import config_folders, hydra_options
+from experiments.configuration.overrides import beside_overrides, config_folders, hydra_options
 from experiments.configuration.values import quoted
 from experiments.runs.resume import resumable
 
@@ -18,20 +19,34 @@ if TYPE_CHECKING:
 
     from omegaconf import DictConfig
 
+    from experiments.configuration.experiment import Experiment
+
 _USAGE = """\
 usage: andes-opt study NAME [key=value ...] [--multirun]
 
 Answer a question by a grid of runs; what is there already is not made again. Writes NAME.md,
-tables and figures.
+tables and figures to outputs/NAME and says which. Without options that change the study the
+document also goes to docs/results; study.docs=FOLDER sends it elsewhere, and changed ones as well.
 
 Studies
 """
+#: What the help of one study ends with.
+_HELP = """\
+Examples
+  andes-opt study {name}
+  andes-opt study {name} study.tiny=true
+  andes-opt study {name} study.docs=my_docs
+
+study.tiny=true shows the form in seconds (live ones: minutes); study.docs=FOLDER is where the
+document goes beside outputs/{name}; study.OPTION stands for {node}.OPTION. While an
+option is changed, docs/results is written only if study.docs=docs asks for it."""
 _EXAMPLES = """
-andes-opt study NAME --help shows a study's options.
+andes-opt study NAME --help shows a study's options. Those of simulations take seconds to half an
+hour of CPU time (docs/results says how long each took), portfolio 25 minutes, live ones hours.
 
 Examples
   andes-opt study paper_rates study.tiny=true
-  andes-opt study paper_capacity engine=kv_12k study.docs=null
+  andes-opt study paper_capacity 'study.variants=[kv_12k]'
   andes-opt study live_overload live_study.minutes=55
 """
 
@@ -56,11 +71,11 @@ def main(arguments: Sequence[str]) -> None:
             command = known[name].command or "COMMAND"
             raise UsageError(f"{name} is no study: andes-opt {command} experiment={name} runs it.")
         if name not in ours:
-            raise not_understood("study", name, ours)
+            raise not_understood("study", name, ours, " ")
     owners = {ours[name].command or "simulate" for name in asked.split(",")}
     if len(owners) > 1:
         raise UsageError(f"{asked} not understood: these studies have different options.")
-    _make(owners.pop(), asked, rest, ours[asked.split(",")[0]].meaning)
+    _make(owners.pop(), asked, rest, ours[asked.split(",")[0]])
 
 
 def main_of_alias(command: str, arguments: Sequence[str]) -> bool:
@@ -81,7 +96,7 @@ def main_of_alias(command: str, arguments: Sequence[str]) -> bool:
     print(f"andes-opt {command} {asked} is now andes-opt study {name}.", file=sys.stderr)
     rest = [word for word in arguments if word != asked]
     if not ours[0].command:  # a file of the user's that names no command
-        _make(command, name, rest, ours[0].meaning)
+        _make(command, name, rest, ours[0])
     else:
         main([name, *rest])
     return True
@@ -94,17 +109,17 @@ def _listed() -> str:
     return "".join(f"  {name:<{width}}  {meaning}\n" for name, meaning in lines.items())
 
 
-def _make(command: str, name: str, arguments: Sequence[str], meaning: str) -> None:
+def _make(command: str, name: str, arguments: Sequence[str], entry: Experiment) -> None:
     """Run Hydra on the configuration of the command that the study's file names."""
+    # Whatever the study's node is called, `study.tiny=true` means the same.
+    arguments = [re.sub(r"^study\.", f"{entry.node}.", word) for word in arguments]
     options = hydra_options(arguments)
     words = [f"experiment={name}"]
     if options.help:
-        words.append(f"hydra.help.header={quoted(f'andes-opt study {name}: {meaning}.')}")
-        words.append(f"hydra.help.footer={quoted(f'Example: andes-opt study {name}')}")
-    # Beside the other overrides: Hydra's parser takes none before an option and some after it.
-    first = arguments.index(options.overrides[0]) if options.overrides else len(arguments)
-    words = [*arguments[:first], *words, *arguments[first:]]
-    run_by_hydra(command, words, lambda: run)
+        words.append(f"hydra.help.header={quoted(f'andes-opt study {name}: {entry.meaning}.')}")
+        examples = _HELP.format(name=name, node=entry.node)
+        words.append(f"hydra.help.footer={quoted(examples)}")
+    run_by_hydra(command, beside_overrides(arguments, words), lambda: run)
 
 
 @resumable

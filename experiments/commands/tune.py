@@ -194,11 +194,11 @@ class Goal:
 @resumable
 def run(config: DictConfig) -> dict[str, float]:
     """Search, report, write the run's files, and return the summary."""
-    need_optuna()
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     engine = hydra_config.runtime.choices["engine"]
     with recorded_run(folder) as record:
+        need_optuna()
         space, first = _space(config)
         search_at, report_at = (places(config, half, engine) for half in ("search", "report"))
         bench = Bench(config, folder / "simulations", processes_of(hydra_config))
@@ -254,7 +254,9 @@ def _search_name(config: DictConfig) -> str:
 def _space(config: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return distributions, and the untuned values of the options that the space has in it."""
     if config.tuning.trials < 1:
-        raise UsageError(f"tuning.trials={config.tuning.trials} not understood: need 1 or more.")
+        raise UsageError(
+            f"tuning.trials = {config.tuning.trials} not understood: need a whole number >= 1."
+        )
     entries: Any = OmegaConf.to_container(config.tuning.get("space") or {}, resolve=True)
     first = {}
     for option, entry in entries.items():

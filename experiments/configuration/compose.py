@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
 from contextlib import suppress
 from inspect import Parameter, signature
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,7 +25,6 @@ from experiments.configuration.values import all_taken
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
 
     from hydra.core.override_parser.types import Override
 
@@ -83,12 +84,28 @@ def load(command: str, overrides: Iterable[str] = ()) -> DictConfig:
     return _composed(command, understood(command, all_taken(overrides)))
 
 
-def _composed(command: str, overrides: list[str]) -> DictConfig:
+def _composed(command: str, overrides: list[str], *, hydra: bool = False) -> DictConfig:
     if GlobalHydra.instance().is_initialized():
         # Inside a run: respects --config-dir.
-        return compose(config_name=command, overrides=overrides)
+        return compose(command, overrides, return_hydra_config=hydra)
     with initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
-        return compose(config_name=command, overrides=overrides)
+        return compose(command, overrides, return_hydra_config=hydra)
+
+
+def command_groups(command: str, overrides: Iterable[str] = ()) -> list[str]:
+    """
+    Return the groups that a command's configuration is made of, by name.
+
+    Parameters
+    ----------
+    command
+        ``simulate``, ``quality`` ...
+    overrides
+        As on the command line; an experiment may bring groups of its own.
+    """
+    config = _composed(command, list(overrides), hydra=True)
+    names = {str(group).partition("@")[0] for group in config.hydra.runtime.choices}
+    return sorted(name for name in names if name.partition("/")[0] not in _INTERNAL_GROUPS)
 
 
 def understood(command: str, overrides: Sequence[str]) -> list[str]:
@@ -164,6 +181,7 @@ def own_classes(command: str, overrides: Sequence[str]) -> list[str]:
 
     fitted = list(overrides)
     for group, target in targets.items():
+        check_target(f"{group}._target_={target}", target)
         taken = _parameters(target)
         options = config.get(group)
         if taken is None or not isinstance(options, DictConfig):
@@ -182,6 +200,53 @@ def own_classes(command: str, overrides: Sequence[str]) -> list[str]:
                 fitted.append(f"{key}=0")  # Hydra takes null for absent, and deletes no such key
             fitted.append(f"~{key}")
     return fitted
+
+
+def see_current_folder() -> None:
+    """
+    Let classes of the user's own be imported from the current folder.
+
+    Last in the path, so that a folder ``solvers`` there hides nothing of ours.
+    """
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.append(folder)
+
+
+def check_target(asked: str, target: str) -> None:
+    """
+    Check that a class can be imported, before anything is made of its options.
+
+    Parameters
+    ----------
+    asked
+        What the user wrote.
+    target
+        Dotted path of the class.
+
+    Raises
+    ------
+    UsageError
+        If it can't, with what to do.
+    """
+    try:
+        resolve_name(target)
+    except Exception as error:  # whatever the module raises as it is imported
+        raise UsageError(f"{asked} not understood: {_why_not_imported(target, error)}") from error
+
+
+def _why_not_imported(target: str, error: BaseException) -> str:
+    module = target.partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and error.name == module:
+        return (
+            f"there is no module {module} in this folder or installed; start the command in the "
+            f"folder of {module}.py, or put that folder into PYTHONPATH."
+        )
+    if isinstance(error, AttributeError | ValueError) or (
+        isinstance(error, ModuleNotFoundError) and target.startswith(f"{error.name}")
+    ):
+        return f"{one_line(error)}; need the dotted path of a class, MODULE.CLASS."
+    return f"importing {module} fails: {type(error).__name__}: {one_line(error)}."
 
 
 def _parsed(overrides: Iterable[str]) -> dict[str, Override]:
@@ -221,7 +286,7 @@ def _parameters(target: str) -> set[str] | None:
     """Return the names that a constructor takes; None if there is no such class, or any will do."""
     try:
         parameters = signature(resolve_name(target)).parameters.values()
-    except Exception:  # whatever importing it raises, building it will raise again and tell
+    except (TypeError, ValueError):  # no class, or one written in C
         return None
     if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters):
         return None
@@ -240,6 +305,7 @@ def load_choice(group: str, name: str) -> DictConfig:
         If the group has no such file.
     """
     if "." in name:
+        check_target(f"{group}={name}", name)
         return OmegaConf.create({"_target_": name})
     config_name = f"{group}/{name}"
     if GlobalHydra.instance().is_initialized():
@@ -276,9 +342,17 @@ def build(config: DictConfig, key: str | None = None) -> Any:
     where = f"{key}: " if key else ""
     try:
         node = config if key is None else config[key]
+        if isinstance(node, DictConfig) and "_target_" not in node:
+            raise UsageError(f"{where}its file has no _target_, the class that it configures.")
         return instantiate(node)
     except InstantiationException as error:
-        raise UsageError(where + _reason(error)) from error
+        unknown = re.match(r"Error locating target '([^']+)'", str(error))
+        # Of a solver in a policy, too, whose name would mislead.
+        part = re.search(r"full_key: (?:\S*\.)?(\w+)$", str(error))
+        if part and key and part[1] != key and OmegaConf.is_config(config.get(part[1])):
+            where = f"{part[1]}: "  # of an objective in a policy, say
+        sentence = _unlocated(unknown[1], error) if unknown else where + _reason(error)
+        raise UsageError(sentence) from error
     except MissingMandatoryValue as error:
         raise UsageError(one_line(error)) from error
     except (OmegaConfBaseException, ValueError, FileNotFoundError) as error:
@@ -292,18 +366,23 @@ _CALLS = {
 }
 
 
+def _unlocated(target: str, error: BaseException) -> str:
+    """Return why there is no such class: the innermost error says it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{target} not understood: {_why_not_imported(target, error)}"
+
+
 def _reason(error: InstantiationException) -> str:
     """Return the sentence of the error that an instantiation failed with, Hydra's own aside."""
-    unknown = re.match(r"Error locating target '([^']+)'", str(error))
     cause: BaseException = error
-    # Without such a class the innermost error says why; else what the constructor raised.
-    while cause.__cause__ is not None and (unknown or isinstance(cause, InstantiationException)):
+    while cause.__cause__ is not None and isinstance(cause, InstantiationException):
         cause = cause.__cause__
     lines = str(cause).splitlines()
     sentence = lines[0] if lines else type(cause).__name__
     for python, ours in _CALLS.items():
         sentence = re.sub(python, ours, sentence)
-    return f"{unknown[1]} not understood: {sentence}." if unknown else sentence
+    return sentence
 
 
 def label(config: DictConfig, choices: Mapping[str, str], group: str) -> str:

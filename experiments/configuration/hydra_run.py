@@ -42,11 +42,23 @@ def run_by_hydra(
     """
     import hydra
 
-    from experiments.configuration.compose import CONF_DIR, understood
-    from experiments.configuration.overrides import check_overrides, for_hydra
+    from experiments.configuration.compose import CONF_DIR, see_current_folder, understood
+    from experiments.configuration.overrides import (
+        beside_overrides,
+        check_overrides,
+        for_hydra,
+        help_template,
+        hydra_options,
+    )
+    from experiments.configuration.values import quoted
 
+    see_current_folder()
     words = understood(command, for_hydra(arguments))
     check_overrides(command, words)
+    if (options := hydra_options(words)).help:
+        study = any(word.startswith("experiment=") for word in options.overrides)
+        template = quoted(help_template(command, study=study))
+        words = beside_overrides(words, [f"hydra.help.template={template}"])
     argv, setting = sys.argv, os.environ.get(TRACEBACKS)
     sys.argv = [f"andes-opt {command}", *words]
     # Hydra prints errors itself, in many lines, unless this asks it to raise them.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -102,3 +103,4 @@ def enter_worker() -> None:
     folder = os.environ.get(_FOLDER)
     if folder:
         os.chdir(folder)
+        sys.path.append(folder)  # as compose.see_current_folder, without Hydra

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from experiments.configuration.compose import CONF_DIR, groups, is_open, load
+from experiments.configuration.compose import CONF_DIR, command_groups, groups, is_open, load
 from experiments.configuration.errors import UsageError, not_understood, one_line, unknown_key
 from experiments.configuration.experiment import experiments
 from experiments.configuration.launchers import check_launcher
@@ -20,9 +21,13 @@ from experiments.configuration.values import advice, all_taken, quoted
 
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from hydra.core.override_parser.types import Override
+
+
+#: Groups that no command's configuration begins with, and that ``+`` adds where solvers are.
+OPTIONAL_GROUPS = ("isolation",)
 
 
 def check_overrides(command: str, arguments: Sequence[str]) -> None:
@@ -124,7 +129,9 @@ def config_folders(options: Namespace) -> list[Path]:
 
 
 def _refuse(message: str) -> None:
-    raise UsageError(f"{message}.")
+    found = re.search(r"unrecognized arguments: .*?--?([\w./@]+)(=\S*)?", message)
+    hint = f"; write {found[1]}{found[2]}" if found and found[2] else ""
+    raise UsageError(f"{message}{hint}.")
 
 
 def _mode_is_multirun(overrides: Sequence[Override]) -> bool:
@@ -152,7 +159,9 @@ def _check(
             check_launcher(command, str(override.value()), own)
 
     known_groups = groups(conf_dirs)
+    search = [f"hydra.searchpath=[{','.join(_place(d) for d in extra_dirs)}]"] if extra_dirs else []
     for override in overrides:
+        _check_group(command, override, overrides, search)
         if override.is_sweep_override() and not sweeps:
             raise UsageError(
                 f"{override.input_line} gives several values: add --multirun to run each, "
@@ -162,11 +171,8 @@ def _check(
             _check_choices(command, override, known_groups[override.key_or_group], extra_dirs)
 
     chosen = [_single(o) for o in overrides if o.key_or_group in known_groups]
-    if extra_dirs:
-        places = ",".join(quoted(f"file://{folder.resolve()}") for folder in extra_dirs)
-        chosen.append(f"hydra.searchpath=[{places}]")
     try:
-        defaults = load(command, chosen)
+        defaults = load(command, [*chosen, *search])
     except Exception as error:
         check_files(extra_dirs)  # a file that others build on
         if not isinstance(error, HydraException):
@@ -174,8 +180,6 @@ def _check(
         raise UsageError(one_line(error)) from error
     for override in overrides:
         key = override.key_or_group
-        if key in known_groups:
-            _check_target(defaults, override, extra_dirs)
         if key in known_groups or key.startswith(("hydra.", "hydra/")):
             continue
         if override.is_add() or override.is_force_add():
@@ -184,6 +188,79 @@ def _check(
         if not override.is_delete():
             for value in _values(override):
                 _check_type(defaults, key, value)
+
+
+def _place(folder: Path) -> str:
+    return quoted(f"file://{folder.resolve()}")
+
+
+def _check_group(
+    command: str, override: Override, overrides: Sequence[Override], search: Sequence[str]
+) -> None:
+    """Refuse a group of ours that the command's configuration has no place for."""
+    group = override.key_or_group
+    if group not in groups() or group == "experiment" or override.is_delete():
+        return
+    experiment = [_single(other) for other in overrides if _names_experiment(other)]
+    taken = command_groups(command, [*experiment, *search])
+    optional = OPTIONAL_GROUPS if "solver" in taken else ()
+    if group in optional and not override.is_add():
+        raise UsageError(f"{override.input_line} not understood: write +{override.input_line}.")
+    if group not in (*taken, *optional):
+        valid = ", ".join([*taken, *(f"+{name}" for name in optional)])
+        raise UsageError(f"{command} has no group {group}: need one of {valid}.")
+
+
+def help_template(command: str, *, study: bool) -> str:
+    """Return what Hydra fills in for ``--help``, with the groups that the command takes."""
+    known, taken = groups(), command_groups(command)
+    ours = [
+        name
+        for name, entry in experiments().items()
+        if entry.command == command and not entry.is_study and not study
+    ]
+    choices = {group: ours if group == "experiment" else known[group] for group in taken}
+    if "solver" in taken:
+        choices |= {f"+{group}": known[group] for group in OPTIONAL_GROUPS}
+    lines = [f"{group}: {', '.join(names)}" for group, names in choices.items() if names]
+    raw: Any = OmegaConf.to_container(OmegaConf.load(CONF_DIR / "hydra" / "default.yaml"))
+    template = str(raw["help"]["template"])
+    return template.replace("$APP_CONFIG_GROUPS", "\n".join([*lines, ""]))
+
+
+def beside_overrides(arguments: Sequence[str], more: Sequence[str]) -> list[str]:
+    """Return the arguments with more overrides where Hydra takes them: not around an option."""
+    given = hydra_options(arguments).overrides
+    first = list(arguments).index(given[0]) if given else len(arguments)
+    return [*arguments[:first], *more, *arguments[first:]]
+
+
+def key_of(word: str) -> str:
+    """Return the group or the first part of the option that an override is about."""
+    return word.lstrip("+~").partition("=")[0].partition(".")[0].partition("/")[0]
+
+
+def refuse_unread(words: Iterable[str], unread: Mapping[str, str]) -> None:
+    """
+    Refuse options that a command would not read, given what else it was told.
+
+    Parameters
+    ----------
+    words
+        Overrides of the command line.
+    unread
+        Option or group -> why it has no effect, and what to write in its place.
+
+    Raises
+    ------
+    UsageError
+        On the first of them.
+    """
+    for word in words:
+        key = word.lstrip("+~").partition("=")[0]
+        for prefix, why in unread.items():
+            if key == prefix or key.startswith(f"{prefix}."):
+                raise UsageError(f"{word} has no effect: {why}.")
 
 
 def _check_choices(
@@ -198,25 +275,10 @@ def _check_choices(
                 raise not_understood(override.key_or_group, name, choices)
             if _names_experiment(override):
                 _check_experiment(command, str(name))
-            for path in _own_files(override, name, extra_dirs):
-                check_file(path)
-
-
-def _own_files(override: Override, name: object, extra_dirs: Sequence[Path]) -> list[Path]:
-    paths = [folder / override.key_or_group / f"{name}.yaml" for folder in extra_dirs]
-    return [path for path in paths if path.exists()]
-
-
-def _check_target(defaults: DictConfig, override: Override, extra_dirs: Sequence[Path]) -> None:
-    """Refuse a file of the user's that names no class, where all of ours do."""
-    group = override.key_or_group
-    node = defaults.get(group)
-    for name in _values(override):
-        for path in _own_files(override, name, extra_dirs):
-            ours = [OmegaConf.load(file) for file in (CONF_DIR / group).glob("*.yaml")]
-            classes = bool(ours) and all("_target_" in choice for choice in ours)
-            if classes and isinstance(node, DictConfig) and "_target_" not in node:
-                raise UsageError(f"{path} has no _target_, the class that it configures.")
+            for folder in extra_dirs:
+                path = folder / override.key_or_group / f"{name}.yaml"
+                if path.exists():
+                    check_file(path)
 
 
 def _check_experiment(command: str, name: str) -> None:
@@ -288,4 +350,22 @@ def _check_type(defaults: DictConfig, key: str, value: Any) -> None:
     else:
         return
     if not valid and value is not None:
-        raise UsageError(f"{key}={value} not understood: need {need}.")
+        raise UsageError(f"{key}={value} not understood: need {need}{_unit(key, need)}.")
+
+
+#: Ends of options' names -> their units.
+_UNITS = {"_s": "seconds", "_ms": "milliseconds", "tokens": "tokens", "_mb": "MB"}
+_UNITS |= {"rate": "requests/s", "rates": "requests/s", "tds": "tokens/s"}
+
+
+def _unit(key: str, need: str) -> str:
+    """Return the unit of a number, which the value must not have; empty if its name says none."""
+    if need not in ("a number", "an integer"):
+        return ""
+    # The longest end counts: x_tokens_per_s is no time.
+    name = key.rpartition(".")[2]
+    if "_per_" in name:
+        over, _, under = name.rpartition("_per_")
+        return f", {over.rpartition('_')[2]}/{under}, without its unit"
+    unit = next((unit for end, unit in _UNITS.items() if name.endswith(end)), "")
+    return f" of {unit}, without the unit" if unit else ""

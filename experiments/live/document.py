@@ -55,6 +55,7 @@ _DIFFERS = "differs from 0"
 COST = {
     "planning share %": ("planning_share", 100.0, 2),
     "adapter share %": ("adapter_share", 100.0, 2),
+    "adapter ms/iteration": ("adapter_iteration_mean_s", 1000.0, 3),
     "p99 ms": ("adapter_iteration_p99_s", 1000.0, 2),
     "engine's iteration ms": ("adapter_engine_iteration_s", 1000.0, 1),
     "plans on the engine's thread": ("adapter_plans", 1.0, 0),
@@ -71,13 +72,15 @@ COST = {
 _COST_WORDS = """\
 What planning took. Both shares are of the engine thread's time. *Planning share*: the plans that
 this thread makes itself, which `planning_share_limit` bounds. *Adapter share*: all that the adapter
-does there, tracking requests and applying plans included; *p99*: the same in one iteration. The
+does there, tracking requests and applying plans included; *adapter ms/iteration*: the same in
+absolute terms; *p99*: the same in one iteration. The
 engine's own iterations are longer for a larger batch, for more recomputation, and on a slower
 machine. Where there are background plans, those on the engine's thread are the fast policy's,
 greedy packing, which takes in newcomers meanwhile.
 Turned down: background plans that came too late or did not fit any more.
 Fallbacks: events such as errors, after which vLLM's own order or an older plan was followed, and
-slow plans. Rescues: plans that moved nothing. A client that is late measures itself."""
+slow plans. Rescues: plans that moved nothing, each of them a fault. A client that
+is late measures itself."""
 _AGAINST_WORDS = (
     "On the same requests: ratio of mean QoE (`area`), paired difference, and tokens/s lost: "
     "between the first and the last arrival, and until the last token."
@@ -98,7 +101,9 @@ def baselines(study: DictConfig, part: str) -> list[str]:
     return list(study.parts[part].get("against") or [study.baseline])
 
 
-def write(results: pl.DataFrame, facts: LiveStudyFacts, folder: Path) -> str:
+def write(
+    results: pl.DataFrame, facts: LiveStudyFacts, folder: Path, docs: str | None
+) -> tuple[str, list[Path]]:
     """
     Write ``live_PART.md`` and its figure for each part, ``live.md`` and ``table.csv``.
 
@@ -111,15 +116,17 @@ def write(results: pl.DataFrame, facts: LiveStudyFacts, folder: Path) -> str:
         What else the documents say.
     folder
         The study's folder.
+    docs
+        Folder whose ``results/`` and ``figures/`` get copies; None for no copies.
 
     Returns
     -------
-    str
-        The tables, for the terminal.
+    tuple
+        The tables, for the terminal; what was written into ``docs``.
     """
     write_atomically(folder / "table.csv", results.write_csv)
-    docs = facts.study.docs
-    texts = []
+    texts: list[str] = []
+    published: list[Path] = []
     for part in results["part"].unique(maintain_order=True):
         rows = results.filter(pl.col("part") == part)
         name = f"{_NAME}_{part}"
@@ -128,10 +135,11 @@ def write(results: pl.DataFrame, facts: LiveStudyFacts, folder: Path) -> str:
         sections = _sections(rows, part, facts)
         texts += sections
         whole = [header(rows, part, facts), *sections, document.picture(part, picture)]
-        document.publish(document.paragraphs(*whole), name, folder, docs, [picture])
+        text = document.paragraphs(*whole)
+        published += document.publish(text, name, folder, docs, [picture])
     for place in [folder] if docs is None else [folder, Path(docs) / "results"]:
         document.write(_index(facts.study, place), place / f"{_NAME}.md")
-    return "\n\n".join(texts)
+    return "\n\n".join(texts), published + ([place / f"{_NAME}.md"] if docs is not None else [])
 
 
 def _sections(rows: pl.DataFrame, part: str, facts: LiveStudyFacts) -> list[str]:
@@ -152,7 +160,12 @@ def _sections(rows: pl.DataFrame, part: str, facts: LiveStudyFacts) -> list[str]
         ]
     if "adapter_plans" in rows.columns:
         costs = {name: decimals for name, (_, _, decimals) in COST.items()}
-        sections += ["## What planning took", _COST_WORDS, markdown(cost_table(rows), costs)]
+        sections += [
+            "## What planning took",
+            _COST_WORDS,
+            markdown(cost_table(rows), costs),
+            faults(rows),
+        ]
     return sections
 
 
@@ -252,6 +265,7 @@ def cost_table(rows: pl.DataFrame) -> pl.DataFrame:
         (pl.col("adapter_engine_s") / pl.col("adapter_iterations")).alias(
             "adapter_engine_iteration_s"
         ),
+        (pl.col("adapter_s") / pl.col("adapter_iterations")).alias("adapter_iteration_mean_s"),
     )
     metrics = [
         (factor * pl.col(metric).cast(pl.Float64)).fill_nan(None).mean().alias(name)
@@ -259,6 +273,26 @@ def cost_table(rows: pl.DataFrame) -> pl.DataFrame:
     ]
     table: pl.DataFrame = _grouped(rows).agg(metrics)
     return table
+
+
+def faults(rows: pl.DataFrame) -> str:
+    """
+    Say in which runs vLLM had to take over because a plan moved nothing.
+
+    Parameters
+    ----------
+    rows
+        The runs of one part.
+    """
+    bad = rows.filter(pl.col("adapter_rescues").cast(pl.Float64).fill_null(0.0) > 0)
+    if bad.is_empty():
+        return "No faults: vLLM never had to take over because a plan moved nothing."
+    runs = [
+        f"{line['arm']} at load {line['load']:g}, seed {line['seed']}: "
+        f"{line['adapter_rescues']:.0f} rescues"
+        for line in bad.iter_rows(named=True)
+    ]
+    return f"**Faults.** Plans moved nothing and vLLM's own order took over: {'; '.join(runs)}."
 
 
 def summary(results: pl.DataFrame) -> dict[str, float]:

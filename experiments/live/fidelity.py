@@ -20,20 +20,21 @@ from omegaconf import OmegaConf
 from andes_opt.calibration import fit_latency, read_iterations
 from andes_opt.metrics import summarise
 from andes_opt.policy import Paced
-from engine_adapter.controller import FAST_PLAN_EVERY, FAST_PLAN_S
 from engine_adapter.settings import KEY, read_settings
 from experiments.analysis import document
 from experiments.analysis.markdown import markdown
 from experiments.configuration.compose import build
 from experiments.configuration.errors import RunRefused, RunsFailed, UsageError
+from experiments.configuration.experiment import documents_folder
 from experiments.live.engine import check_chosen, check_engine
+from experiments.live.given import check_given
 from experiments.live.process import exit_on_signals
 from experiments.live.run_store import RunStore, composed
 from experiments.live.saturation import load_unit, saturated_tokens_per_s
 from experiments.live.study import planned
 from experiments.runs.environment import commit_words
-from experiments.runs.files import ROWS, printable, write_atomically
-from experiments.runs.records import read_environment, recorded_run
+from experiments.runs.files import ROWS, listed, write_atomically
+from experiments.runs.records import read_environment, recorded_run, remove_empty_run
 from experiments.runs.simulation import run_simulation
 
 if TYPE_CHECKING:
@@ -202,11 +203,7 @@ def pause_between_plans_s(results: pl.DataFrame, arm: str, limit: float) -> floa
     if not plans or limit >= 1.0:
         return 0.0
     plan_s = float(rows["adapter_planning_s"].sum()) / plans
-    pause_s = plan_s / limit
-    if plan_s > FAST_PLAN_S:
-        return pause_s
-    iteration_s = float(rows["adapter_engine_s"].sum()) / float(rows["adapter_iterations"].sum())
-    return min(pause_s, FAST_PLAN_EVERY * iteration_s)
+    return plan_s / limit
 
 
 def run(config: DictConfig) -> dict[str, float]:
@@ -221,12 +218,14 @@ def run(config: DictConfig) -> dict[str, float]:
         If a live run failed; nothing is compared then.
     """
     settings = _shrunk(config).live_fidelity
+    folder = Path(HydraConfig.get().runtime.output_dir)
     try:
+        check_given(HydraConfig.get().overrides.task, settings.arms.values(), "live_fidelity")
         check_chosen(config)
         check_engine(str(settings.engine))
     except UsageError as error:
+        remove_empty_run(folder)
         raise RunRefused from error
-    folder = Path(HydraConfig.get().runtime.output_dir)
     with exit_on_signals(), recorded_run(folder) as record:
         store = RunStore(Path(settings.runs), settings.minutes)
         profile: EngineProfile = build(config, "live_engine").profile
@@ -251,7 +250,8 @@ def run(config: DictConfig) -> dict[str, float]:
         facts = _facts(fit, shares, pauses_s, load_unit(rates), record.environment, folders)
         if store.left:
             facts.append("**Out of time before all runs were made.**")
-        _write(table, facts, folder, settings.docs)
+        docs = documents_folder(HydraConfig.get(), "live_fidelity", settings.docs)
+        published = _write(table, facts, folder, docs)
         rows = pl.concat([pl.read_parquet(path / ROWS) for path in folders], how="diagonal")
         summary = {
             "r2": fit.r2,
@@ -260,7 +260,7 @@ def run(config: DictConfig) -> dict[str, float]:
         }
         record.finish(rows, summary)
     print(f"{store.made} runs made, {store.reused} found complete.")
-    print(printable(folder))
+    print(listed(folder, published))
     return summary
 
 
@@ -355,7 +355,7 @@ def _facts(
     ]
 
 
-def _write(table: pl.DataFrame, facts: Sequence[str], folder: Path, docs: str | None) -> None:
+def _write(table: pl.DataFrame, facts: Sequence[str], folder: Path, docs: str | None) -> list[Path]:
     """Print the document, and write it to the run's folder and the documents' one."""
     write_atomically(folder / "table.csv", table.write_csv)
     decimals = {name: 3 for name in table.columns if name.startswith(("area", "window"))}
@@ -368,8 +368,8 @@ def _write(table: pl.DataFrame, facts: Sequence[str], folder: Path, docs: str | 
         "preempts a little more often there.",
         markdown(table, decimals),
     )
-    document.publish(text, "live_fidelity", folder, docs)
     print(text)
+    return document.publish(text, "live_fidelity", folder, docs)
 
 
 def _shrunk(config: DictConfig) -> DictConfig:

@@ -17,10 +17,10 @@ import numpy as np
 from andes_opt.workload import Requests
 from experiments.client.outcome import most_common_error, nothing_completed, token_rows
 from experiments.configuration.compose import build
-from experiments.configuration.errors import UsageError, require
+from experiments.configuration.errors import UsageError
 from experiments.live.engine import serving
 from experiments.live.server import DYING_S, EngineFailed
-from experiments.live.vllm_command import checked_settings
+from experiments.live.vllm_command import checked_settings, require_live
 from experiments.runs.columns import frame
 from experiments.runs.files import TOKENS, write_atomically
 from experiments.runs.progress import bar
@@ -171,7 +171,7 @@ def serve(
     EngineFailed
         If the engine did not start, ended in the middle, or completed no request.
     """
-    require("aiohttp", "live")
+    require_live(vllm=not config.live_engine.get("server"))
     engine: LiveEngine = build(config, "live_engine")
     settings = settings_of(config)
     if settings is not None and config.iterations:
@@ -305,6 +305,7 @@ def engine_numbers(
     values |= {f"adapter_{name.removeprefix('adapter_')}": value for name, value in grown.items()}
     values["planning_share"] = _ratio(grown["planning_s"], grown["engine_s"])
     values["adapter_share"] = _ratio(grown["adapter_s"], grown["engine_s"])
+    values["adapter_iteration_mean_s"] = _ratio(grown["adapter_s"], grown["iterations"])
     # The old name of the adapter's share, for one release.
     values["adapter_planner_share"] = values["adapter_share"]
     # Over the last 4,096 iterations, which may reach into the warm-up.
@@ -329,11 +330,17 @@ def adapter_sentence(values: Mapping[str, float]) -> str:
         f"{values['adapter_plans'] + values['adapter_late_plans']:.0f} plans, "
         f"{values['preemptions']:.0f} preemptions, planning share "
         f"{100 * values['planning_share']:.2f} %, adapter share "
-        f"{100 * values['adapter_share']:.2f} %, "
+        f"{100 * values['adapter_share']:.2f} % ({1e3 * values['adapter_iteration_mean_s']:.2f} ms "
+        "per iteration), "
         f"{values['adapter_fallbacks']:.0f} fallbacks"
     )
     if values["adapter_late_plans"]:
         text += f", background plans {values['adapter_late_age_mean_s']:.2f} s old"
+    if values["adapter_rescues"]:
+        text += (
+            f"; FAULT: {values['adapter_rescues']:.0f} rescues, in which plans moved nothing and "
+            "vLLM's own order took over"
+        )
     return f"{text}."
 
 

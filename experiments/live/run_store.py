@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from experiments.configuration.errors import UsageError, one_line
 from experiments.live.run import request_rate, run_columns, serve
 from experiments.live.server import EngineFailed
+from experiments.live.vllm_command import require_live
 from experiments.runs.code_closure import state_of, targets
 from experiments.runs.files import ERROR, printable, write_json
 from experiments.runs.identity import configuration_hash, identified
@@ -129,6 +130,7 @@ class RunStore:
             raise UsageError(
                 "the code has changed since the study began: start it again, it goes on from here."
             )
+        require_live(vllm=not config.live_engine.get("server"))
         folder.mkdir(parents=True, exist_ok=True)
         print(description, file=sys.stderr, flush=True)
         columns = run_columns(config, words, choices)

@@ -20,15 +20,17 @@ from hydra.core.hydra_config import HydraConfig
 
 from andes_opt.metrics import paired_difference
 from experiments.configuration.errors import RunRefused, RunsFailed, UsageError, not_understood
+from experiments.configuration.experiment import documents_folder
 from experiments.live import document
 from experiments.live.document_header import LiveStudyFacts, MadePart
 from experiments.live.engine import check_engine
+from experiments.live.given import check_given
 from experiments.live.process import exit_on_signals
 from experiments.live.run_store import RunStore
 from experiments.live.saturation import load_unit, saturated_tokens_per_s
 from experiments.runs.environment import commit_words
-from experiments.runs.files import ROWS, printable
-from experiments.runs.records import read_environment, recorded_run
+from experiments.runs.files import ROWS, listed
+from experiments.runs.records import read_environment, recorded_run, remove_empty_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -154,11 +156,13 @@ def run(config: DictConfig) -> dict[str, float]:
         If a run failed; the others are made and reported.
     """
     study = shrunk(config).live_study
+    folder = Path(HydraConfig.get().runtime.output_dir)
     try:
+        check_given(HydraConfig.get().overrides.task, study.arms.values(), "live_study")
         parts = _parts(study)
     except UsageError as error:
+        remove_empty_run(folder)
         raise RunRefused from error
-    folder = Path(HydraConfig.get().runtime.output_dir)
     with exit_on_signals(), recorded_run(folder) as record:
         store = RunStore(Path(study.runs), study.minutes)
         made = {part: make_part(store, study, part, options) for part, options in parts.items()}
@@ -167,12 +171,14 @@ def run(config: DictConfig) -> dict[str, float]:
             raise RunsFailed(f"no run was made; {store.why_lacking}")
         results = pl.DataFrame(lines, infer_schema_length=None)
         facts = LiveStudyFacts(study, record.environment, made, _words())
-        print(document.write(results, facts, folder))
+        docs = documents_folder(HydraConfig.get(), "live_study", study.docs)
+        text, published = document.write(results, facts, folder, docs)
+        print(text)
         folders = [path for part in made.values() for path in part.folders]
         rows = pl.concat([pl.read_parquet(path / ROWS) for path in folders], how="diagonal")
         record.finish(rows, {"runs": len(lines), **document.summary(results)})
     print(f"{store.made} runs made, {store.reused} found complete.")
-    print(printable(folder))
+    print(listed(folder, published))
     if store.left:
         print(f"Out of time for {store.left} runs: the same command goes on from here.")
     if store.failed:

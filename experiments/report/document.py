@@ -22,6 +22,7 @@ from experiments.report.series import together
 from experiments.report.statistics import compare, metrics_of
 from experiments.runs.environment import commit_words
 from experiments.runs.files import TOKENS, printable, write_atomically, write_text
+from experiments.runs.progress import bar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -96,8 +97,10 @@ def write_report(
     arms = sorted({run.arm for run in results.runs})
     solvers = sorted(set(results.answers["solver"])) if results.answers.height else []
     studied = list(studies.arms(results.measured))
-    if baseline is not None and baseline not in arms + solvers + studied:
-        raise not_understood("--baseline", baseline, arms + solvers + studied)
+    compared = {"policies": arms, "solvers": solvers, "arms of studies": studied}
+    known = list(dict.fromkeys(name for names in compared.values() for name in names))
+    if baseline is not None and baseline not in known:
+        raise not_understood("--baseline", baseline, known, " ")
     if request is not None:
         _check_request(results.runs, request)
     base = _first_of(arms, baseline, USUAL_BASELINE)
@@ -131,13 +134,24 @@ def write_report(
     made, missing = sections(data)
     pictures = _draw(made, output / "figures")
     sentences = _sentences(results, base, base_solver)
+    used = dict(zip(compared, (base, base_solver, base_study), strict=True))
+    if baseline in arms or baseline in studied:
+        del used["solvers"]  # nobody means a solver then
+    elif baseline in solvers:
+        used = {}
+    sentences += [
+        f"None of the {kind} is called {baseline}: they are compared with {name}."
+        for kind, name in used.items()
+        if baseline is not None and name not in (None, baseline)
+    ]
     text = _markdown_report(folders, sentences, tables, pictures, missing)
     write(text, output / "report.md")
     opening = _opening(folders, sentences, tables, missing)
     html = page("andes-opt report", opening, look, made)
     write_text(output / "report.html", html)
     printed = (f"{name}\n\n{markdown(table, {})}" for name, table in tables.items())
-    return "\n\n".join(["\n".join(sentences), *printed])
+    lacking = "\n".join(["Left out for want of data", *missing]) if missing else ""
+    return paragraphs("\n".join(sentences), *printed, lacking)
 
 
 def _check_request(runs: Sequence[ServedRun], request: int) -> None:
@@ -185,18 +199,20 @@ def _policy_tables(comparison: pl.DataFrame, baseline: str) -> dict[str, pl.Data
 def _draw(made: Sequence[Section], folder: Path) -> list[tuple[str, str]]:
     """Draw what is printed, as PNG and PDF; titles and names of the PNG files."""
     pictures = []
-    for each in made:
-        views = [view for view in each.views if view.printed]
-        for k, view in enumerate(views, start=1):
-            stem = each.key if len(views) == 1 else f"{each.key}_{k}"
-            name = f"{stem}.png"
+    with bar(sum(view.printed for each in made for view in each.views), "drawing") as progress:
+        for each in made:
+            views = [view for view in each.views if view.printed]
+            for k, view in enumerate(views, start=1):
+                stem = each.key if len(views) == 1 else f"{each.key}_{k}"
+                name = f"{stem}.png"
 
-            def draw(view: View = view, stem: str = stem) -> None:
-                save_for_print(view.draw(), folder / stem)
+                def draw(view: View = view, stem: str = stem) -> None:
+                    save_for_print(view.draw(), folder / stem)
 
-            if drawn(folder / name, draw):
-                title = f"{each.title}: {view.label}" if view.label else each.title
-                pictures.append((title, name))
+                if drawn(folder / name, draw):
+                    title = f"{each.title}: {view.label}" if view.label else each.title
+                    pictures.append((title, name))
+                progress.update()
     return pictures
 
 

@@ -21,6 +21,7 @@ from experiments.analysis.statistics import PLACE, placed
 from experiments.configuration.errors import one_line
 from experiments.runs.columns import REQUEST_COLUMNS, RUN_COLUMNS
 from experiments.runs.files import ERROR, ROWS, SUMMARY, TIMELINE, TOKENS, printable, read_table
+from experiments.runs.progress import bar
 from experiments.runs.records import complete_runs, read_environment, read_run
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ _NO_INSTANCE = ("solvers", "options", "time_limit_s", "repeats", "seed")
 _MORE_ROWS = "*_rows.parquet"
 #: Columns that plots need of the other tables.
 _OF_TOKENS, _OF_TIMELINE = ("request", "time_s"), ("time_s", "decoding", "waiting", "kv_tokens")
+#: Columns that a client can't tell, or that a request without a reply has not.
+_MAY_BE_MISSING = ("first_token_s", "completion_s", "preemptions")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,19 +163,21 @@ def read(folders: Sequence[Path]) -> Results:
     environments: list[dict[str, Any]] = []
     unreadable: list[str] = []
     bounded: list[str] = []
-    for folder in complete_runs(*folders):
-        try:
-            tables = _tables(folder)
-            environments.append(read_environment(folder))
-        except (OSError, ValueError) as error:
-            unreadable.append(one_line(error))
-            continue
-        answers += [table for table in tables if "instance" in table.columns]
-        measured += [(folder, table) for table in tables if "metric" in table.columns]
-        requests = [table for table in tables if "request" in table.columns]
-        found = [part for table in requests for part in _parts(folder, table)]
-        parts += found
-        bounded += [note for table in requests for note in _bounds(folder, table)]
+    complete = complete_runs(*folders)
+    with bar(len(complete), "reading") as progress:
+        for folder in complete:
+            progress.update()
+            try:
+                tables = _tables(folder)
+                environments.append(read_environment(folder))
+            except (OSError, ValueError) as error:
+                unreadable.append(one_line(error))
+                continue
+            answers += [table for table in tables if "instance" in table.columns]
+            measured += [(folder, table) for table in tables if "metric" in table.columns]
+            requests = [table for table in tables if "request" in table.columns]
+            parts += [part for table in requests for part in _parts(folder, table)]
+            bounded += [note for table in requests for note in _bounds(folder, table)]
     if not environments:
         raise ValueError(unreadable[0])
     runs, dropped = _without_copies(_labelled(parts))
@@ -184,16 +189,30 @@ def read(folders: Sequence[Path]) -> Results:
 
 
 def _tables(folder: Path) -> list[pl.DataFrame]:
-    """The rows of a run, once it is known that its other tables can be read as well."""
-    for name, columns in ((TOKENS, _OF_TOKENS), (TIMELINE, _OF_TIMELINE)):
+    """The rows of a run, once it is known that all of its tables hold what a report needs."""
+    for name, needed in ((TOKENS, _OF_TOKENS), (TIMELINE, _OF_TIMELINE)):
         path = folder / name
         if path.exists():
-            found = read_table(path, rows=0).columns
-            lacking = [column for column in columns if column not in found]
-            if lacking:
-                raise ValueError(f"{path} lacks column {lacking[0]}.")
+            table = read_table(path)
+            _check_numbers(table, path, dict.fromkeys([*needed, *table.columns]))
     names = [ROWS, *sorted(path.name for path in folder.glob(_MORE_ROWS))]
-    return [read_run(folder, name) for name in names]
+    tables = {name: read_run(folder, name) for name in names}
+    for name, table in tables.items():
+        if not {"instance", "metric"} & set(table.columns):
+            _check_numbers(table, folder / name, REQUEST_COLUMNS)
+    return list(tables.values())
+
+
+def _check_numbers(table: pl.DataFrame, path: Path, columns: Iterable[str]) -> None:
+    """Refuse a table in which a column of numbers is missing, or one of its numbers."""
+    for column in columns:
+        if column not in table.columns:
+            raise ValueError(f"{path} lacks column {column}.")
+        dtype, nulls = table.schema[column], table[column].null_count()
+        if not (dtype.is_numeric() or dtype == pl.Boolean):
+            raise ValueError(f"{path}, column {column}: need numbers, not {dtype}.")
+        if nulls and column not in _MAY_BE_MISSING:
+            raise ValueError(f"{path}, column {column}: {nulls} of {table.height} are missing.")
 
 
 def _parts(folder: Path, rows: pl.DataFrame) -> list[_Part]:

@@ -13,7 +13,7 @@ import polars as pl
 from andes_opt.files import written_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 ROWS, SUMMARY, ENVIRONMENT = "rows.parquet", "summary.json", "env.json"
 #: Of some runs: a row per token, and a row per sample of the engine's occupancy.
@@ -82,6 +82,12 @@ def plain(value: Any, *, finite: bool = True) -> Any:
     if finite and isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def listed(folder: Path, others: Iterable[Path] = ()) -> str:
+    """Return the files of a folder, and those written elsewhere, a line each below a heading."""
+    paths = [*sorted(path for path in folder.iterdir() if path.is_file()), *others]
+    return "\n".join(["Files", *(f"  {printable(path)}" for path in paths)])
 
 
 def read_table(path: Path, rows: int | None = None) -> pl.DataFrame:

@@ -116,7 +116,7 @@ def recorded_run(folder: Path) -> Iterator[Run]:
     except Exception as error:
         if not is_user_error(error) or HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
-        _remove_empty_run(folder)
+        remove_empty_run(folder)
         raise RunRefused from error
 
 
@@ -132,7 +132,7 @@ def _remove_partials(folder: Path) -> None:
             continue  # not one of ours, or another user's process
 
 
-def _remove_empty_run(folder: Path) -> None:
+def remove_empty_run(folder: Path) -> None:
     """Remove Hydra's files from a folder that holds nothing else, and empty parents."""
     hydra = folder / ".hydra"
     if {path.name for path in folder.iterdir()} != {hydra.name}:
@@ -184,7 +184,12 @@ def read_environment(folder: Path) -> dict[str, Any]:
     FileNotFoundError, ValueError
         As :func:`experiments.runs.files.read_json`.
     """
-    return read_json(folder / ENVIRONMENT)
+    recorded = read_json(folder / ENVIRONMENT)
+    for name, needed in (("run", ()), ("git", ("commit", "modified"))):
+        part = recorded.get(name)
+        if part is not None and not (isinstance(part, dict) and all(key in part for key in needed)):
+            raise ValueError(f"{folder / ENVIRONMENT} can't be read: its {name!r} is {part!r}.")
+    return recorded
 
 
 def read_run(folder: Path, name: str = ROWS) -> pl.DataFrame:

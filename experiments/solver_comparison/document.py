@@ -55,7 +55,7 @@ class PortfolioFacts:
     summary: Mapping[str, float]
 
 
-def write(rows: pl.DataFrame, facts: PortfolioFacts, folder: Path, docs: str | None) -> None:
+def write(rows: pl.DataFrame, facts: PortfolioFacts, folder: Path, docs: str | None) -> list[Path]:
     """
     Write ``solvers.md`` and its figures.
 
@@ -69,10 +69,15 @@ def write(rows: pl.DataFrame, facts: PortfolioFacts, folder: Path, docs: str | N
         The run's folder.
     docs
         Folder whose ``results/`` and ``figures/`` get copies; None for no copies.
+
+    Returns
+    -------
+    list of Path
+        What was written into ``docs``.
     """
     figures = _draw(rows, facts, folder)
     text = _text(rows, facts, figures)
-    document.publish(text, "solvers", folder, docs, figures.values())
+    return document.publish(text, "solvers", folder, docs, figures.values())
 
 
 def _draw(rows: pl.DataFrame, facts: PortfolioFacts, folder: Path) -> dict[str, Path]:
@@ -295,6 +300,8 @@ def _header(rows: pl.DataFrame, facts: PortfolioFacts) -> str:
     ]
     lines += [f"Left out: {name}: {reason}" for name, reason in facts.missing.items()]
     lines += [f"Never under pressure, so nothing to solve: {name}." for name in facts.silent]
+    if config.portfolio.tiny:
+        lines.append(document.TINY)
     return document.how_made("Solvers compared", facts.command, lines)
 
 

@@ -61,8 +61,7 @@ class InstanceRecorder:
     """
 
     def __init__(self, solver: Solver, wanted: int) -> None:
-        if wanted < 1:
-            raise ValueError(f"capture = {wanted} < 1 not understood.")
+        whole("capture", wanted, 1)
         self._solver = solver
         self._wanted = wanted
         self._kept: list[tuple[int, Instance]] = []

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from experiments.configuration.experiment import study_command
-from experiments.runs.files import write_atomically
+from experiments.configuration.experiment import documents_folder, study_command
+from experiments.configuration.overrides import refuse_unread
+from experiments.runs.files import listed, write_atomically
 from experiments.runs.progress import bar
 from experiments.runs.records import recorded_run
 from experiments.solver_comparison import compare, document
@@ -40,6 +41,13 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from experiments.solver_comparison.instances import NamedInstance
+
+
+#: Options of `andes-opt quality` that say nothing here.
+_UNREAD = {
+    **dict.fromkeys(("engine", "workload.rate"), "portfolio.captured names the simulated loads"),
+    "corpus": "the instances are those of families and portfolio.captured",
+}
 
 
 class Asker:
@@ -166,9 +174,11 @@ def _label(group: Group) -> str:
 
 def run(config: DictConfig) -> dict[str, float]:
     """Ask for what is missing, write rows, table, document and figures, and return the summary."""
+    config = shrunk(config)
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     with recorded_run(folder) as record:
+        refuse_unread(hydra_config.overrides.task, _UNREAD)
         entrants, missing = entrants_of(config, _state(config.time_limit_s, config.repeats))
         store = AnswerStore(folder / "cells.jsonl")
         asker = Asker(store, config.time_limit_s, config.repeats)
@@ -199,7 +209,8 @@ def run(config: DictConfig) -> dict[str, float]:
             summary=summary,
         )
         write_atomically(folder / "table.csv", long_table(rows).write_csv)
-        document.write(rows, facts, folder, config.portfolio.docs)
+        docs = documents_folder(hydra_config, "portfolio", config.portfolio.docs)
+        published = document.write(rows, facts, folder, docs)
         summary |= document.headline(rows, facts)
         record.finish(None, summary)
     if summary["contradictions"] or summary["failed"]:
@@ -207,7 +218,7 @@ def run(config: DictConfig) -> dict[str, float]:
             f"{summary['contradictions']} plans beat a bound called proven, and "
             f"{summary['failed']} calls failed; {folder}/rows.parquet says which."
         )
-    print(folder)
+    print(listed(folder, published))
     return summary
 
 
@@ -252,3 +263,21 @@ def _one_batch(
     alone = Asker(store, setting.time_limit_s, config.repeats)
     alone.ask(group, range(group.count), entrants, core=False)
     return alone.answers
+
+
+def shrunk(config: DictConfig) -> DictConfig:
+    """Return the configuration; with ``portfolio.tiny`` cut down to its form."""
+    if not config.portfolio.tiny:
+        return config
+    config = config.copy()
+    portfolio = config.portfolio
+    config.families, config.sizes = list(config.families)[:2], sorted(config.sizes)[:3]
+    config.count, config.capture = 1, 3
+    config.workload.requests = min(config.workload.requests, 60)
+    portfolio.more, portfolio.captured = 1, list(portfolio.captured)[:1]
+    first, last = config.sizes[0], config.sizes[-1]
+    portfolio.one_batch.requests, portfolio.one_batch.count = last, 1
+    portfolio.one_batch.time_limit_s = min(portfolio.one_batch.time_limit_s, config.time_limit_s)
+    portfolio.shown.requests, portfolio.shown.fit_from = last, first
+    portfolio.shown.panels = sorted({first, last})
+    return config

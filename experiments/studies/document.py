@@ -55,7 +55,9 @@ class StudyFacts:
     cell_seconds: float
 
 
-def write(rows: pl.DataFrame, facts: StudyFacts, folder: Path, docs: str | None) -> str:
+def write(
+    rows: pl.DataFrame, facts: StudyFacts, folder: Path, docs: str | None
+) -> tuple[str, list[Path]]:
     """
     Write ``NAME.md``, its figures and ``table.csv``.
 
@@ -72,16 +74,19 @@ def write(rows: pl.DataFrame, facts: StudyFacts, folder: Path, docs: str | None)
 
     Returns
     -------
-    str
-        The sections, without header and figures, for the terminal.
+    tuple
+        The sections, without header and figures, for the terminal; what was written into ``docs``.
     """
-    page = Page(rows, facts.config.study.baseline, folder, facts.name)
+    study = facts.config.study
+    searched = study.kind == "capacity"
+    highest = float(study.capacity.highest) if searched else None
+    page = Page(rows, study.baseline, folder, facts.name, highest)
     sections = _sections(page, facts)
     write_atomically(folder / "table.csv", long_table(rows, page.baseline).write_csv)
     figures = sorted(folder.glob(f"{facts.name}_*.png"))
     text = document.paragraphs(_header(facts), *sections)
-    document.publish(text, facts.name, folder, docs, figures)
-    return document.without_pictures(document.paragraphs(*sections))
+    published = document.publish(text, facts.name, folder, docs, figures)
+    return document.without_pictures(document.paragraphs(*sections)), published
 
 
 def views_of(config: DictConfig) -> list[tuple[str, dict[str, Any]]]:
@@ -149,9 +154,11 @@ def _sections(page: Page, facts: StudyFacts) -> list[str]:
 def _header(facts: StudyFacts) -> str:
     environment, config = facts.environment, facts.config
     study = config.study
-    seeds = f"{config.seed} to {config.seed + study.seeds - 1}"
+    seeds = f"{study.seeds} seeds ({config.seed} to {config.seed + study.seeds - 1})"
+    if study.seeds == 1:
+        seeds = f"One seed ({config.seed})"
     lines = [
-        f"{study.seeds} seeds ({seeds}), the same requests for every arm; "
+        f"{seeds}, the same requests for every arm; "
         f"{config.workload.requests} requests a run unless a variant says otherwise. Means over "
         "seeds ± half of the 95 % interval (Student's t).",
         f"{facts.computed + facts.reused} simulations and searches, "
@@ -164,7 +171,8 @@ def _header(facts: StudyFacts) -> str:
         lines.append(
             f"Capacity: the highest request rate at which the mean `area` QoE is at least "
             f"{search.threshold:g}, by bisection to {100 * search.tolerance:g} % for each seed, "
-            "whose requests arrive in the same pattern at every rate."
+            f"whose requests arrive in the same pattern at every rate. {search.highest:g} (>=) is "
+            "the highest rate that is tried: short runs end before an overload shows."
         )
     if study.loads is not None:
         lines.append(f"Load 1 is the capacity of {study.loads_of} on the same variant.")

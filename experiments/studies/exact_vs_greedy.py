@@ -9,14 +9,12 @@ QoE gives the difference end to end. In some regimes solves are charged to the s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import open_dict
-
 from experiments.runs.cells import Cell
 from experiments.studies import measurements
+from experiments.studies.settings import Regime, regimes
 
 if TYPE_CHECKING:
     import polars as pl
@@ -24,40 +22,6 @@ if TYPE_CHECKING:
     from experiments.studies.points import Point, StudyRunner
 
 GREEDY, EXACT = "andes", "andes_exact"
-
-
-@dataclass(frozen=True, slots=True)
-class Regime:
-    """
-    One engine under one forecast horizon.
-
-    Parameters
-    ----------
-    engine
-        Name in ``conf/engine``.
-    capacity_tokens
-        KV tokens it has.
-    dt_s
-        Horizon of the forecast.
-    """
-
-    engine: str
-    capacity_tokens: int
-    dt_s: float
-
-    @property
-    def name(self) -> str:
-        """Return how rows name it as a variant."""
-        return f"{self.engine}, {self.capacity_tokens} KV tokens, dt {self.dt_s:g} s"
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Return what it changes of a configuration."""
-        return {
-            "engine": self.engine,
-            "engine.capacity_tokens": self.capacity_tokens,
-            "objective.dt_s": self.dt_s,
-        }
 
 
 def regimes_of(rows: pl.DataFrame) -> dict[str, Regime]:
@@ -82,17 +46,10 @@ def rows(runner: StudyRunner) -> pl.DataFrame:
         ``study.charged`` (dt_s, loads, solve_s) and ``study.sample_every``.
     """
     study = runner.config.study
-    axes = study.regimes
-    regimes = [Regime(*point) for point in product(axes.engines, axes.capacity_tokens, axes.dt_s)]
-    with open_dict(study):
-        study.settings = {
-            **study.settings,
-            **{regime.name: regime.settings for regime in regimes},
-        }
-    rates = runner.rates(regime.name for regime in regimes)
+    rates = runner.rates(study.variants)
 
     cells: list[Cell] = []
-    for regime, seed in product(regimes, runner.seeds):
+    for regime, seed in product(regimes(study), runner.seeds):
         for rate, load in rates[regime.name]:
             cells += _free(runner, regime, rate, load, seed)
             if regime.dt_s in study.charged.dt_s and load in study.charged.loads:

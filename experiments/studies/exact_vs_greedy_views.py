@@ -16,7 +16,8 @@ from experiments.analysis.intervals import in_points, interval
 from experiments.analysis.markdown import markdown
 from experiments.analysis.statistics import DIFFERENCE, against, over_seeds
 from experiments.studies import figures
-from experiments.studies.exact_vs_greedy import EXACT, GREEDY, Regime, charged_arm, regimes_of
+from experiments.studies.exact_vs_greedy import EXACT, GREEDY, charged_arm, regimes_of
+from experiments.studies.settings import Regime
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -32,6 +32,14 @@ _FAMILIAR = (
 )
 _HATCHES = ("", "//", "..", "xx", "\\\\", "oo", "--")
 
+#: How a figure writes the marks of :func:`experiments.studies.views.marked`.
+_MARKS = {
+    "": "",
+    ">= ": "\N{GREATER-THAN OR EQUAL TO}",
+    "<= ": "\N{LESS-THAN OR EQUAL TO}",
+    "? ": "?",
+}
+
 
 def curves(
     table: pl.DataFrame, metrics: Sequence[str], path: Path, x_label: str, suffix: str = ""
@@ -120,6 +128,9 @@ def bars(table: pl.DataFrame, metrics: Sequence[str], path: Path, suffix: str = 
                     linewidth=0.3,
                     label=arm,
                 )
+                for j, line in zip(places, lines, strict=True):
+                    x = j + (k - (len(arms) - 1) / 2) * width
+                    panel.text(x, line["mean"], _MARKS[line.get("mark", "")], ha="center")
             panel.set_ylabel(_labelled(metric, suffix))
             panel.set_xticks(
                 range(len(groups)),

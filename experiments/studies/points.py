@@ -23,7 +23,7 @@ from experiments.studies.settings import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import polars as pl
     from hydra.conf import HydraConf
@@ -53,15 +53,7 @@ class Point:
     @property
     def run(self) -> dict[str, Any]:
         """Return what a cell needs: plain nodes, without rate (a cell's own) and seed."""
-        plain = cast(
-            "dict[str, Any]",
-            {
-                name: OmegaConf.to_container(self.config[name], resolve=True)
-                for name in ("workload", "engine", "policy")
-            },
-        )
-        plain["workload"] = {**plain["workload"], "rate": None}
-        return {**plain, "solver_time": self.config.solver_time, "oracle": self.config.oracle}
+        return plain_run(self.config)
 
     def label(self, rate: float | None, seed: int, load: float | None = None) -> dict[str, Any]:
         """Return what rows of one simulation begin with."""
@@ -75,6 +67,53 @@ class Point:
         }
 
 
+def plain_run(config: DictConfig) -> dict[str, Any]:
+    """Return what a simulation depends on: plain nodes, without rate and seed."""
+    plain = cast(
+        "dict[str, Any]",
+        {
+            name: OmegaConf.to_container(config[name], resolve=True)
+            for name in ("workload", "engine", "policy")
+        },
+    )
+    plain["workload"] = {**plain["workload"], "rate": None}
+    return {**plain, "solver_time": config.solver_time, "oracle": config.oracle}
+
+
+def point_config(
+    config: DictConfig,
+    settings: Mapping[str, Any],
+    variant: str,
+    arm: str,
+    replaced: dict[str, Any],
+    choose: Callable[[str, str], DictConfig],
+) -> DictConfig:
+    """
+    Return the configuration of a variant under an arm.
+
+    Parameters
+    ----------
+    config
+        The study's.
+    settings
+        Name -> settings, of the study.
+    variant, arm
+        Their names.
+    replaced
+        Group -> name of the file in use; brought up to date.
+    choose
+        Gives a group's file.
+
+    Raises
+    ------
+    UsageError
+        If one of the names is unknown, or settings name no option.
+    """
+    for name, known in ((variant, VARIANT_GROUPS), (arm, ARM_GROUPS)):
+        config = patched(config, settings_of(name, settings, known), replaced, choose)
+    return config
+
+
 @dataclass(slots=True)
 class StudyRunner:
     """
@@ -83,7 +122,7 @@ class StudyRunner:
     Parameters
     ----------
     config
-        The run's configuration, as :func:`shrunk` leaves it.
+        The run's configuration, as :func:`prepared` leaves it.
     hydra_config
         Hydra's part of it.
 
@@ -138,11 +177,8 @@ class StudyRunner:
         """
         key = variant, arm
         if key not in self._points:
-            study, chosen = self.config.study, self.hydra_config.runtime.choices
-            config, replaced = self.config.copy(), dict(chosen)
-            for name, known in ((variant, VARIANT_GROUPS), (arm, ARM_GROUPS)):
-                settings = settings_of(name, study.settings, known)
-                config = patched(config, settings, replaced, self._choice)
+            study, replaced = self.config.study, dict(self.hydra_config.runtime.choices)
+            config = point_config(self.config, study.settings, variant, arm, replaced, self.choose)
             if study.tiny:
                 shrink_point(config)
             for node in ("workload", "engine", "policy"):
@@ -151,7 +187,8 @@ class StudyRunner:
             self._points[key] = Point(variant, arm, config, columns)
         return self._points[key]
 
-    def _choice(self, group: str, name: str) -> DictConfig:
+    def choose(self, group: str, name: str) -> DictConfig:
+        """Return a group's file, read once."""
         # Hydra takes a tenth of a second for each file.
         key = group, name
         if key not in self._choices:
@@ -216,5 +253,10 @@ class StudyRunner:
             capacity = sum(values) / len(values)
             if capacity == 0:
                 raise UsageError(f"{study.loads_of} has no capacity on {name}, so no load either.")
+            if max(values) >= study.capacity.highest and not study.tiny:
+                raise UsageError(
+                    f"{study.loads_of} serves study.capacity.highest={study.capacity.highest:g} "
+                    f"requests/s on {name}, so that load 1 is unknown: raise workload.requests."
+                )
             rates[name] = [(float(f"{load * capacity:.4g}"), float(load)) for load in study.loads]
         return rates

@@ -1,7 +1,9 @@
-"""What arms and variants of a study change, and what its tiny form leaves."""
+"""What regimes, arms and variants of a study change, and what its tiny form leaves."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.global_hydra import GlobalHydra
@@ -22,10 +24,49 @@ VARIANT_GROUPS = ("engine", "workload", "readers", "lengths")
 #: What ``study.tiny=true`` leaves of a study, and the KV tokens that press so few requests.
 TINY = {"seeds": 2, "variants": 2, "arms": 2, "requests": 10, "capacity_tokens": 2000}
 
-#: Where documents go unless told otherwise (conf/study/default.yaml).
-_RESULTS = "docs"
-
 _ABSENT = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Regime:
+    """
+    One engine under one forecast horizon.
+
+    Parameters
+    ----------
+    engine
+        Name in ``conf/engine``.
+    capacity_tokens
+        KV tokens it has.
+    dt_s
+        Horizon of the forecast.
+    """
+
+    engine: str
+    capacity_tokens: int
+    dt_s: float
+
+    @property
+    def name(self) -> str:
+        """Return how rows name it as a variant."""
+        return f"{self.engine}, {self.capacity_tokens} KV tokens, dt {self.dt_s:g} s"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return what it changes of a configuration."""
+        return {
+            "engine": self.engine,
+            "engine.capacity_tokens": self.capacity_tokens,
+            "objective.dt_s": self.dt_s,
+        }
+
+
+def regimes(study: DictConfig) -> list[Regime]:
+    """Return the regimes that ``study.regimes`` crosses; none if it has no such node."""
+    axes = study.get("regimes")
+    if axes is None:
+        return []
+    return [Regime(*point) for point in product(axes.engines, axes.capacity_tokens, axes.dt_s)]
 
 
 def patched(
@@ -103,14 +144,30 @@ def settings_of(
     raise not_understood("study", name, [*settings, *kinds])
 
 
-def shrunk(config: DictConfig) -> DictConfig:
-    """Return the configuration; with ``study.tiny`` cut down to what takes seconds."""
+def prepared(config: DictConfig) -> DictConfig:
+    """Return the configuration, cut down by ``study.tiny``; regimes are its variants."""
     config = config.copy()
+    if config.study.tiny:
+        _shrink(config)
+    config.study = named_regimes(config.study)
+    return config
+
+
+def named_regimes(study: DictConfig) -> DictConfig:
+    """Return a study whose regimes, if it has any, are its variants."""
+    named = {regime.name: regime.settings for regime in regimes(study)}
+    if not named:
+        return study
+    study = study.copy()
+    with open_dict(study):
+        study.settings = {**study.settings, **named}
+        study.variants = list(named)
+    return study
+
+
+def _shrink(config: DictConfig) -> None:
+    """Cut the configuration down to what takes seconds."""
     study = config.study
-    if not study.tiny:
-        return config
-    if study.docs == _RESULTS:
-        study.docs = None  # the real document stays; this one is in the run's folder
     study.seeds = min(study.seeds, TINY["seeds"])
     study.variants = list(study.variants)[: TINY["variants"]]
     study.arms = list(study.arms)[: TINY["arms"]]
@@ -124,7 +181,6 @@ def shrunk(config: DictConfig) -> DictConfig:
     if "charged" in study:
         study.charged.solve_s = list(study.charged.solve_s)[: TINY["variants"]]
     config.workload.requests = min(config.workload.requests, TINY["requests"])
-    return config
 
 
 def shrink_point(config: DictConfig) -> None:

@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 
+from andes_opt.checks import whole
 from experiments.analysis.statistics import as_rows
-from experiments.configuration.errors import UsageError, not_understood
-from experiments.configuration.experiment import study_command
+from experiments.configuration.errors import not_understood
+from experiments.configuration.experiment import documents_folder, study_command
 from experiments.runs.cells import Cell
-from experiments.runs.files import printable
+from experiments.runs.files import listed
 from experiments.runs.records import recorded_run
 from experiments.studies import document
+from experiments.studies.effects import check_options
 from experiments.studies.measurements import Measurement, read_back, with_rate
 from experiments.studies.points import StudyRunner
-from experiments.studies.settings import shrunk
+from experiments.studies.settings import prepared
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -112,10 +114,10 @@ def run(
     with recorded_run(folder) as record:
         if config.study.kind not in kinds:
             raise not_understood("study.kind", config.study.kind, kinds)
-        if config.study.seeds < 1:
-            raise UsageError(f"study.seeds={config.study.seeds} < 1 not understood.")
+        whole("study.seeds", config.study.seeds, 1)
         document.views_of(config)  # an hour later would be late to complain
-        runner = StudyRunner(shrunk(config), hydra_config)
+        runner = StudyRunner(prepared(config), hydra_config)
+        check_options(config, hydra_config, runner.choose)
         rows = kinds[config.study.kind](runner)
         record.keep(rows)
         facts = document.StudyFacts(
@@ -127,7 +129,8 @@ def run(
             reused=runner.reused,
             cell_seconds=runner.seconds,
         )
-        text = document.write(rows, facts, folder, runner.config.study.docs)
+        docs = documents_folder(hydra_config, "study", config.study.docs)
+        text, published = document.write(rows, facts, folder, docs)
         summary = {
             "cells": runner.computed + runner.reused,
             "computed": runner.computed,
@@ -136,6 +139,5 @@ def run(
             **document.summary(rows, runner.config.study.baseline),
         }
         record.finish(None, summary)
-    print(text)
-    print(printable(folder))
+    print(f"{text}\n\n{listed(folder, published)}")
     return summary

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 #: Percentages that tables of quantiles show.
 _SHOWN_PERCENTAGES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
 
+#: Whether the arm's and the baseline's capacity are known -> what stands before the number.
+_MARKS = {(True, True): "", (False, True): ">= ", (True, False): "<= ", (False, False): "? "}
+
 #: Why there is nothing to compare, unless a view knows better.
 _ONE_ARM = "the study has one arm only"
 
@@ -44,17 +47,53 @@ class Page:
         Where figures go.
     name
         Name of the study, with which the names of its figures begin.
+    highest
+        Rate at which searches for capacities end; a capacity of so much is only known to be
+        no less. None where nothing was searched.
     """
 
     rows: pl.DataFrame
     baseline: str
     folder: Path
     name: str
+    highest: float | None = None
 
     def figure(self, name: str) -> tuple[Path, str]:
         """Return where a figure goes, and the Markdown that shows it."""
         path = self.folder / f"{self.name}_{name}.png"
         return path, picture(name.replace("_", " "), path)
+
+
+def marked(page: Page, table: pl.DataFrame, baseline: str | None = None) -> pl.DataFrame:
+    """
+    Return a table with a column ``mark`` for capacities that reached the search's limit.
+
+    Parameters
+    ----------
+    page
+        With ``highest``.
+    table
+        Means, or what is relative to a baseline.
+    baseline
+        The arm of the latter.
+
+    Returns
+    -------
+    polars.DataFrame
+        ``mark`` is ">= " where the arm reached it, "<= " where the baseline did, "? " for both,
+        and such numbers have no half-width.
+    """
+    reached: set[tuple[str, str, str]] = set()
+    if page.highest is not None:
+        capacities = pl.col("metric").str.starts_with("capacity_")
+        found = page.rows.filter(capacities & (pl.col("number") >= page.highest))
+        reached = set(found.select("variant", "arm", "metric").iter_rows())
+    marks = []
+    for variant, arm, metric in table.select("variant", "arm", "metric").iter_rows():
+        known = (variant, arm, metric) not in reached, (variant, baseline, metric) not in reached
+        marks.append(_MARKS[known])
+    table = table.with_columns(pl.Series("mark", marks, pl.String))
+    return table.with_columns(pl.when(pl.col("mark") == "").then("half_width").alias("half_width"))
 
 
 def means(
@@ -70,7 +109,7 @@ def means(
 
     ``figure``: ``curves`` against rate or load, ``bars``, or none.
     """
-    table = over_seeds(page.rows, metrics).filter(pl.col("part") == "")
+    table = marked(page, over_seeds(page.rows, metrics).filter(pl.col("part") == ""))
     return paragraphs(
         _section(title, note, wide(table, metrics)),
         _figure(page, table, metrics, figure, "means", ""),
@@ -89,7 +128,7 @@ def differences(
     """Show the paired difference to a baseline at every point; QoE in points (0.01)."""
     baseline = baseline or page.baseline
     table = in_points(against(page.rows, baseline, DIFFERENCE, metrics))
-    table = table.filter(pl.col("part") == "")
+    table = marked(page, table.filter(pl.col("part") == ""), baseline)
     title = title or f"Difference to {baseline}"
     note = f"{note} Paired by seed, 95 % intervals; QoE in points (0.01).".strip()
     return paragraphs(
@@ -110,6 +149,7 @@ def ratios(
     """Show the paired ratio to a baseline at every point."""
     baseline = baseline or page.baseline
     table = against(page.rows, baseline, RATIO, metrics).filter(pl.col("part") == "")
+    table = marked(page, table, baseline)
     title = title or f"Ratio to {baseline}"
     note = f"{note} Paired by seed, 95 % intervals.".strip()
     return paragraphs(

@@ -196,11 +196,15 @@ def test_the_watermark_is_vllms() -> None:
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
-        ("capacity_tokens", 0, "capacity_tokens = 0 < 1"),
-        ("block_tokens", -16, "block_tokens = -16 < 1"),
-        ("max_batch", 0, "max_batch = 0 < 1"),
-        ("token_budget", 0, "token_budget = 0 < 1"),
-        ("max_context_tokens", 0, "max_context_tokens = 0 < 1"),
+        ("capacity_tokens", 0, "capacity_tokens = 0 not understood: need a whole"),
+        ("block_tokens", -16, "block_tokens = -16 not understood: need a whole"),
+        ("max_batch", 0, "max_batch = 0 not understood: need a whole"),
+        ("token_budget", 0, "token_budget = 0 not understood: need a whole"),
+        (
+            "max_context_tokens",
+            0,
+            "max_context_tokens = 0 not understood: need a whole",
+        ),
         ("preemption", "drop", "'drop' not understood: need one of swap, recompute"),
         ("swap_s_per_token", -1.0, "swap_s_per_token = -1.0 not understood"),
         ("recompute_hit_share", 1.5, "recompute_hit_share = 1.5 not understood"),

@@ -13,16 +13,21 @@ from stand_ins import Densest
 from andes_opt import metrics
 from andes_opt.engine import EngineProfile
 from andes_opt.latency import LatencyModel
+from andes_opt.lengths import TableLengths
 from andes_opt.objective import AverageQoE, MaxMinQoE
 from andes_opt.policy import (
     FCFS,
     Andes,
     AndesReleased,
+    BufferAware,
+    LeastAttained,
     LeastQoE,
     LeastSlack,
+    NewestFirst,
     RollingHorizon,
     SRPTOracle,
     Thrift,
+    Thumb,
 )
 from andes_opt.policy.packing import slack_s
 from andes_opt.policy.stakes import expected, fill_stakes
@@ -53,6 +58,10 @@ MAKERS: dict[str, Callable[[], Policy]] = {
     "thrift_oracle": lambda: Thrift(Densest(), oracle=True),
     "thrift_objective": lambda: Thrift(Densest(), MaxMinQoE()),
     "rolling_horizon": lambda: RollingHorizon(slots=2),
+    "thumb": Thumb,
+    "least_attained": LeastAttained,
+    "newest_first": NewestFirst,
+    "buffer_aware": BufferAware,
 }
 
 
@@ -118,6 +127,81 @@ def test_least_slack_first(make_snapshot: Callable[..., Snapshot]) -> None:
     )
     assert served(LeastSlack(grain_s=3.0), shot) == [3, 1]
     assert served(LeastSlack(grain_s=0.1), shot) == [1, 3]
+
+
+def test_the_fewest_tokens_first(make_snapshot: Callable[..., Snapshot]) -> None:
+    """With room for two, those with the fewest tokens are served, residents first in a grain."""
+    shot = make_snapshot(
+        3,
+        arrival_s=np.array([0.0, 1.0, 2.0]),
+        generated_tokens=np.array([70, 10, 50]),
+        kv_tokens=np.array([64, 0, 64]),
+        need_tokens=np.full(3, 64),
+        capacity_tokens=128,
+    )
+    assert served(LeastAttained(grain_tokens=64), shot) == [2, 1]
+    assert served(LeastAttained(grain_tokens=8), shot) == [1, 2]
+
+
+def full_buffers(make_snapshot: Callable[..., Snapshot], **changes: Any) -> Snapshot:
+    """Two residents with 20 and 4 s of text, two newcomers, one preempted; room for two."""
+    return make_snapshot(
+        5,
+        time_s=50.0,
+        arrival_s=np.arange(5.0),
+        tds=np.full(5, 5.0),
+        generated_tokens=np.array([100, 100, 100, 0, 0]),
+        digested=np.array([0.0, 80.0, 90.0, 0.0, 0.0]),
+        state=np.array([State.RUNNING] * 2 + [State.PREEMPTED] + [State.WAITING] * 2, np.int8),
+        kv_tokens=np.array([64, 64, 0, 0, 0]),
+        need_tokens=np.full(5, 64),
+        **{"capacity_tokens": 128, **changes},
+    )
+
+
+def test_the_fullest_buffer_makes_room(make_snapshot: Callable[..., Snapshot]) -> None:
+    """One resident has text to spare: the newest takes its place, or the one that came first."""
+    shot = full_buffers(make_snapshot)
+    assert served(NewestFirst(spare_s=10.0), shot) == [1, 4]
+    assert served(BufferAware(high_s=10.0, low_s=3.0), shot) == [1, 3]
+    assert served(BufferAware(high_s=30.0), shot) == [0, 1]
+
+
+def test_free_room_evicts_nobody(make_snapshot: Callable[..., Snapshot]) -> None:
+    """With a free place a newcomer comes in beside the residents; a preempted one may, too."""
+    shot = full_buffers(make_snapshot, capacity_tokens=192)
+    assert set(served(NewestFirst(spare_s=30.0), shot)) == {0, 1, 4}
+    assert set(served(BufferAware(high_s=30.0), shot)) == {0, 1, 3}
+    roomy = full_buffers(make_snapshot, capacity_tokens=640)
+    assert set(served(NewestFirst(spare_s=10.0), roomy)) == {0, 1, 2, 3, 4}
+    assert set(served(NewestFirst(spare_s=3.0), roomy)) == {0, 1, 3, 4}
+
+
+def test_residents_that_outgrow_the_cache_are_cut(make_snapshot: Callable[..., Snapshot]) -> None:
+    """Room for one of two residents: the one with text to spare goes, else the newest."""
+    shot = full_buffers(make_snapshot, capacity_tokens=64)
+    assert served(BufferAware(high_s=10.0), shot) == [1]
+    assert served(BufferAware(high_s=30.0), shot) == [0]
+
+
+def test_thumb_ranks_by_size_text_and_residence(make_snapshot: Callable[..., Snapshot]) -> None:
+    """Small goes before large, a resident before a newcomer a third its rank, an idle one holds."""
+    shot = make_snapshot(
+        4,
+        time_s=50.0,
+        arrival_s=np.zeros(4),
+        tds=np.full(4, 5.0),
+        generated_tokens=np.array([0, 0, 100, 100]),
+        digested=np.array([0.0, 0.0, 100.0, 0.0]),
+        state=np.array([0, 0, 1, 2], np.int8),
+        kv_tokens=np.array([0, 0, 256, 0]),
+        need_tokens=np.array([512, 128, 256, 64]),
+        capacity_tokens=512,
+    )
+    assert served(Thumb(), shot) == [2, 1]  # the last has 20 s of text: barred
+    assert served(Thumb(readmit_s=30.0), shot) == [2, 1, 3]
+    alone = make_snapshot(1, need_tokens=np.array([512]), capacity_tokens=512, max_batch=1)
+    assert served(Thumb(reserve=0.5), alone) == [0]
 
 
 def test_least_qoe_first(make_snapshot: Callable[..., Snapshot]) -> None:
@@ -362,6 +446,52 @@ def test_thrift_charges_what_a_round_trip_costs(make_snapshot: Callable[..., Sna
     assert not charge[~resident & ~away].any()
 
 
+def test_thrift_charges_prompts_by_their_time(make_snapshot: Callable[..., Snapshot]) -> None:
+    """With an admission price new requests lose in proportion to the seconds of their prompts."""
+    shot = make_snapshot(40, seed=3, capacity_tokens=4096)
+    policy = Thrift(Densest(), admission=2.0)
+    policy.decide(shot)
+    charge, _ = policy._preemption_charges(shot)  # noqa: SLF001
+    new = shot.state == State.WAITING
+    assert new.any()
+    assert policy._price > 0  # noqa: SLF001
+    np.testing.assert_allclose(charge[new], -2.0 * policy._price * shot.restore_s[new])  # noqa: SLF001
+
+
+@pytest.mark.parametrize(("prompt_s", "newcomers"), [(None, 4), (0.1, 1), (0.5, 2), (1.5, 4)])
+def test_prompts_come_in_a_few_at_a_time(
+    prompt_s: float | None, newcomers: int, make_snapshot: Callable[..., Snapshot]
+) -> None:
+    """Newcomers with prompts of 0.25 s: as many as fit the limit, one at least."""
+    shot = make_snapshot(
+        5,
+        time_s=10.0,
+        arrival_s=np.full(5, 9.5),
+        generated_tokens=np.zeros(5, np.int64),
+        digested=np.zeros(5),
+        state=np.full(5, State.WAITING, np.int8),
+        kv_tokens=np.zeros(5, np.int64),
+        need_tokens=np.full(5, 400),
+        restore_s=np.full(5, 0.25),
+        capacity_tokens=1700,
+    )
+    assert len(served(Thrift(Densest(), prompt_s=prompt_s, growth_s=0.0), shot)) == newcomers
+
+
+def test_a_price_on_prompts_pays_where_they_take_most_of_the_time() -> None:
+    """Under twice what FCFS serves of chats with long prompts, pricing them gains five points."""
+    engine = EngineProfile("slow_prompts", LatencyModel(0.05, 5e-4, 4e-7, 3.5e-4), 60_000)
+    long_prompts = TableLengths("azure")
+    requests = Poisson(rate=2.0, requests=300, lengths=long_prompts).generate(seed=1)
+    before, after = (
+        metrics.summarise(simulate(requests, engine, Thrift(Densest(), **options)))
+        for options in ({}, {"admission": 2.0})
+    )
+    for name in ("qoe_area_mean", "qoe_window_mean"):
+        assert after[name] > before[name] + 0.05
+    assert after["tokens_per_s_arriving"] > 1.1 * before["tokens_per_s_arriving"]
+
+
 def test_staying_gains_nothing_with_room_for_everybody(
     make_snapshot: Callable[..., Snapshot],
 ) -> None:
@@ -488,10 +618,21 @@ def test_thrift_beats_andes_and_fcfs_under_load() -> None:
     assert thrift["tokens_per_s_arriving"] >= 0.95 * fcfs["tokens_per_s_arriving"]
 
 
+def test_thumb_is_hard_to_beat() -> None:
+    """At 1.8 times what FCFS serves, fifteen lines come within two points of thrift."""
+    requests = Poisson(rate=7.0, requests=400).generate(seed=1)
+    fcfs, thumb, thrift = (
+        metrics.summarise(simulate(requests, ENGINE, policy))
+        for policy in (FCFS(), Thumb(), Thrift(Densest()))
+    )
+    assert thumb["qoe_area_mean"] > fcfs["qoe_area_mean"] + 0.1
+    assert abs(thumb["qoe_area_mean"] - thrift["qoe_area_mean"]) < 0.02
+
+
 def test_policies_agree_when_nothing_is_scarce() -> None:
     """At a quarter of the capacity each policy gives everybody a perfect stream."""
     requests = Poisson(rate=1.0, requests=120).generate(seed=2)
-    for name in ("least_slack", "least_qoe", "srpt_oracle", "andes_released", "thrift"):
+    for name in set(MAKERS) - {"thrift_oracle", "thrift_objective", "rolling_horizon"}:
         result = simulate(requests, ENGINE, MAKERS[name](), oracle=name == "srpt_oracle")
         assert result.qoe_window.min() > 0.99, name
         assert result.preemptions.sum() == 0, name

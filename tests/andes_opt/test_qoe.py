@@ -29,6 +29,13 @@ streams = st.lists(ticks, min_size=1, max_size=30).map(sorted)
 targets = st.builds(QoETarget, ticks.map(lambda t: t / 8), st.sampled_from([0.5, 1, 2.5, 4, 8]))
 
 
+@settings(deadline=None)  # the first call compiles
+@given(st.one_of(streams, st.just([])), targets)
+def test_all_three_at_once(times: list[float], target: QoETarget) -> None:
+    """One call gives what the three functions give, to the last bit."""
+    assert qoe.scores(times, target) == tuple(getattr(qoe, name)(times, target) for name in SCORES)
+
+
 def test_reference_vectors(reference: Path) -> None:
     """The hand-checkable value of every reference vector."""
     vectors = json.loads((reference / "qoe_vectors.json").read_text())

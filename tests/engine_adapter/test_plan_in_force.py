@@ -36,18 +36,19 @@ def test_whoever_was_let_in_since_keeps_room() -> None:
     decision = Decision(action=np.array([1, 1, 0], dtype=np.int8), order=np.arange(3))
     plan = plan_of(decision, ["a", "b", "c"], newest=3, made_s=0.0)
     need = {"a": 4, "b": 4, "c": 4, "new": 4}
-    assert fit_to_now(plan, {"a", "c", "new"}, need.__getitem__, 8)
+    assert fit_to_now(plan, {"a", "c", "new"}, need.__getitem__, 8, places=3)
     assert (plan.serve, plan.wait) == ({"a"}, {"b", "c"})
-    assert not fit_to_now(plan, {"a", "new"}, need.__getitem__, 7)
+    assert not fit_to_now(plan, {"a", "new"}, need.__getitem__, 7, places=3)
 
 
 @given(
     st.lists(st.tuples(st.integers(0, 2), st.integers(1, 9), st.booleans()), max_size=12),
     st.integers(0, 5),
+    st.integers(0, 13),
 )
-def test_fit(requests: list[tuple[int, int, bool]], headroom: int) -> None:
+def test_fit(requests: list[tuple[int, int, bool]], headroom: int, places: int) -> None:
     """
-    After fitting, the plan fits, and only newcomers were put back, the least urgent first.
+    After fitting, the plan fits cache and batch, and the least urgent newcomers were put back.
 
     Residents may have grown into the head-room, for which newcomers get no place.
     """
@@ -61,14 +62,31 @@ def test_fit(requests: list[tuple[int, int, bool]], headroom: int) -> None:
     plan = plan_of(decision, keys, newest=n, made_s=0.0)
     before = set(plan.serve)
     stay = sum(need[key] for key in (plan.serve | plan.hold) & resident)
-    ok = fit_to_now(plan, resident, need.__getitem__, capacity, headroom)
-    assert ok == (stay <= capacity + headroom)
+    ok = fit_to_now(plan, resident, need.__getitem__, capacity, headroom, places=places)
+    inside = len((before | plan.hold) & resident)
+    fits = stay <= capacity + headroom and inside <= places
+    assert ok == (fits and bool(plan.serve))
     if ok:
         served = sum(need[key] for key in plan.serve | (plan.hold & resident))
         assert served <= max(capacity, stay)
+        assert len(plan.serve | (plan.hold & resident)) <= places
         assert before - plan.serve <= plan.wait - resident
         put_back = [int(key) for key in before - plan.serve]
         newcomers = sorted(int(key) for key in before - resident)
         for key in put_back:
-            ahead = sum(need[str(i)] for i in newcomers if i < key and str(i) in plan.serve)
-            assert stay + ahead + need[str(key)] > capacity
+            ahead = [need[str(i)] for i in newcomers if i < key and str(i) in plan.serve]
+            no_room = stay + sum(ahead) + need[str(key)] > capacity
+            assert no_room or inside + len(ahead) >= places
+
+
+def test_a_late_plan_that_would_serve_nobody() -> None:
+    """
+    It is not used: the batch is full of those that it holds and of those let in since.
+
+    A held request keeps its place in the batch.
+    """
+    decision = Decision(action=np.array([2, 1], dtype=np.int8), order=np.arange(2))
+    for places, ok in ((2, True), (1, False)):
+        plan = plan_of(decision, ["held", "served"], newest=2, made_s=0.0)
+        need = {"held": 1, "served": 1}
+        assert fit_to_now(plan, {"held"}, need.__getitem__, 100, places=places) is ok

@@ -179,7 +179,7 @@ def test_priority_scheduling_is_refused(start: Start) -> None:
 
     scheduler = start(FCFS).scheduler
     scheduler.waiting = [1]
-    with pytest.raises(Incompatible, match="needs 'fcfs'"):
+    with pytest.raises(Incompatible, match="needs fcfs"):
         EngineView(scheduler)
 
 

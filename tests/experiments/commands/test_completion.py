@@ -43,7 +43,7 @@ _andes_opt
         ("andes-opt simulate --multirun policy=fcfs,thr", ["policy=fcfs,thrift"]),
         ("andes-opt simulate workload.ra", ["workload.rate="]),
         ("andes-opt simulate policy=round_robin policy.", ["policy.quantum_tokens="]),
-        ("andes-opt simulate policy=nosuch policy.pre", ["policy.preemption_cap="]),
+        ("andes-opt simulate policy=nosuch policy.pree", ["policy.preemption_cap="]),
         ("andes-opt simulate oracle=", ["oracle=true", "oracle=false"]),
         ("andes-opt simulate --mul", ["--multirun "]),
         ("andes-opt simulate workload.rate=3", []),

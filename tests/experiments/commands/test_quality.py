@@ -13,7 +13,7 @@ from andes_opt.instance import GainTable, Instance
 from andes_opt.plan import InvalidPlan, Plan, Status, make_plan
 from experiments.runs.columns import QUALITY_COLUMNS
 from experiments.solver_comparison import compare
-from experiments.solver_comparison.instances import InstanceRecorder, NamedInstance
+from experiments.solver_comparison.instances import InstanceRecorder, NamedInstance, generated
 
 
 class Fixed:
@@ -158,3 +158,20 @@ def test_the_recorder_keeps_an_even_sample(problem, count):
     assert numbers[-1] >= count * 0.6 - 1
     gaps = np.diff(numbers)
     assert gaps.size == 0 or gaps.max() <= 2 * gaps.min() + 1
+
+
+@pytest.mark.parametrize("names", [("greedy", "exact", "cp_sat"), ("cp_sat", "exact", "greedy")])
+def test_equal_solvers_stand_as_they_were_named(names):
+    """
+    Solvers of the same gap do not change places from run to run.
+
+    A regression test: they were ordered by their times.
+    """
+    rows = compare.as_rows(
+        compare.compare(
+            generated(["hard"], [8], 1, 0), compare.build_solvers(list(names)), time_limit_s=None
+        ),
+        command="quality",
+    )
+    equal = [name for name in names if name != "greedy"]
+    assert [name for name in compare.table(rows)["solver"] if name != "greedy"] == equal

@@ -181,7 +181,7 @@ def test_help_has_three_examples(capsys):
         main(["report", "--help"])
     assert not exit_info.value.code
     text = capsys.readouterr().out
-    assert text.count("  andes-opt report ") >= 3
+    assert text.count("  andes-opt ") >= 3
     assert "--baseline" in text
 
 
@@ -194,6 +194,35 @@ def test_runs_of_the_commands_are_read_as_one(run, tmp_path):
     assert main(["report", "simulated", "out"]) == 0
     names = {path.stem for path in Path("report/figures").glob("*.png")}
     assert names == {"distributions", "one_request", "occupancy", "gap_against_time"}
+
+
+def test_a_baseline_that_one_kind_lacks_is_said(tmp_path, run, capsys):
+    """
+    Policies are not silently compared with another baseline than the study's arms are.
+
+    A regression test; the valid names stood twice in a refusal as well.
+    """
+    write_everything(tmp_path / "runs")
+    tiny = ("study.tiny=true", "hydra/launcher=basic", "study.rates=[6.0]")
+    run(
+        "study paper_rates", *tiny, "study.arms=[fcfs,mine]", "+study.settings.mine={policy: andes}"
+    )
+    capsys.readouterr()
+    assert main(["report", "runs", "out", "--baseline", "mine"]) == 0
+    said = capsys.readouterr().out
+    assert "None of the policies is called mine: they are compared with fcfs." in said
+    assert "None of the arms" not in said
+    assert main(["report", "runs", "out", "--baseline", "fcfs"]) == 0
+    assert "is called fcfs" not in capsys.readouterr().out
+    assert main(["report", "runs", "out", "--baseline", "fcsf"]) == 2
+    assert capsys.readouterr().err.count("fcfs,") == 1
+
+
+def test_what_a_request_s_timeline_lacks_is_printed(tmp_path, capsys):
+    """--request without recorded tokens says on the terminal how to record them."""
+    write_run(tmp_path / "runs", detail=False)
+    assert main(["report", "runs", "--request", "1"]) == 0
+    assert "run simulate with tokens=true" in capsys.readouterr().out
 
 
 def test_looks_differ():
@@ -227,6 +256,27 @@ def test_a_run_that_can_not_be_read_is_left_out_by_name(name, harm, tmp_path, ca
     assert printed.err.count("\n") == 1
     assert "1 complete run." in printed.out
     assert f"bad/{name}" in (output / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [
+        ("rows", lambda table: table.drop("tds")),
+        ("rows", lambda table: table.drop("request")),
+        ("rows", lambda table: table.with_columns(tds=pl.lit(None, pl.Float64))),
+        ("tokens", lambda table: table.drop("time_s")),
+        ("tokens", lambda table: table.with_columns(request=pl.lit("x"))),
+        ("tokens", lambda table: table.with_columns(time_s=pl.lit(None, pl.Float64))),
+        ("timeline", lambda table: table.with_columns(held=pl.lit("x"))),
+    ],
+)
+def test_tables_that_hold_something_else_are_named(name, harm, tmp_path, capsys):
+    """A column that is missing, has no numbers, or lacks some: the run is left out by name."""
+    write_run(tmp_path / "good", detail=True)
+    path = write_run(tmp_path / "bad", detail=True, seed=1) / f"{name}.parquet"
+    harm(pl.read_parquet(path)).write_parquet(path)
+    assert main(["report", str(tmp_path), "--output", str(tmp_path / "out")]) == 1
+    assert f"bad/{name}.parquet" in capsys.readouterr().err
 
 
 def test_runs_of_which_none_can_be_read_are_no_report(tmp_path, capsys):

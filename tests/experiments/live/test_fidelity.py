@@ -12,7 +12,7 @@ from experiments.live.fidelity import pause_between_plans_s
     ("plan_s", "limit", "pause_s"),
     [
         (0.002, 0.01, 0.2),  # 2 ms are 1 % of 200 ms
-        (0.004, 0.01, 0.32),  # but a fast plan waits for no more than 8 iterations of 40 ms
+        (0.004, 0.01, 0.4),
         (0.008, 0.01, 0.8),
         (0.008, 1.0, 0.0),
     ],

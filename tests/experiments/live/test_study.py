@@ -221,6 +221,7 @@ def test_the_costs_of_planning_are_told_apart():
             **{metric: [0.0] for metric, _, _ in document.COST.values()},
             "adapter_engine_s": [100.0],
             "adapter_iterations": [2000],
+            "adapter_s": [0.9],
             "planning_share": [0.004],
             "adapter_share": [0.009],
         }
@@ -230,6 +231,23 @@ def test_the_costs_of_planning_are_told_apart():
     assert line["planning share %"] == pytest.approx(0.4)
     assert line["adapter share %"] == pytest.approx(0.9)
     assert line["engine's iteration ms"] == pytest.approx(50.0)
+    assert line["adapter ms/iteration"] == pytest.approx(0.45)
+
+
+def test_a_rescue_is_a_fault():
+    """A document says in which runs plans moved nothing, or that there were none."""
+    rows = pl.DataFrame(
+        {
+            "arm": ["stock", "andes", "thrift"],
+            "load": [1.6] * 3,
+            "seed": [0, 0, 1],
+            "adapter_rescues": [None, 0.0, 3.0],
+        }
+    )
+    assert document.faults(rows).startswith("**Faults.**")
+    assert "thrift at load 1.6, seed 1: 3 rescues" in document.faults(rows)
+    assert "andes" not in document.faults(rows)
+    assert document.faults(rows.head(2)).startswith("No faults")
 
 
 def test_a_run_s_line_tells_both_shares():
@@ -238,9 +256,13 @@ def test_a_run_s_line_tells_both_shares():
 
     values = {"adapter_plans": 7.0, "adapter_late_plans": 0.0, "adapter_fallbacks": 0.0}
     values |= {"preemptions": 3.0, "planning_share": 0.004, "adapter_share": 0.009}
+    values |= {"adapter_iteration_mean_s": 0.00036, "adapter_rescues": 0.0}
     assert adapter_sentence(values) == (
-        "7 plans, 3 preemptions, planning share 0.40 %, adapter share 0.90 %, 0 fallbacks."
+        "7 plans, 3 preemptions, planning share 0.40 %, adapter share 0.90 % (0.36 ms per "
+        "iteration), 0 fallbacks."
     )
+    told = adapter_sentence({**values, "adapter_rescues": 2.0})
+    assert "0 fallbacks; FAULT: 2 rescues" in told
     assert adapter_sentence({}) == ""
 
 
@@ -275,7 +297,7 @@ def test_few_arms_are_lines_and_many_are_rows(tmp_path, arms, loads, monkeypatch
 
 def test_a_study_resumes_and_survives_a_failed_run(monkeypatch, tmp_path, capsys):
     """Runs that failed are named, the document has the others, and the next call makes the rest."""
-    command = ["study", "live_overload", "live_study.tiny=true", *SCRIPTED]
+    command = ["study", "live_overload", "live_study.tiny=true", "live_study.docs=docs", *SCRIPTED]
     original = run_store.serve
     calls = []
 
@@ -420,7 +442,7 @@ def test_a_study_ends_when_its_code_changes(monkeypatch, tmp_path, capsys):
     """What this process imported at its start is not what a run of the new code would be."""
     states = iter("aab")
     monkeypatch.setattr(run_store, "_harness", lambda: next(states))
-    command = ["study", "live_overload", "live_study.tiny=true", *SCRIPTED]
+    command = ["study", "live_overload", "live_study.tiny=true", "live_study.docs=docs", *SCRIPTED]
     assert main(command) == 2
     assert "the code has changed since the study began" in capsys.readouterr().err
     assert len(list((tmp_path / "outputs/live_runs").rglob("summary.json"))) == 1
@@ -441,7 +463,7 @@ def test_a_model_is_written_again_by_other_code(monkeypatch, tmp_path):
 
 def test_out_of_time_what_is_finished_counts(tmp_path, capsys):
     """Without time no run starts; the document has those that are there and says what it lacks."""
-    command = ["study", "live_overload", "live_study.tiny=true", *SCRIPTED]
+    command = ["study", "live_overload", "live_study.tiny=true", "live_study.docs=docs", *SCRIPTED]
     assert main([*command, "live_study.minutes=0"]) == 1
     assert "no run was made; minutes = 0 left no time" in capsys.readouterr().err
     assert main(command) == 0

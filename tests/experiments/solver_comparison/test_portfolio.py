@@ -277,7 +277,7 @@ def test_fixing_the_batch_size_keeps_that_batch_sizes_optimum():
 
 def test_the_whole_command_and_its_second_run(run, tmp_path, capsys):
     """Rows, tables, document and figures; a second run reuses every answer."""
-    folder, summary = run("study portfolio", *TINY)
+    folder, summary = run("study portfolio", *TINY, "portfolio.docs=docs")
     names = {path.name for path in folder.iterdir() if path.is_file()}
     figures = {"solvers_profile.png", "solvers_gap_vs_time.png", "solvers_time.png"}
     files = {"rows.parquet", "table.csv", "solvers.md", "cells.jsonl", "summary.json", "env.json"}
@@ -320,4 +320,4 @@ def test_all_solvers_means_all_that_can_be_built(monkeypatch):
     names = [entrant.name for entrant in entrants]
     assert {"exact", "greedy", "cp_sat", "pulp_cbc", "highs"} <= set(names)
     assert set(missing) == {"dp_torch"}
-    assert "andes-opt[torch]" in missing["dp_torch"]
+    assert "pip install 'torch>=2.4'" in missing["dp_torch"]

@@ -16,9 +16,10 @@ from experiments.analysis.statistics import as_rows
 from experiments.configuration.compose import load, load_choice
 from experiments.runs.code_closure import closure
 from experiments.studies import measurements
-from experiments.studies.exact_vs_greedy import Regime, regimes_of
+from experiments.studies.exact_vs_greedy import regimes_of
 from experiments.studies.exact_vs_greedy_measurements import batch_binds, stepped
 from experiments.studies.points import Point
+from experiments.studies.settings import Regime
 from solvers.greedy import Greedy
 
 SMALL = ("workload.requests=40", "engine.capacity_tokens=3000")

@@ -187,6 +187,37 @@ def test_break_even_by_hand(points, seconds, words):
 # ----------------------------------------------------------------- the whole
 
 
+def test_a_capacity_at_the_search_s_limit_is_a_bound(tmp_path):
+    """Tables and figures write it with >=, ratios to it with <=, and with no interval."""
+    numbers = {"fcfs": [4.0, 5.0], "andes": [100.0, 100.0], "thrift": [50.0, 100.0]}
+    rows = rows_of(numbers).with_columns(pl.lit("capacity_area").alias("metric"))
+    page = Page(rows, "fcfs", tmp_path, "x", 100.0)
+    means = VIEWS["means"](page, metrics=["capacity_area"], figure="bars")
+    assert ">= 100.00" in means
+    assert ">= 75.00  " in means
+    assert "4.50 ± " in means
+    assert (tmp_path / "x_means.png").stat().st_size > 0
+    assert ">= 22.50 " in VIEWS["ratios"](page, metrics=["capacity_area"])
+    assert "<= 0.04" in VIEWS["ratios"](page, metrics=["capacity_area"], baseline="andes")
+    assert "? 0.75" in VIEWS["ratios"](page, metrics=["capacity_area"], baseline="andes")
+    assert ">= -" not in VIEWS["differences"](page, metrics=["capacity_area"], baseline="andes")
+
+
+def test_a_short_capacity_study_says_so(run, tmp_path):
+    """
+    Five requests are served at any rate, which is no capacity.
+
+    A regression test: `100.00 ± 0.00` stood there as a result.
+    """
+    small = ["workload.requests=5", "study.seeds=2", "study.arms=[fcfs,andes]"]
+    small += ["study.variants=[opt_66b_4xa100]", "hydra/launcher=basic"]
+    folder, _ = run("study paper_capacity", *small)
+    text = (folder / "paper_capacity.md").read_text()
+    assert text.count(">= 100.00") == 4
+    assert "100.00 ±" not in text
+    assert main(["study", "paper_horizon", "workload.requests=5", "study.seeds=1"]) == 2
+
+
 def test_a_study_writes_rows_tables_figures_and_its_document(run, tmp_path):
     """The numbers of the document are those of the rows, and those of the simulation."""
     options = (*TINY, "study.rates=[6.0]", "study.docs=pages")
@@ -284,7 +315,7 @@ def test_a_stopped_study_goes_on(run, monkeypatch, capsys):
         ("study.kind=grids", ["study.kind=grids", "did you mean grid?"]),
         ("study.arms=[fcfss]", ["fcfss", "did you mean fcfs?"]),
         ("study.loads=[1.0]", ["study.rates and study.loads"]),
-        ("study.seeds=0", ["study.seeds=0"]),
+        ("study.seeds=0", ["study.seeds = 0"]),
         ("engine.max_batch=-1", ["engine: ", "max_batch = -1"]),
         ("study.views=[{view: mean}]", ["view=mean", "did you mean means?"]),
         ("study.views=[{view: means}]", ["view means", "metrics"]),
