@@ -18,6 +18,13 @@ def non_negative(name: str, value: object) -> None:
         raise ValueError(f"{name} = {value!r} not understood: need a number >= 0.")
 
 
+def seed(name: str, value: object) -> None:
+    """Raise ValueError unless ``value`` is a whole number >= 0 that rows can hold."""
+    whole(name, value, 0)
+    if isinstance(value, Integral) and int(value) >= 2**63:
+        raise ValueError(f"{name} = {value!r} not understood: need a whole number < 2**63.")
+
+
 def share(name: str, value: object) -> None:
     """Raise ValueError unless ``value`` is a number in (0, 1]."""
     if not (isinstance(value, Real) and 0 < float(value) <= 1):

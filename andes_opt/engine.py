@@ -49,7 +49,9 @@ class EngineProfile:
         ``"recompute"``.
     recompute_hit_share
         Share of an evicted request's KV that a prefix cache still has when the request comes
-        back, in [0, 1]; whole blocks of it are not computed again.
+        back, in [0, 1]; whole blocks of it are not computed again. In vLLM's own cache it
+        depends on the policy: from almost nothing where requests wait long to more than half
+        where they come back soon (docs/live.md, What the prefix cache still has).
     reserve_full_context
         Whether a waiting or preempted request is let in only if its whole context fits, prompt and
         reply so far, as in vLLM (its ``scheduler_reserve_full_isl``, also True by default). If

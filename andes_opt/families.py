@@ -76,7 +76,7 @@ def make(family: str, n: int, seed: int) -> Instance:
     if family not in FAMILIES:
         raise ValueError(f"family = {family!r} not understood: need one of {', '.join(FAMILIES)}.")
     checks.whole("n", n, 0)
-    checks.whole("seed", seed, 0)
+    checks.seed("seed", seed)
     # A hash that is the same in every process, unlike hash().
     rng = np.random.default_rng([zlib.crc32(family.encode()), n, seed])
     return _MAKERS[family](rng, n)

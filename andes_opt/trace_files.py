@@ -143,7 +143,7 @@ def _read_json(path: str | Path, file: Iterable[str], recorded: Recorded) -> Non
         where = f"{path}, line {number}"
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{where} is no JSON: {error}.") from error
         missing = [
             name

@@ -304,7 +304,7 @@ def streams(seed: int) -> list[np.random.Generator]:
     ValueError
         If the seed is no integer >= 0.
     """
-    checks.whole("seed", seed, 0)
+    checks.seed("seed", seed)
     return np.random.default_rng(seed).spawn(3)
 
 

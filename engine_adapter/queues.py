@@ -159,11 +159,11 @@ class Queues:
             The plan in force; None for the engine's own order of arrival.
         """
         engine = self._engine
+        if plan is None and self.held:
+            self._order_resumed()
         # Who is held runs for once if the plan's last requests are about to end: an idle engine
         # is of use to nobody.
         hold = plan.hold if plan is not None and not self.idle(plan) else set()
-        if plan is None and self.held:
-            self._order_resumed()
         if hold or self.held:
             # A token in flight when the hold began must arrive before the request goes on:
             # the engine's workers get its reply anew and would miss it.

@@ -20,7 +20,7 @@ from experiments.configuration.errors import (
     one_line,
 )
 from experiments.configuration.hydra_run import TRACEBACKS, run_by_hydra
-from experiments.configuration.output import careful_output
+from experiments.configuration.output import careful_output, visible
 from experiments.configuration.threads import limit_threads
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     limit_threads()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    name = words[0] if words else ""
+    name = visible(words[0]) if words else ""
     with careful_output(f"andes-opt {name}".rstrip()) as output, _in_order():
         status = _main(words)
     keeps_results = name in COMMANDS and COMMANDS[name].hydra

@@ -1,4 +1,4 @@
-"""The page on the emulator's speed, in small."""
+"""The page on the emulator's speed, and the tables on how close it is, in small."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from benchmarks import bench_emulator
+from benchmarks import bench_emulator, emulator_closeness
 
 
 @pytest.mark.live
@@ -23,3 +23,12 @@ def test_the_page_names_its_command_and_measures_every_case(tmp_path, monkeypatc
         assert f"\n## {heading}" in text
     for name, _ in bench_emulator.CASES:
         assert f"| {name} " in text
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("table", emulator_closeness.TABLES)
+def test_the_tables_on_closeness(table, monkeypatch, capsys):
+    """Each has a row for each policy or seed."""
+    monkeypatch.setattr(sys, "argv", ["emulator_closeness", table, "--requests", "4"])
+    emulator_closeness.main()
+    assert len(capsys.readouterr().out.strip().splitlines()) == 2 + 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from andes_opt.simulator import Deciding
+from engine_adapter.settings import KEY, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,7 +80,14 @@ class ChargedPolicy:
 
 
 def charged(settings: Mapping[str, Any], account: Account) -> dict[str, Any]:
-    """Returns the adapter's settings with the policy of the engine's thread on an account."""
+    """
+    Returns the adapter's settings with the policy of the engine's thread on an account.
+
+    Raises
+    ------
+    ValueError
+        If a setting is unknown or wrong.
+    """
     name = f"{ChargedPolicy.__module__}.{ChargedPolicy.__qualname__}"
-    policy = {"_target_": name, "policy": settings["policy"], "account": account}
-    return {**settings, "policy": policy}
+    policy = read_settings({KEY: settings}).policy
+    return {**settings, "policy": {"_target_": name, "policy": policy, "account": account}}

@@ -96,6 +96,7 @@ def emulate(
         The engine's profile. vLLM computes again what it preempts, whatever the profile says.
     settings
         The adapter's options, as in :class:`engine_adapter.settings.Settings`; None without it.
+        Classes that have no adapter ignore them.
     scheduler_cls
         A scheduler class, or its dotted name; None for ours with settings, for vLLM's own without.
     vllm
@@ -189,9 +190,9 @@ def _scheduler(
     elif chosen is AndesScheduler:
         chosen = ours
     additional = {}
-    if settings is not None:
-        additional[KEY] = charged(settings, account)
-    if hasattr(chosen, "andes_clock"):
+    if hasattr(chosen, "andes_clock"):  # it has the adapter
+        if settings is not None:
+            additional[KEY] = charged(settings, account)
         name, module = chosen.__qualname__, chosen.__module__
         chosen = type(name, (chosen,), {"andes_clock": clock, "__module__": module})
     try:

@@ -446,7 +446,13 @@ def _proxy(endpoint: Endpoint) -> str | None:
     url = urlsplit(endpoint.url)
     if endpoint.is_local or proxy_bypass(url.hostname or ""):
         return None
-    return getproxies().get(url.scheme)
+    proxy = getproxies().get(url.scheme)
+    if proxy is not None and urlsplit(proxy).scheme not in ("http", "https"):
+        raise UsageError(
+            f"environment variable {url.scheme}_proxy = {visible(proxy)!r} not understood: "
+            "need http://HOST:PORT."
+        )
+    return proxy
 
 
 async def _answers(session: aiohttp.ClientSession, endpoint: Endpoint) -> bool:

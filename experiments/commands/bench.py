@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from andes_opt.checks import non_negative, whole
+from andes_opt.checks import non_negative, seed
 from experiments.configuration.compose import build
 from experiments.configuration.errors import UsageError, require
 from experiments.runs.columns import frame
@@ -89,7 +89,7 @@ def run(config: DictConfig) -> dict[str, float]:
     folder = Path(hydra_config.runtime.output_dir)
     with recorded_run(folder) as record:
         prompt_seed = secrets.randbits(32) if config.prompt_seed is None else config.prompt_seed
-        whole("prompt_seed", prompt_seed, 0)
+        seed("prompt_seed", prompt_seed)
         non_negative("idle_cost", config.idle_cost)
         (folder / INCOMPLETE_SUMMARY).unlink(missing_ok=True)
         log = bench(config, prompt_seed)

@@ -37,7 +37,7 @@ def run(config: DictConfig) -> dict[str, float]:
     with recorded_run(folder) as record:
         require_vllm()
         (folder / ADAPTER).unlink(missing_ok=True)
-        settings = checked_settings(config.live) if _adapted(config) else None
+        settings = None if config.stock else checked_settings(config.live)
         with jit_seconds() as jit:
             result = run_emulation(config, settings)
         summary = {**summarise(result, config.skip_s), "jit_s": jit.value}
@@ -50,15 +50,11 @@ def run(config: DictConfig) -> dict[str, float]:
     return summary
 
 
-def _adapted(config: DictConfig) -> bool:
-    """Whether our scheduler decides: neither vLLM's own nor a class of somebody's own."""
-    return not config.stock and config.scheduler_cls is None
-
-
 def _columns(config: DictConfig, hydra_config: HydraConf) -> dict[str, Any]:
     choices = hydra_config.runtime.choices
-    served_by = {"policy": config.scheduler_cls or STOCK, "solver": None, "objective": None}
-    if _adapted(config):
+    own = config.scheduler_cls or (STOCK if config.stock else None)
+    served_by = {"policy": own, "solver": None, "objective": None}
+    if own is None:
         served_by = policy_columns(config, choices)
     served_by["engine"] = label(config, choices, "engine")
     overrides = hydra_config.overrides.task

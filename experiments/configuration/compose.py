@@ -276,6 +276,8 @@ def build(config: DictConfig, key: str | None = None) -> Any:
     where = f"{key}: " if key else ""
     try:
         node = config if key is None else config[key]
+        if isinstance(node, DictConfig) and "_target_" not in node:
+            raise UsageError(f"{where}its file has no _target_, the class that it configures.")
         return instantiate(node)
     except InstantiationException as error:
         raise UsageError(where + _reason(error)) from error

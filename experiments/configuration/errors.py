@@ -41,8 +41,8 @@ def is_user_error(error: BaseException) -> bool:
     Return whether an error says what the user can mend.
 
     Constructors and readers state bad values as ValueError and files as OSError, each in
-    one sentence. An invalid plan is a ValueError too, but a solver's fault. A policy that
-    serves no request is one of the user's own.
+    one sentence; MemoryError says that too much was asked for. An invalid plan is a ValueError
+    too, but a solver's fault. A policy that serves no request is one of the user's own.
     """
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -50,7 +50,9 @@ def is_user_error(error: BaseException) -> bool:
     from andes_opt.plan import InvalidPlan
     from andes_opt.snapshot import Starved
 
-    kinds = (UsageError, HydraException, OmegaConfBaseException, ValueError, OSError, Starved)
+    ours = (UsageError, Starved)
+    third_party = (HydraException, OmegaConfBaseException)
+    kinds = (*ours, *third_party, ValueError, OSError, MemoryError)
     return isinstance(error, kinds) and not isinstance(error, InvalidPlan)
 
 

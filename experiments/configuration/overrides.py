@@ -148,8 +148,6 @@ def _check(
         raise UsageError(one_line(error)) from error
     for override in overrides:
         key = override.key_or_group
-        if key in known_groups:
-            _check_target(defaults, override, extra_dirs)
         if key in known_groups or key.startswith(("hydra.", "hydra/")):
             continue
         if override.is_add() or override.is_force_add():
@@ -172,25 +170,10 @@ def _check_choices(
                 raise not_understood(override.key_or_group, name, choices)
             if _names_experiment(override):
                 _check_experiment(command, str(name))
-            for path in _own_files(override, name, extra_dirs):
-                check_file(path)
-
-
-def _own_files(override: Override, name: object, extra_dirs: Sequence[Path]) -> list[Path]:
-    paths = [folder / override.key_or_group / f"{name}.yaml" for folder in extra_dirs]
-    return [path for path in paths if path.exists()]
-
-
-def _check_target(defaults: DictConfig, override: Override, extra_dirs: Sequence[Path]) -> None:
-    """Refuse a file of the user's that names no class, where all of ours do."""
-    group = override.key_or_group
-    node = defaults.get(group)
-    for name in _values(override):
-        for path in _own_files(override, name, extra_dirs):
-            ours = [OmegaConf.load(file) for file in (CONF_DIR / group).glob("*.yaml")]
-            classes = bool(ours) and all("_target_" in choice for choice in ours)
-            if classes and isinstance(node, DictConfig) and "_target_" not in node:
-                raise UsageError(f"{path} has no _target_, the class that it configures.")
+            for folder in extra_dirs:
+                path = folder / override.key_or_group / f"{name}.yaml"
+                if path.exists():
+                    check_file(path)
 
 
 def _check_experiment(command: str, name: str) -> None:

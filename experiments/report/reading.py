@@ -62,6 +62,8 @@ _NO_INSTANCE = ("solvers", "options", "time_limit_s", "repeats", "seed")
 _MORE_ROWS = "*_rows.parquet"
 #: Columns that plots need of the other tables.
 _OF_TOKENS, _OF_TIMELINE = ("request", "time_s"), ("time_s", "decoding", "waiting", "kv_tokens")
+#: Columns that a client can't tell, or that a request without a reply has not.
+_MAY_BE_MISSING = ("first_token_s", "completion_s", "preemptions")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -180,16 +182,30 @@ def read(folders: Sequence[Path]) -> Results:
 
 
 def _tables(folder: Path) -> list[pl.DataFrame]:
-    """The rows of a run, once it is known that its other tables can be read as well."""
-    for name, columns in ((TOKENS, _OF_TOKENS), (TIMELINE, _OF_TIMELINE)):
+    """The rows of a run, once it is known that all of its tables hold what a report needs."""
+    for name, needed in ((TOKENS, _OF_TOKENS), (TIMELINE, _OF_TIMELINE)):
         path = folder / name
         if path.exists():
-            found = read_table(path, rows=0).columns
-            lacking = [column for column in columns if column not in found]
-            if lacking:
-                raise ValueError(f"{path} lacks column {lacking[0]}.")
+            table = read_table(path)
+            _check_numbers(table, path, dict.fromkeys([*needed, *table.columns]))
     names = [ROWS, *sorted(path.name for path in folder.glob(_MORE_ROWS))]
-    return [read_run(folder, name) for name in names]
+    tables = {name: read_run(folder, name) for name in names}
+    for name, table in tables.items():
+        if not {"instance", "metric"} & set(table.columns):
+            _check_numbers(table, folder / name, REQUEST_COLUMNS)
+    return list(tables.values())
+
+
+def _check_numbers(table: pl.DataFrame, path: Path, columns: Iterable[str]) -> None:
+    """Refuse a table in which a column of numbers is missing, or one of its numbers."""
+    for column in columns:
+        if column not in table.columns:
+            raise ValueError(f"{path} lacks column {column}.")
+        dtype, nulls = table.schema[column], table[column].null_count()
+        if not (dtype.is_numeric() or dtype == pl.Boolean):
+            raise ValueError(f"{path}, column {column}: need numbers, not {dtype}.")
+        if nulls and column not in _MAY_BE_MISSING:
+            raise ValueError(f"{path}, column {column}: {nulls} of {table.height} are missing.")
 
 
 def _parts(folder: Path, rows: pl.DataFrame) -> list[_Part]:

@@ -184,7 +184,12 @@ def read_environment(folder: Path) -> dict[str, Any]:
     FileNotFoundError, ValueError
         As :func:`experiments.runs.files.read_json`.
     """
-    return read_json(folder / ENVIRONMENT)
+    recorded = read_json(folder / ENVIRONMENT)
+    for name, needed in (("run", ()), ("git", ("commit", "modified"))):
+        part = recorded.get(name)
+        if part is not None and not (isinstance(part, dict) and all(key in part for key in needed)):
+            raise ValueError(f"{folder / ENVIRONMENT} can't be read: its {name!r} is {part!r}.")
+    return recorded
 
 
 def read_run(folder: Path, name: str = ROWS) -> pl.DataFrame:

@@ -88,8 +88,10 @@ def _key(cell: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def _read(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
+            cell = json.loads(line)
+            _key(cell), cell["state"]
+        except (ValueError, TypeError, KeyError):
             continue  # the run was killed in the middle of this line
+        yield cell

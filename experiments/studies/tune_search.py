@@ -122,7 +122,7 @@ class Search:
     Raises
     ------
     UsageError
-        If the file holds a search of another name, or the direction is neither.
+        If the file holds a search of another name or none, or the direction is neither.
     """
 
     def __init__(
@@ -140,7 +140,11 @@ class Search:
             raise not_understood("tuning.direction", direction, ["maximize", "minimize"])
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         storage = f"sqlite:///{path.resolve()}"
-        names = optuna.get_all_study_names(storage)
+        try:
+            names = optuna.get_all_study_names(storage)
+        except Exception as error:  # of Optuna, SQLAlchemy or SQLite
+            why = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            raise UsageError(f"{path} holds no search that can be read: {why}.") from error
         if names and name not in names:
             raise UsageError(
                 f"{path} holds a search of another configuration or code: "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import json
 import os
 import threading
 from typing import TYPE_CHECKING
@@ -123,6 +124,27 @@ def test_any_bytes_are_read_or_refused_by_name(content, packed, rate, tmp_path):
     for load in (lambda: load_tables(str(path)), lambda: Instance.load(path)):
         with pytest.raises(ValueError, match=r"any\.csv"):
             load()
+
+
+MOONCAKE = {"timestamp": 5, "input_length": 600, "output_length": 2, "hash_ids": [1, 2]}
+FIELDS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(st.dictionaries(st.sampled_from(sorted(MOONCAKE)), FIELDS), max_size=3),
+    noise=st.sampled_from([b"", b"\n", b"[" * 100_000, b"{", b"\xff", b"null", b'"x"', b"7"]),
+)
+def test_any_lines_of_json_are_read_or_refused_by_name(rows, noise, tmp_path):
+    """Mooncake's traces with fields of any kind, or with lines that are none."""
+    path = tmp_path / "any.jsonl"
+    lines = [json.dumps(MOONCAKE | row).encode() for row in rows]
+    path.write_bytes(b"\n".join([*lines, noise]))
+    try:
+        requests = Trace(path).generate(0)
+        assert requests.num_requests == len(rows)
+    except ValueError as error:
+        assert "any.jsonl" in str(error)
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])

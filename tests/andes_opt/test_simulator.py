@@ -18,7 +18,7 @@ from andes_opt.engine import EngineProfile
 from andes_opt.latency import LatencyModel
 from andes_opt.policy.fcfs import FCFS
 from andes_opt.policy.round_robin import RoundRobin
-from andes_opt.simulator import TIMELINE_COLUMNS, simulate
+from andes_opt.simulator import TIMELINE_COLUMNS, Iteration, simulate
 from andes_opt.snapshot import NEVER, Action, Decision, Snapshot, Starved, State
 from andes_opt.workload import Requests
 
@@ -367,6 +367,31 @@ def test_a_reply_ends_at_the_models_limit() -> None:
     assert not result.rejected.any()
     assert result.output_tokens.tolist() == [1, 40, 40]
     assert [times.size for times in result.token_times_s or []] == [1, 40, 40]
+
+
+def test_iterations_are_shown() -> None:
+    """``on_iteration`` sees each iteration once, and changes nothing."""
+    requests = Requests(
+        arrival_s=np.array([0.0, 0.0, 9.0]),
+        prompt_tokens=np.array([32, 32, 5]),
+        output_tokens=np.array([40, 40, 3]),
+        ttft_s=np.ones(3),
+        tds=np.full(3, 5.0),
+    )
+    engine = make_engine(preemption="recompute", capacity_tokens=96, block_tokens=16)
+    seen: list[Iteration] = []
+    result = simulate(
+        requests, engine, FCFS(), record_tokens=True, record_timeline=True, on_iteration=seen.append
+    )
+    plain = simulate(requests, engine, FCFS(), record_tokens=True, record_timeline=True)
+    assert result.timeline is not None and plain.timeline is not None
+    assert np.array_equal(result.timeline, plain.timeline)
+    assert [one.time_s for one in seen] == plain.timeline[:, 0].tolist()
+    assert [int(one.blocks.sum()) * 16 for one in seen] == plain.timeline[:, 3].tolist()
+    computed = plain.timeline[:, 1] + plain.timeline[:, 2]
+    assert [one.tokens.sum() for one in seen] == computed.tolist()
+    assert seen[-1].generated_tokens.tolist() == [40, 40, 3]
+    assert seen[-1].preemptions.tolist() == result.preemptions.tolist() == [0, 1, 0]
 
 
 def test_rejected_requests_are_not_seen() -> None:

@@ -2,8 +2,8 @@
 One workload through vLLM's own scheduler in virtual time, and through the simulator.
 
 vLLM's scheduler is stepped without a model (:mod:`live_stepping`). After each iteration the clock
-moves on by what the profile's latency model says, as it does in the simulator. Replies end by a stop
-token, so that, as in the simulator, nobody knows their lengths before.
+moves on by what the profile's latency model says, as it does in the simulator. Replies end by a
+stop token, so that, as in the simulator, nobody knows their lengths before.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from andes_opt.simulator import Iteration, simulate
 from andes_opt.workload import Requests
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from andes_opt.snapshot import Decision, Policy, Snapshot
 
-_TOKEN, _STOP = 7, 250
+_TOKENS, _STOP = 250, 250  # what prompts and replies are made of, and what ends a reply
 #: Iterations in a row that compute nothing, after which a run is given up.
 _MOST_EMPTY = 50
 
@@ -78,6 +80,13 @@ class Run:
     token_times_s: list[list[float]] = field(default_factory=list)
     idle_steps: int = 0
     counters: dict[str, Any] = field(default_factory=dict)
+    #: Of each return of a preempted request: tokens whose KV it had, and those found in the cache.
+    returns: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def preemptions(self) -> NDArray[np.int64]:
+        """How often each request was preempted, (n,)."""
+        return self.iterations[-1].preemptions if self.iterations else np.zeros(0, dtype=np.int64)
 
 
 def simulated(requests: Requests, profile: EngineProfile, policy: Policy) -> Run:
@@ -112,6 +121,14 @@ class _Recording:
         self._policy.finished(request_id)
 
 
+def _block_hasher(block_tokens: int) -> Any:
+    from vllm.utils.hashing import sha256
+    from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
+
+    init_none_hash(sha256)
+    return get_request_block_hasher(block_tokens, sha256)
+
+
 class VirtualEngine:
     """
     vLLM's engine-core loop in virtual time, without a model.
@@ -124,6 +141,9 @@ class VirtualEngine:
         As for the simulator; ``rejected`` requests are not sent.
     policy
         What the adapter is to instantiate; None for vLLM's own scheduler.
+    prefix_caching
+        Whether vLLM looks for the KV of a request that comes back in its prefix cache. The
+        simulator has a share for that (``recompute_hit_share``), so they agree without it only.
     """
 
     def __init__(
@@ -144,7 +164,9 @@ class VirtualEngine:
         self.run_ = Run(token_times_s=[[] for _ in range(requests.num_requests)])
         self.scheduler = self._make_scheduler(model, policy, prefix_caching)
         self._requests: dict[int, Any] = {}
+        self._computed: dict[int, int] = {}  # tokens whose KV each request has, or had last
         self._preemptions = np.zeros(requests.num_requests, dtype=np.int64)
+        self._hasher = _block_hasher(profile.block_tokens) if prefix_caching else None
 
     def _make_scheduler(
         self, model: str, policy: dict[str, Any] | None, prefix_caching: bool
@@ -176,8 +198,8 @@ class VirtualEngine:
         options["additional_config"] = {"andes_opt": settings}
         timed = type("Timed", (AndesSyncScheduler,), {"andes_clock": self.clock})
         scheduler = make_scheduler(model, timed, **options)
-        guard = scheduler.andes._guard
-        guard._policy = _Recording(guard._policy, self.run_, list(self._coming))
+        guard = scheduler.andes._guard  # noqa: SLF001
+        guard._policy = _Recording(guard._policy, self.run_, list(self._coming))  # noqa: SLF001
         return scheduler
 
     def run(self) -> Run:
@@ -204,7 +226,7 @@ class VirtualEngine:
         target = {"ttft_s": float(requests.ttft_s[i]), "tds": float(requests.tds[i])}
         request = Request(
             request_id=str(i),
-            prompt_token_ids=[_TOKEN] * int(requests.prompt_tokens[i]),
+            prompt_token_ids=self._prompt(i),
             sampling_params=SamplingParams(
                 # What vLLM takes when a client does not say.
                 max_tokens=self.profile.max_context_tokens - int(requests.prompt_tokens[i]),
@@ -214,14 +236,25 @@ class VirtualEngine:
             ),
             pooling_params=None,
             arrival_time=float(requests.arrival_s[i]),
+            block_hasher=self._hasher,
         )
         self._requests[i] = request
         self.scheduler.add_request(request)
+
+    def _prompt(self, i: int) -> list[int]:
+        """A prompt of its own, lest a prefix cache has it from somebody else."""
+        rng = np.random.default_rng(i)
+        tokens: list[int] = rng.integers(0, _TOKENS, int(self.requests.prompt_tokens[i])).tolist()
+        return tokens
 
     def _step(self) -> bool:
         """One iteration; False if it computed nothing."""
         output = self.scheduler.schedule()
         scheduled = {int(key): count for key, count in output.num_scheduled_tokens.items()}
+        for key in output.scheduled_cached_reqs.resumed_req_ids:
+            i = int(key)
+            found = self._requests[i].num_computed_tokens - scheduled[i]
+            self.run_.returns.append((self._computed[i], found))
         self.clock.now_s += self._duration_s(scheduled)
         self.scheduler.update_from_output(output, self._sampled(scheduled))
         for i in scheduled:
@@ -258,7 +291,7 @@ class VirtualEngine:
             elif request.num_output_tokens + 1 == self._output_tokens[i]:
                 tokens.append([_STOP])
             else:
-                tokens.append([_TOKEN])
+                tokens.append([request.num_output_tokens % _TOKENS])
         return ModelRunnerOutput(
             req_ids=[str(i) for i in scheduled],
             req_id_to_index={str(i): k for k, i in enumerate(scheduled)},
@@ -275,6 +308,8 @@ class VirtualEngine:
             tokens[i] = count
         for i, request in list(self._requests.items()):
             self._preemptions[i] = request.num_preemptions
+            if request.num_computed_tokens > 0:
+                self._computed[i] = request.num_computed_tokens
             if request.is_finished():
                 del self._requests[i]
             else:

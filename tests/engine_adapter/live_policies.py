@@ -60,36 +60,43 @@ class Random:
 
 
 class Feasible:
-    """At random, but such that everything fits, and at least one request is served if any can be."""
+    """
+    Priorities at random that change now and then; serves and holds what fits by them.
+
+    At least one request is served if any can be, so that an engine never has to step in.
+    """
 
     def __init__(self, seed: int = 0, pass_through: float = 0.1, replan_within: int = 4) -> None:
         self._rng = np.random.default_rng(seed)
         self._pass_through = pass_through
         self._replan_within = replan_within
+        self._priority: dict[int, float] = {}
 
     def decide(self, snapshot: Snapshot) -> Decision:
-        """Serve or hold from a random order while places and KV last."""
-        rng, n = self._rng, snapshot.num_requests
+        """Go through the requests by priority while places and KV last."""
+        rng = self._rng
         replan_after = int(rng.integers(1, self._replan_within + 1))
         if rng.random() < self._pass_through:
             return Decision(replan_after=replan_after)
-        action = np.full(n, Action.WAIT, dtype=np.int8)
-        order = rng.permutation(n)
+        for number in snapshot.request_id.tolist():
+            if number not in self._priority or rng.random() < 0.03:
+                self._priority[number] = rng.random()
+        order = np.argsort([self._priority[i] for i in snapshot.request_id.tolist()], kind="stable")
+        action = np.full(snapshot.num_requests, Action.WAIT, dtype=np.int8)
         places, room = snapshot.max_batch, snapshot.capacity_tokens
         for i in order:
             if places == 0 or snapshot.need_tokens[i] > room:
                 continue
             resident = snapshot.kv_tokens[i] > 0
-            if not (action == Action.SERVE).any():
-                action[i] = Action.SERVE
-            else:
-                action[i] = rng.choice([Action.WAIT, Action.SERVE, Action.HOLD if resident else 0])
-            places -= action[i] != Action.WAIT
-            room -= snapshot.need_tokens[i] if action[i] != Action.WAIT else 0
+            hold = places < snapshot.max_batch and resident and rng.random() < 0.3
+            action[i] = Action.HOLD if hold else Action.SERVE
+            places -= 1
+            room -= snapshot.need_tokens[i]
         return Decision(action=action, order=order, replan_after=replan_after)
 
     def finished(self, request_id: int) -> None:
-        """Nothing is kept."""
+        """Forget the request."""
+        self._priority.pop(request_id, None)
 
 
 class Always:

@@ -10,6 +10,7 @@ from vllm.v1.request import RequestStatus
 
 from andes_opt.plan import Plan, Status
 from andes_opt.snapshot import Action, Decision
+from engine_adapter.scheduler import AndesScheduler
 
 if TYPE_CHECKING:
     from andes_opt.snapshot import Snapshot
@@ -24,6 +25,10 @@ class ShortestPromptFirst(AsyncScheduler):
         self.waiting.clear()
         self.waiting.extend(ordered)
         return super().schedule(*args, **kwargs)
+
+
+class Steered(AndesScheduler):
+    """Ours under another name."""
 
 
 class Thief(AsyncScheduler):

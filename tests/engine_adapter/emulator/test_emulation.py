@@ -272,6 +272,20 @@ def test_a_scheduler_of_ones_own() -> None:
     assert ends[0][1] < ends[0][2] and ends[1][2] < ends[1][1]
 
 
+def test_a_scheduler_of_ones_own_with_our_adapter() -> None:
+    """A class that inherits from ours has the settings and the clock; others ignore them."""
+    always = {"policy": {"_target_": f"{MINE}.Planner"}, "planning_share_limit": 1.0}
+    requests = alone((0.0, 10, 30), (0.0, 10, 30))
+    name = f"{MINE}.Steered"
+    mine = emulate(requests, SLOW, always, scheduler_cls=name, solver_time=1.5)
+    assert (mine.scheduler, mine.charged_s) == (name, pytest.approx(1.5 * mine.solves))
+    assert mine.solves > 20
+    own = emulate(requests, SLOW, always, scheduler_cls=f"{MINE}.ShortestPromptFirst")
+    assert own.solves == 0 and own.adapter is None
+    # Without a policy in the settings it is the adapter's usual one.
+    assert emulate(requests, SLOW, {}).decisions > 0
+
+
 def test_a_scheduler_that_gives_requests_up() -> None:
     """Their replies are unfinished and scored as far as they came; a closed loop goes on."""
     requests = Poisson(50.0, 20, LENGTHS).generate(1)
@@ -311,6 +325,7 @@ def test_a_policy_that_fails_ends_the_run() -> None:
         ({"vllm": {"enable-prefix-caching": 3}}, "true or false"),
         ({"settings": ANDES, "vllm": {"scheduling-policy": "priority"}}, "fcfs"),
         ({"settings": {**ANDES, "nonsense": 1}}, "nonsense"),
+        ({"settings": {"policy": "andes"}}, "need a mapping with _target_"),
         ({"solver_time": "often"}, "solver_time"),
         ({"model_runner": "v3"}, "v1 or v2"),
         ({"concurrency": 0}, "concurrency"),

@@ -379,6 +379,13 @@ def test_the_environments_proxy_is_for_others_only(monkeypatch):
     assert near.replies[0].outcome is far.replies[0].outcome is Outcome.COMPLETED
 
 
+def test_a_proxy_without_a_scheme_is_told_by_its_variable(monkeypatch):
+    """The message names the variable that has to be mended."""
+    monkeypatch.setenv("http_proxy", "proxy.example:3128")
+    with pytest.raises(UsageError, match=r"http_proxy = 'proxy\.example:3128'"):
+        replay(workload([0.0]), Endpoint(url="http://far.example/v1"))
+
+
 def test_no_server_is_told_in_a_sentence():
     """Without a server at all there is no run."""
     with socket.socket() as unused:

@@ -229,6 +229,27 @@ def test_a_run_that_can_not_be_read_is_left_out_by_name(name, harm, tmp_path, ca
     assert f"bad/{name}" in (output / "report.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [
+        ("rows", lambda table: table.drop("tds")),
+        ("rows", lambda table: table.drop("request")),
+        ("rows", lambda table: table.with_columns(tds=pl.lit(None, pl.Float64))),
+        ("tokens", lambda table: table.drop("time_s")),
+        ("tokens", lambda table: table.with_columns(request=pl.lit("x"))),
+        ("tokens", lambda table: table.with_columns(time_s=pl.lit(None, pl.Float64))),
+        ("timeline", lambda table: table.with_columns(held=pl.lit("x"))),
+    ],
+)
+def test_tables_that_hold_something_else_are_named(name, harm, tmp_path, capsys):
+    """A column that is missing, has no numbers, or lacks some: the run is left out by name."""
+    write_run(tmp_path / "good", detail=True)
+    path = write_run(tmp_path / "bad", detail=True, seed=1) / f"{name}.parquet"
+    harm(pl.read_parquet(path)).write_parquet(path)
+    assert main(["report", str(tmp_path), "--output", str(tmp_path / "out")]) == 1
+    assert f"bad/{name}.parquet" in capsys.readouterr().err
+
+
 def test_runs_of_which_none_can_be_read_are_no_report(tmp_path, capsys):
     """One line with the first file, and a user error."""
     pointer(write_run(tmp_path / "bad") / "rows.parquet")

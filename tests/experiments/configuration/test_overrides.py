@@ -96,7 +96,6 @@ BROKEN = [
 NO_ENGINE = [
     (b"", "engine/mine.yaml is empty"),
     (b"# nothing but words\n", "engine/mine.yaml is empty"),
-    (b"name: x\n", "engine/mine.yaml has no _target_"),
 ]
 
 
@@ -125,6 +124,13 @@ def test_a_broken_file_below_another_is_named(content, words, own_folder):
     assert words in refusal("simulate", "--config-dir", str(own_folder), "experiment=outer")
 
 
+def test_a_file_without_a_class_is_told(own_folder, capsys):
+    """What it is for, and what it lacks."""
+    (own_folder / "engine" / "mine.yaml").write_bytes(b"name: x\n")
+    assert main(["simulate", "--config-dir", str(own_folder), "engine=mine"]) == 2
+    assert "engine: its file has no _target_" in capsys.readouterr().err
+
+
 def test_an_experiment_of_ones_own_that_can_not_be_read_is_named(tmp_path, capsys):
     """Latin-1 in its first line, on simulate and on study."""
     (tmp_path / "experiment").mkdir()
@@ -143,6 +149,8 @@ def test_an_experiment_of_ones_own_that_can_not_be_read_is_named(tmp_path, capsy
         (["bench", "idle_cost=-1"], "idle_cost = -1"),
         (["bench", "seed=-1"], "seed = -1"),
         (["simulate", "seed=-1"], "seed = -1"),
+        (["simulate", f"seed={2**63}"], f"seed = {2**63}"),
+        (["simulate", "workload.requests=99999999999999"], "Unable to allocate"),
         (["capture", "capture=-1"], "capture"),
         (["quality", "count=-1", "families=[hard]"], "count"),
         (["quality", "seed=-1", "families=[hard]"], "seed"),
