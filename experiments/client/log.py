@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from experiments.configuration.errors import Terminated
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -81,6 +83,8 @@ class ClientLog:
         Whether the user stopped the run.
     server_gone
         Whether not all is complete and the server no longer answers.
+    terminated
+        Whether it was SIGTERM that stopped the run.
     """
 
     # Without repr: asyncio writes a task's result out when it puts back the signal handler.
@@ -92,3 +96,9 @@ class ClientLog:
     cpu_s: float
     interrupted: bool
     server_gone: bool
+    terminated: bool = False
+
+    def stop(self) -> None:
+        """Raise what stopped the run, if anything did."""
+        if self.interrupted:
+            raise Terminated if self.terminated else KeyboardInterrupt

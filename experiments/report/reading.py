@@ -66,6 +66,8 @@ _MORE_ROWS = "*_rows.parquet"
 _OF_TOKENS, _OF_TIMELINE = ("request", "time_s"), ("time_s", "decoding", "waiting", "kv_tokens")
 #: Columns that a client can't tell, or that a request without a reply has not.
 _MAY_BE_MISSING = ("first_token_s", "completion_s", "preemptions")
+#: Of logs that other tools wrote; they have a column ``record``.
+_LOGS_MAY_LACK = ("arrival_s", "prompt_tokens")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -205,13 +207,14 @@ def _tables(folder: Path) -> list[pl.DataFrame]:
 
 def _check_numbers(table: pl.DataFrame, path: Path, columns: Iterable[str]) -> None:
     """Refuse a table in which a column of numbers is missing, or one of its numbers."""
+    may_be_missing = {*_MAY_BE_MISSING, *(_LOGS_MAY_LACK if "record" in table.columns else ())}
     for column in columns:
         if column not in table.columns:
             raise ValueError(f"{path} lacks column {column}.")
         dtype, nulls = table.schema[column], table[column].null_count()
         if not (dtype.is_numeric() or dtype == pl.Boolean):
             raise ValueError(f"{path}, column {column}: need numbers, not {dtype}.")
-        if nulls and column not in _MAY_BE_MISSING:
+        if nulls and column not in may_be_missing:
             raise ValueError(f"{path}, column {column}: {nulls} of {table.height} are missing.")
 
 

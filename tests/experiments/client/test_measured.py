@@ -14,8 +14,8 @@ from andes_opt.metrics import summarise
 from andes_opt.qoe import QoETarget
 from andes_opt.workload import Requests
 from experiments import ROOT
-from experiments.client.measured import measure, row_columns, summary
 from experiments.client.log import ClientLog, Outcome, Reply
+from experiments.client.measured import measure, row_columns, summary
 from experiments.live.run import engine_numbers
 from experiments.runs.columns import CLIENT_COLUMNS, REQUEST_COLUMNS, frame
 
