@@ -18,7 +18,7 @@ import signal
 import threading
 import time
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -30,7 +30,7 @@ import numpy as np
 from andes_opt import checks
 from andes_opt.qoe import QoETarget
 from experiments.client.reply import ReplyReader, error_message
-from experiments.configuration.errors import UsageError
+from experiments.configuration.errors import Terminated, UsageError
 from experiments.configuration.output import visible
 
 if TYPE_CHECKING:
@@ -122,6 +122,8 @@ class ClientLog:
         Whether the user stopped the run.
     server_gone
         Whether not all is complete and the server no longer answers.
+    terminated
+        Whether it was SIGTERM that stopped the run.
     """
 
     # Without repr: asyncio writes a task's result out when it puts back the signal handler.
@@ -133,6 +135,12 @@ class ClientLog:
     cpu_s: float
     interrupted: bool
     server_gone: bool
+    terminated: bool = False
+
+    def stop(self) -> None:
+        """Raise what stopped the run, if anything did."""
+        if self.interrupted:
+            raise Terminated if self.terminated else KeyboardInterrupt
 
 
 def replay(
@@ -186,30 +194,33 @@ def replay(
     try:
         return asyncio.run(_stoppable(requests, endpoint, seed, timeout_s, wait_s, finished))
     except asyncio.CancelledError:  # by SIGTERM, before anything was sent
-        raise KeyboardInterrupt from None
+        raise Terminated from None
 
 
 async def _stoppable(*arguments: Any) -> ClientLog:
-    with _stopped_by_sigterm():
-        return await _replay(*arguments)
+    with _stopped_by_sigterm() as terminated:
+        log = await _replay(*arguments)
+    return replace(log, terminated=bool(terminated))
 
 
 @contextlib.contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
-    """Let a first SIGTERM cancel the running task, as asyncio lets a first Ctrl-C."""
+def _stopped_by_sigterm() -> Iterator[list[int]]:
+    """Let a first SIGTERM cancel the running task, as a first Ctrl-C does; gives its number."""
+    received: list[int] = []
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     if task is None or threading.current_thread() is not threading.main_thread():
-        yield
+        yield received
         return
     earlier = signal.getsignal(signal.SIGTERM)
 
-    def stop(_number: int, _frame: object) -> None:
+    def stop(number: int, _frame: object) -> None:
+        received.append(number)
         signal.signal(signal.SIGTERM, earlier)
         loop.call_soon_threadsafe(task.cancel)
 
     signal.signal(signal.SIGTERM, stop)
     try:
-        yield
+        yield received
     finally:
         signal.signal(signal.SIGTERM, earlier)
 

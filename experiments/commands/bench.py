@@ -94,7 +94,7 @@ def run(config: DictConfig) -> dict[str, float]:
         (folder / INCOMPLETE_SUMMARY).unlink(missing_ok=True)
         log = bench(config, prompt_seed)
         if not log.replies:
-            raise KeyboardInterrupt
+            log.stop()
         from experiments.client.measured import measure, row_columns, summary
         from experiments.client.outcome import (
             most_common_error,
@@ -113,8 +113,7 @@ def run(config: DictConfig) -> dict[str, float]:
                 write_atomically(folder / TOKENS, token_rows(measured).write_parquet)
             if log.interrupted or log.server_gone or nothing_completed(log):
                 write_json(folder / INCOMPLETE_SUMMARY, values)
-                if log.interrupted:
-                    raise KeyboardInterrupt
+                log.stop()
                 what = "the server is gone" if log.server_gone else "no request was completed"
                 raise UsageError(f"{what}; most often: {why}")
             seeded = {**record.environment, "prompt_seed": prompt_seed}

@@ -231,8 +231,7 @@ def send(
             timeout_s=config.timeout_s,
             finished=progress.update,
         )
-    if log.interrupted:
-        raise KeyboardInterrupt
+    log.stop()
     return log
 
 

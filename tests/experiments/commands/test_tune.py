@@ -122,7 +122,7 @@ def test_the_report_is_on_seeds_and_engines_of_its_own():
         (["tuning.search.seeds=[]"], ["tuning.search.seeds=[]"]),
         (["tuning.metric=qoe_windw_mean"], ["qoe_windw_mean", "did you mean qoe_window_mean?"]),
         (["tuning.direction=up"], ["tuning.direction=up", "maximize"]),
-        (["tuning.trials=0"], ["tuning.trials=0"]),
+        (["tuning.trials=0"], ["tuning.trials = 0"]),
         (["tuning=ands"], ["tuning=ands", "did you mean andes?"]),
         (["+tuning.space.policy.nothing={low: 0, high: 1}"], ["tuning.space.policy"]),
         (["policy=fcfs"], ["policy.preemption_cap"]),
