@@ -78,6 +78,7 @@ def emulate(
     scheduler_cls: str | type | None = None,
     vllm: Mapping[str, Any] | None = None,
     solver_time: Literal["free", "measured"] | float = "free",
+    background_time: Literal["free", "measured"] | float | None = None,
     concurrency: int | None = None,
     model_runner: str | None = None,
     check: bool = False,
@@ -104,7 +105,9 @@ def emulate(
     solver_time
         What deciding costs on the virtual clock: ``"free"``, ``"measured"`` (the adapter's own
         time on this machine; such runs are not deterministic), or seconds per decision that
-        carries a solver's plan. A planner in the background takes the same time.
+        carries a solver's plan.
+    background_time
+        How long a planner in the background takes for a plan, likewise; None for ``solver_time``.
     concurrency
         Requests unfinished at once, each next one arriving when one leaves; None for arrivals at
         their times.
@@ -122,8 +125,8 @@ def emulate(
     Returns
     -------
     EmulationResult
-        Bit-identical for the same input, unless ``solver_time`` is ``"measured"`` or a solver
-        has a time limit.
+        Bit-identical for the same input, unless a time is ``"measured"`` or a solver has a time
+        limit.
 
     Raises
     ------
@@ -138,7 +141,8 @@ def emulate(
         whole("concurrency", concurrency, 1)
     started_s = time.perf_counter()
     charge_s = seconds_per_solve(solver_time)
-    clock = VirtualClock(charge_s)
+    background_s = charge_s if background_time is None else seconds_per_solve(background_time)
+    clock = VirtualClock(charge_s, background_s)
     account = Account(clock, charge_s)
     options = options_of(engine, vllm or {})
     requests, rejected = _as_served(requests, engine, options)

@@ -12,8 +12,9 @@ class VirtualClock:
     Parameters
     ----------
     charge_s
-        Seconds that a plan takes, of the engine's thread or of a planner beside it; None for the
-        measured time.
+        Seconds that a plan takes of the engine's thread; None for the measured time.
+    background_s
+        Seconds that a planner beside it takes for a plan; None for the measured time.
 
     Attributes
     ----------
@@ -23,8 +24,9 @@ class VirtualClock:
 
     waits = True
 
-    def __init__(self, charge_s: float | None = 0.0) -> None:
+    def __init__(self, charge_s: float | None = 0.0, background_s: float | None = 0.0) -> None:
         self._charge_s = charge_s
+        self._background_s = background_s
         self._spent_s = 0.0
         self.now_s = 0.0
 
@@ -43,7 +45,7 @@ class VirtualClock:
 
     def solve_s(self, measured_s: float) -> float:
         """Returns what a planner beside the engine is charged for a plan."""
-        return measured_s if self._charge_s is None else self._charge_s
+        return measured_s if self._background_s is None else self._background_s
 
     def spend(self, seconds: float) -> None:
         """Let the engine's thread work for so long; without effect where work is measured."""

@@ -60,6 +60,7 @@ def run_emulation(
             scheduler_cls=config.scheduler_cls,
             vllm=OmegaConf.to_container(config.vllm, resolve=True),  # type: ignore[arg-type]
             solver_time=config.solver_time,
+            background_time=config.background_time,
             concurrency=config.concurrency,
             model_runner=config.model_runner,
             check=config.check,

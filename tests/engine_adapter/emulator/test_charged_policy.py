@@ -45,7 +45,7 @@ def test_only_decisions_with_a_plan_are_charged(
     make_snapshot: Callable[..., Any], charge_s: float
 ) -> None:
     """Stated seconds go to the clock of the engine's thread, once for each plan."""
-    clock = VirtualClock(charge_s)
+    clock = VirtualClock(charge_s, background_s=2.0)
     account = Account(clock, charge_s)
     policy = Turns()
     wrapped = ChargedPolicy(policy, account)
@@ -57,7 +57,7 @@ def test_only_decisions_with_a_plan_are_charged(
     counts = account.deciding
     assert (counts.decisions, counts.solves, counts.charged_s) == (2, 1, charge_s)
     assert counts.solver_s == pytest.approx(0.3)
-    assert clock.solve_s(5.0) == charge_s
+    assert clock.solve_s(5.0) == 2.0
     assert clock.monotonic_s() == clock.time_s() == 0.0  # only the engine moves time
 
     with pytest.raises(RuntimeError, match="no more"):
@@ -71,7 +71,7 @@ def test_only_decisions_with_a_plan_are_charged(
 
 def test_measured_time_is_the_machines() -> None:
     """Readings go on by themselves, and a planner beside the engine takes what it takes."""
-    clock = VirtualClock(None)
+    clock = VirtualClock(None, None)
     first = clock.cost_s("")
     clock.spend(1000.0)
     assert 0 <= clock.cost_s("decide") - first < 100.0

@@ -195,7 +195,10 @@ def test_plans_of_the_background_arrive_after_their_time() -> None:
     """A plan that is said to take half a second is half a second old when it is used."""
     slow = {**ANDES, "background": {**ANDES, "deadline_s": 1.0, "duty_cycle": 1.0}}
     requests = chats(60, seed=1)
-    runs = [emulate(requests, SMALL, slow, solver_time=0.5, record_timeline=True) for _ in range(2)]
+    runs = [
+        emulate(requests, SMALL, slow, background_time=0.5, record_timeline=True) for _ in range(2)
+    ]
+    assert runs[0].charged_s == 0.0
     assert runs[0].adapter is not None and runs[0].adapter["late_plans"] > 3
     assert runs[0].adapter["late_age_s_sum"] >= 0.5 * runs[0].adapter["late_plans"]
     np.testing.assert_array_equal(runs[0].timeline, runs[1].timeline)
