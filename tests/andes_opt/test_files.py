@@ -102,7 +102,11 @@ def test_what_can_not_be_read_is_named(name, content, words, tmp_path):
     assert str(path) in str(error.value)
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+#: A busy machine draws slowly.
+_UNCHECKED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+
+
+@settings(max_examples=300, suppress_health_check=_UNCHECKED)
 @given(
     content=st.binary(max_size=80)
     | st.lists(
@@ -130,7 +134,7 @@ MOONCAKE = {"timestamp": 5, "input_length": 600, "output_length": 2, "hash_ids":
 FIELDS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=_UNCHECKED)
 @given(
     rows=st.lists(st.dictionaries(st.sampled_from(sorted(MOONCAKE)), FIELDS), max_size=3),
     noise=st.sampled_from([b"", b"\n", b"[" * 100_000, b"{", b"\xff", b"null", b'"x"', b"7"]),

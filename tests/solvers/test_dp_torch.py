@@ -27,7 +27,7 @@ def devices():
 def test_missing_torch_names_the_extra(monkeypatch):
     """Without PyTorch, constructing the solver fails with one sentence that helps."""
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ImportError, match=r"pip install 'andes-opt\[torch\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'torch>=2\.4'"):
         DPTorch()
 
 

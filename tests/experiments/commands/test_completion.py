@@ -39,7 +39,7 @@ _andes_opt
     [
         ("andes-opt sim", ["simulate "]),
         ("andes-opt simulate pol", ["policy=", "policy."]),
-        ("andes-opt simulate policy=an", ["policy=andes", "policy=andes_released"]),
+        ("andes-opt simulate policy=b", ["policy=buffer_aware"]),
         ("andes-opt simulate --multirun policy=fcfs,thr", ["policy=fcfs,thrift"]),
         ("andes-opt simulate workload.ra", ["workload.rate="]),
         ("andes-opt simulate policy=round_robin policy.", ["policy.quantum_tokens="]),
