@@ -24,7 +24,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_BYTE_ORDER_MARK = "\ufeff"
 
 
 class Mark(Enum):
@@ -44,12 +44,11 @@ class Event(NamedTuple):
 class EventStream:
     """Cuts a byte stream, in chunks of any size, into events."""
 
-    __slots__ = ("_after_cr", "_begun", "_kind", "_pending", "_rest")
+    __slots__ = ("_after_cr", "_kind", "_pending", "_rest")
 
     def __init__(self) -> None:
         self._rest = b""  # the last line, as far as it has come
         self._after_cr = False  # whether a line feed would belong to the last line's end
-        self._begun = False
         self._kind = ""
         self._pending = ""  # lines of data that may become JSON
 
@@ -77,10 +76,9 @@ class EventStream:
         return [event for event in events if event.data is not Mark.NONSENSE]
 
     def _line(self, raw: bytes) -> list[Event]:
-        if not self._begun:
-            self._begun = True
-            raw = raw.removeprefix(_BYTE_ORDER_MARK)
-        field, _, value = raw.decode(errors="replace").partition(":")
+        # A mark within the stream is where a server joined two.
+        line = raw.decode(errors="replace").lstrip(_BYTE_ORDER_MARK)
+        field, _, value = line.partition(":")
         value = value.removeprefix(" ")
         if field == "data":
             return self._data(value)
@@ -88,7 +86,7 @@ class EventStream:
             self._kind = value
         elif field == "error":  # llama.cpp's servers
             return [Event("error", value)]
-        elif not raw:
+        elif not line:
             return self._dropped()
         return []  # comments (keep-alives) and other fields say nothing about tokens
 

@@ -119,3 +119,9 @@ def test_errors_have_a_kind_of_their_own(stream):
 def test_bytes_that_are_no_text_are_replaced():
     """As the standard says: a letter is lost, not the event."""
     assert events_of(b'data: {"a": "\xff"}\n\n') == [Event("", {"a": "\ufffd"})]
+
+
+def test_a_byte_order_mark_between_events_is_passed_over():
+    """Where a server joins two streams, the second one's mark costs no event."""
+    stream = b'data: {"a": 1}\n\n\xef\xbb\xbf\xef\xbb\xbfdata: {"a": 2}\n\n\xef\xbb\xbf\n'
+    assert events_of(stream) == [Event("", {"a": 1}), Event("", {"a": 2})]

@@ -102,7 +102,7 @@ def test_sigterm_keeps_what_ctrl_c_keeps(scripted, tmp_path):
         while len(server.bodies) < 4:
             assert process.poll() is None
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 130
+        assert process.wait(60) == 143
     rows = pl.read_parquet(tmp_path / "out" / "rows.parquet")
     assert set(rows["outcome"]) == {"interrupted"}
     assert (tmp_path / "out" / "incomplete_summary.json").exists()
