@@ -149,7 +149,8 @@ def displace(
     entrants
         Request indices in the order in which absent requests come in, (n,).
     willing
-        False for absent requests that stay out even if there is room, (n,).
+        False for absent requests that stay out even if there is room, (n,); they come in all the
+        same where the engine would be idle.
     text_s
         Seconds of text that each reader has in hand, (n,).
     spare_s
@@ -162,9 +163,12 @@ def displace(
         the policy is asked again after each iteration.
     """
     resident = snapshot.kv_tokens > 0
+    coming = ~resident & willing
+    if not (resident | coming).any():
+        coming = ~resident  # an idle engine is of use to nobody
     by_text = np.argsort(-text_s, kind="stable")
     serve = _displace(
-        entrants[(willing & ~resident)[entrants]],
+        entrants[coming[entrants]],
         by_text[(resident & (text_s >= spare_s))[by_text]],
         resident,
         snapshot.need_tokens,

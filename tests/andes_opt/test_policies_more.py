@@ -177,6 +177,26 @@ def test_free_room_evicts_nobody(make_snapshot: Callable[..., Snapshot]) -> None
     assert set(served(NewestFirst(spare_s=3.0), roomy)) == {0, 1, 3, 4}
 
 
+def test_an_idle_engine_takes_readers_with_text_back(
+    make_snapshot: Callable[..., Snapshot],
+) -> None:
+    """Nobody is in, all have text in hand: they come in (an engine stood idle once)."""
+    shot = make_snapshot(
+        2,
+        time_s=50.0,
+        arrival_s=np.arange(2.0),
+        tds=np.full(2, 5.0),
+        generated_tokens=np.full(2, 100),
+        digested=np.zeros(2),
+        state=np.full(2, State.PREEMPTED, np.int8),
+        kv_tokens=np.zeros(2, np.int64),
+        need_tokens=np.full(2, 64),
+        capacity_tokens=64,
+    )
+    assert served(NewestFirst(), shot) == [1]
+    assert served(BufferAware(), shot) == [0]
+
+
 def test_residents_that_outgrow_the_cache_are_cut(make_snapshot: Callable[..., Snapshot]) -> None:
     """Room for one of two residents: the one with text to spare goes, else the newest."""
     shot = full_buffers(make_snapshot, capacity_tokens=64)

@@ -88,7 +88,8 @@ def test_streams(model: str, asynchronous: bool, tmp_path: Path) -> None:
     assert len({token for stream in stock["streams"].values() for token in stream}) > 100
 
     adapter = result["adapter"]
-    assert adapter["evicted"] > 200 and adapter["held"] > 400
+    # A held request keeps a place, so that fewer are held than in the days of free holds.
+    assert adapter["evicted"] > 200 and adapter["held"] > 200
     assert adapter["events"].get("adapter failed", 0) == 0
     assert adapter["events"]["target not understood"] == options["requests"] // 10
     assert adapter["unfinished"] == 0

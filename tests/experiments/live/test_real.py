@@ -33,6 +33,7 @@ def test_the_experiment_in_small(monkeypatch, tmp_path):
         "study",
         "live_overload",
         "live_study.tiny=true",
+        "live_study.docs=docs",
         "live_engine.model.hidden=64",
         "live_engine.model.layers=1",
         "live_engine.flags.num-gpu-blocks-override=33",
