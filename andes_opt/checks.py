@@ -31,6 +31,12 @@ def share(name: str, value: object) -> None:
         raise ValueError(f"{name} = {value!r} not understood: need (0, 1].")
 
 
+def fraction(name: str, value: object) -> None:
+    """Raise ValueError unless ``value`` is a number in [0, 1)."""
+    if not (isinstance(value, Real) and 0 <= float(value) < 1):
+        raise ValueError(f"{name} = {value!r} not understood: need [0, 1).")
+
+
 def whole(name: str, value: object, least: int) -> None:
     """Raise ValueError unless ``value`` is a whole number >= ``least``."""
     if not (isinstance(value, Integral) and int(value) >= least):

@@ -10,7 +10,7 @@ import numpy as np
 from andes_opt import checks
 from andes_opt.lengths import Lengths, TableLengths
 from andes_opt.readers import Readers, reading
-from andes_opt.workload import Requests, streams
+from andes_opt.workload import Requests, check_load, streams
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,8 +60,7 @@ class Conversations:
     readers: Readers = field(default_factory=reading)
 
     def __post_init__(self) -> None:
-        checks.positive("rate", self.rate)
-        checks.whole("requests", self.requests, 1)
+        check_load(self.rate, self.requests)
         checks.positive("turns", self.turns)
         if self.turns < 1:
             raise ValueError(f"turns = {self.turns} not understood: need at least 1.")

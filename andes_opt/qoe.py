@@ -251,8 +251,7 @@ def delay(token_times_s: ArrayLike, target: QoETarget) -> float:
     if not n:
         return 0.0
     _, last_s, sum_s = _follow(times, 0.0, target.ttft_s, target.tds)
-    due_sum_s = 0.5 * n * (n - 1) / target.tds
-    return 1.0 - _ratio(sum_s - due_sum_s, n * last_s - due_sum_s) if last_s > 0.0 else 1.0
+    return _one_less_delay(last_s, sum_s, n, target.tds)
 
 
 def window(token_times_s: ArrayLike, target: QoETarget) -> float:
@@ -305,12 +304,17 @@ def scores(token_times_s: ArrayLike, target: QoETarget) -> tuple[float, float, f
     last_s = float(times[-1])
     read, late_s, sum_s = _follow(times, last_s, target.ttft_s, target.tds)
     by_window, _, _ = _follow(times, target.window_s(n), target.ttft_s, target.tds)
-    due_sum_s = 0.5 * n * (n - 1) / target.tds
     return (
         _ratio(read, ideal_area_capped(last_s, target.ttft_s, target.tds, n)),
-        1.0 - _ratio(sum_s - due_sum_s, n * late_s - due_sum_s) if late_s > 0.0 else 1.0,
+        _one_less_delay(late_s, sum_s, n, target.tds),
         _ratio(by_window, 0.5 * n * n / target.tds),
     )
+
+
+def _one_less_delay(last_s: float, sum_s: float, n: int, tds: float) -> float:
+    """The score :func:`delay` from when n tokens are digested: the last one, and their sum."""
+    due_sum_s = 0.5 * n * (n - 1) / tds
+    return 1.0 - _ratio(sum_s - due_sum_s, n * last_s - due_sum_s) if last_s > 0.0 else 1.0
 
 
 def _checked(token_times_s: ArrayLike) -> NDArray[np.float64]:

@@ -156,7 +156,7 @@ class Poisson:
     readers: Readers = field(default_factory=reading)
 
     def __post_init__(self) -> None:
-        _check_load(self.rate, self.requests)
+        check_load(self.rate, self.requests)
 
     def generate(self, seed: int) -> Requests:
         """Make the requests; see :meth:`Workload.generate`."""
@@ -197,7 +197,7 @@ class Gamma:
     readers: Readers = field(default_factory=reading)
 
     def __post_init__(self) -> None:
-        _check_load(self.rate, self.requests)
+        check_load(self.rate, self.requests)
         checks.positive("cv", self.cv)
 
     def generate(self, seed: int) -> Requests:
@@ -255,7 +255,7 @@ class Surge:
     readers: Readers = field(default_factory=reading)
 
     def __post_init__(self) -> None:
-        _check_load(self.rate, self.requests)
+        check_load(self.rate, self.requests)
         checks.positive("duty", self.duty)
         if self.duty >= 1:
             raise ValueError(f"duty = {self.duty} not understood: need 0 < duty < 1.")
@@ -324,7 +324,8 @@ def _from_zero(gaps: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate(([0.0], np.cumsum(gaps)))
 
 
-def _check_load(rate: float, requests: int) -> None:
+def check_load(rate: float, requests: int) -> None:
+    """Raise ValueError unless there is a rate > 0, and at least one request."""
     checks.positive("rate", rate)
     checks.whole("requests", requests, 1)
 

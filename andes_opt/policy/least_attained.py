@@ -1,4 +1,4 @@
-"""Least attained service first: serve those who have received the least so far."""
+"""Least attained service: the requests with the fewest tokens come first."""
 
 from __future__ import annotations
 

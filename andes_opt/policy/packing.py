@@ -47,6 +47,71 @@ def fits_in_order(
 
 
 @jit
+def fill_up(
+    serve: NDArray[np.bool_],
+    resident: NDArray[np.bool_],
+    order: NDArray[np.int64],
+    weights: NDArray[np.int64],
+    room: tuple[int, int, int],
+    reserve: int,
+) -> NDArray[np.int8]:
+    """
+    Serve a plan, and let others into what it leaves.
+
+    Residents come first; those that still fit are held; then others come in, who with holding
+    leave a reserve, unless the engine would be idle.
+
+    Parameters
+    ----------
+    serve, resident
+        The plan, and whose KV is on the GPU, (n,).
+    order
+        Requests that may be let in or held, most urgent first.
+    weights
+        KV tokens each request holds if served, (n,).
+    room
+        KV tokens, slots (requests that compute), and places (those that compute or are held).
+    reserve
+        KV tokens that holding and newcomers leave free.
+
+    Returns
+    -------
+    NDArray[np.int8]
+        An :class:`Action` per request, (n,).
+    """
+    capacity, slots, places = room
+    action = np.zeros(serve.size, dtype=np.int8)
+    for i in range(serve.size):
+        if serve[i]:
+            action[i] = Action.SERVE
+            capacity -= weights[i]
+            slots -= 1
+            places -= 1
+    for i in order:
+        if action[i] == Action.WAIT and resident[i] and weights[i] <= capacity and slots > 0:
+            action[i] = Action.SERVE
+            capacity -= weights[i]
+            slots -= 1
+            places -= 1
+    for i in order:
+        idle = action[i] == Action.WAIT and resident[i]
+        if idle and weights[i] + reserve <= capacity and places > 0:
+            action[i] = Action.HOLD
+            capacity -= weights[i]
+            places -= 1
+    empty = not action.any()
+    slots = min(slots, places)
+    for i in order:
+        spare = 0 if empty else reserve
+        if action[i] == Action.WAIT and weights[i] + spare <= capacity and slots > 0:
+            action[i] = Action.SERVE
+            capacity -= weights[i]
+            slots -= 1
+            empty = False
+    return action
+
+
+@jit
 def limit_evictions(
     serve: NDArray[np.bool_],
     resident: NDArray[np.bool_],

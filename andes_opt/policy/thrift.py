@@ -15,6 +15,7 @@ from andes_opt.formulation import most_that_fit
 from andes_opt.gains import COSTED, FormulaGains, rate_scalars, token_rate
 from andes_opt.instance import Instance
 from andes_opt.policy.andes import calm_iterations
+from andes_opt.policy.packing import fill_up
 from andes_opt.policy.prefill_share import PrefillShare
 from andes_opt.policy.stakes import fill_stakes
 from andes_opt.policy.survival import FIRST_TOKENS, ReplyLengths
@@ -149,14 +150,12 @@ class Thrift:
             ("readmission", readmission),
             ("admission", admission),
             ("readmit_s", readmit_s),
-            ("reserve", reserve),
             ("growth_s", growth_s),
         ):
             checks.non_negative(name, value)
         if lateness > 1:
             raise ValueError(f"lateness = {lateness} not understood: need [0, 1].")
-        if reserve >= 1:
-            raise ValueError(f"reserve = {reserve} not understood: need [0, 1).")
+        checks.fraction("reserve", reserve)
         checks.share("kv_pressure", kv_pressure)
         if prompt_s is not None:
             checks.positive("prompt_s", prompt_s)
@@ -229,15 +228,16 @@ class Thrift:
 
         gained = gains(plan.batch_size)
         # What a second is worth that goes into decoding alone.
-        undisturbed_scalars = rate_scalars(undisturbed, capacity, mean_tokens(weights))
-        rate = token_rate(undisturbed_scalars, int(plan.serve.sum()))
+        if snapshot.latency is not undisturbed:
+            scalars = rate_scalars(undisturbed, capacity, mean_tokens(weights))
+        rate = token_rate(scalars, int(plan.serve.sum()))
         # The tokens that keep a reader busy for the horizon take tds / rate of it.
         per_second = np.maximum(1.0, rate / snapshot.tds) / self._horizon_s
         self._price = max(0.0, float(((gained - charge) * per_second)[plan.serve].sum()))
         order = np.argsort(-gained / weights, kind="stable")
         reserve = int(self._reserve * capacity)
         room = capacity, slots, snapshot.max_batch
-        action = _fill_up(plan.serve, resident, order, weights, room, reserve)
+        action = fill_up(plan.serve, resident, order, weights, room, reserve)
         if self._prompt_s is not None:
             _pace(action, order, resident, snapshot.restore_s, self._prompt_s)
         return Decision(action=action, order=order, plan=plan, replan_after=1)
@@ -435,49 +435,6 @@ def _reading_batch(scalars: NDArray[np.float64], fastest_tds: float, max_batch: 
     while slots > 1 and token_rate(scalars, slots) < fastest_tds:
         slots -= 1
     return slots
-
-
-@jit
-def _fill_up(
-    serve: NDArray[np.bool_],
-    resident: NDArray[np.bool_],
-    order: NDArray[np.int64],
-    weights: NDArray[np.int64],
-    room: tuple[int, int, int],
-    reserve: int,
-) -> NDArray[np.int8]:
-    # Serve the plan and, up to the slots, residents and then others; hold what still fits. The
-    # room is KV tokens, slots (requests that compute), and places (those that compute or are held).
-    capacity, slots, places = room
-    action = np.zeros(serve.size, dtype=np.int8)
-    for i in range(serve.size):
-        if serve[i]:
-            action[i] = Action.SERVE
-            capacity -= weights[i]
-            slots -= 1
-            places -= 1
-    for i in order:
-        if action[i] == Action.WAIT and resident[i] and weights[i] <= capacity and slots > 0:
-            action[i] = Action.SERVE
-            capacity -= weights[i]
-            slots -= 1
-            places -= 1
-    for i in order:
-        idle = action[i] == Action.WAIT and resident[i]
-        if idle and weights[i] + reserve <= capacity and places > 0:
-            action[i] = Action.HOLD
-            capacity -= weights[i]
-            places -= 1
-    empty = not action.any()
-    slots = min(slots, places)
-    for i in order:
-        spare = 0 if empty else reserve
-        if action[i] == Action.WAIT and weights[i] + spare <= capacity and slots > 0:
-            action[i] = Action.SERVE
-            capacity -= weights[i]
-            slots -= 1
-            empty = False
-    return action
 
 
 @jit

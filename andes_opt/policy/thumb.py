@@ -1,4 +1,4 @@
-"""A rule of thumb: small contexts first, and those who are in stay in."""
+"""A rule of thumb: small contexts come first, and residents stay."""
 
 from __future__ import annotations
 
@@ -7,17 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from andes_opt import checks
-from andes_opt.compilation import jit
 from andes_opt.policy.andes import calm_iterations
-from andes_opt.policy.packing import backlog_s
-from andes_opt.snapshot import Action, Decision, State
+from andes_opt.policy.packing import backlog_s, fill_up, fits_in_order
+from andes_opt.snapshot import Decision, State
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from andes_opt.snapshot import Snapshot
-
-WAIT, SERVE, HOLD = int(Action.WAIT), int(Action.SERVE), int(Action.HOLD)
 
 
 class Thumb:
@@ -67,15 +62,13 @@ class Thumb:
         for name, value in (
             ("size_power", size_power),
             ("text_weight", text_weight),
-            ("reserve", reserve),
             ("readmit_s", readmit_s),
         ):
             checks.non_negative(name, value)
         checks.positive("resident_divisor", resident_divisor)
         checks.positive("preempted_factor", preempted_factor)
         checks.whole("growth_tokens", growth_tokens, 0)
-        if reserve >= 1:
-            raise ValueError(f"reserve = {reserve} not understood: need [0, 1).")
+        checks.fraction("reserve", reserve)
         checks.share("kv_pressure", kv_pressure)
         self._size_power = size_power
         self._text_weight = text_weight
@@ -98,57 +91,14 @@ class Thumb:
         rank[preempted] *= self._preempted_factor
         barred = preempted & (text_s > self._readmit_s)
         order = np.lexsort((rank, barred))
-        room = snapshot.capacity_tokens, snapshot.max_batch
-        action = _pack(
-            order,
-            barred,
-            resident,
-            snapshot.need_tokens,
-            room,
-            self._growth_tokens,
-            int(self._reserve * snapshot.capacity_tokens),
-        )
+        allowed = order[: max(1, int((~barred).sum()))]  # an idle engine takes a barred one
+        weights, capacity = snapshot.need_tokens, snapshot.capacity_tokens
+        places = snapshot.max_batch
+        grown = weights + self._growth_tokens
+        serve = fits_in_order(allowed[~barred[allowed]], grown, capacity, places)
+        room = capacity, places, places
+        action = fill_up(serve, resident, allowed, weights, room, int(self._reserve * capacity))
         return Decision(action=action, order=order, replan_after=1)
 
     def finished(self, request_id: int) -> None:
         """Nothing is kept."""
-
-
-@jit
-def _pack(
-    order: NDArray[np.int64],
-    barred: NDArray[np.bool_],
-    resident: NDArray[np.bool_],
-    weights: NDArray[np.int64],
-    room: tuple[int, int],
-    growth: int,
-    reserve: int,
-) -> NDArray[np.int8]:
-    # Room is KV tokens and places. Barred requests come last in the order.
-    capacity, places = room
-    action = np.zeros(weights.size, np.int8)
-    free = grown = capacity
-    for i in order:
-        grown -= weights[i] + growth
-        if grown < 0 or places == 0 or barred[i]:
-            break
-        action[i] = SERVE
-        free -= weights[i]
-        places -= 1
-    for then, least in ((SERVE, 0), (HOLD, reserve)):
-        for i in order:
-            idle = action[i] == WAIT and resident[i]
-            if idle and places > 0 and weights[i] + least <= free:
-                action[i] = then
-                free -= weights[i]
-                places -= 1
-    served = bool((action == SERVE).any())
-    for i in order:
-        least = reserve if served else 0
-        out = action[i] == WAIT and not (served and barred[i])
-        if out and places > 0 and weights[i] + least <= free:
-            action[i] = SERVE
-            free -= weights[i]
-            places -= 1
-            served = True
-    return action

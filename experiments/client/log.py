@@ -1,4 +1,4 @@
-"""What a run of the client saw, reply by reply: what is scored, whoever logged it."""
+"""The log of a client's run, reply by reply: what gets scored."""
 
 from __future__ import annotations
 

@@ -46,3 +46,12 @@ def test_whole_refuses(value: object) -> None:
     """What is no integer from the least on is refused by name and value."""
     with pytest.raises(ValueError, match=r"^requests = .*: need a whole number >= 1\.$"):
         checks.whole("requests", value, 1)
+
+
+@pytest.mark.parametrize("value", [1, -0.1, math.nan, math.inf, "0.5", None])
+def test_fraction_refuses(value: object) -> None:
+    """A fraction is a number from 0 to below 1; the sentence says so."""
+    checks.fraction("x", 0)
+    checks.fraction("x", np.float32(0.5))
+    with pytest.raises(ValueError, match=r"^reserve = .* not understood: need \[0, 1\)\.$"):
+        checks.fraction("reserve", value)

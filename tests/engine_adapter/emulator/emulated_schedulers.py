@@ -43,7 +43,7 @@ class Thief(AsyncScheduler):
 
 
 class Dropper(AsyncScheduler):
-    """Gives up whoever has got ten tokens and was told to go on."""
+    """Aborts each request that has ten tokens."""
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
         """Abort, then schedule."""
